@@ -1,0 +1,212 @@
+// The plain call, forward and backward, as a C++ autograd node: what eager pays for its own activations, and no more.
+//
+// Compiled against the torch that is installed and used only while that torch runs, since autograd has no stable ABI.
+// Whatever is not a plain call (subclasses, transforms, modes, tangents, a graph of the gradient) is handed to the
+// Python routes of nnkernels/autograd.py, which stay the truth for everything.
+#include <ATen/autocast_mode.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/grad_mode.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <type_traits>
+
+#include "../geometry.h"
+#include "../kernels.h"
+
+namespace {
+
+using at::Tensor;
+using Launch = int (*)(const nnk::Job*, int);
+
+Launch g_cpu = nullptr, g_cuda = nullptr;
+PyObject* g_python_backward = nullptr;
+
+Launch launch_for(const Tensor& x) { return x.is_cpu() ? g_cpu : x.is_cuda() ? g_cuda : nullptr; }
+
+std::optional<nnk::Scalar> scalar_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble: return nnk::Scalar::f64;
+    case at::kFloat: return nnk::Scalar::f32;
+    case at::kBFloat16: return nnk::Scalar::bf16;
+    case at::kHalf: return nnk::Scalar::f16;
+    default: return std::nullopt;
+  }
+}
+
+// A strided tensor with data of its own: no subclass, no batch of a transform, nothing lazily conjugated or negated.
+bool is_plain(const Tensor& x) {
+  constexpr c10::DispatchKeySet plain =
+      c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::CUDA, c10::DispatchKey::ADInplaceOrView}) |
+      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset;
+  return (x.key_set() - plain).empty() && launch_for(x) && scalar_of(x);
+}
+
+bool context_is_plain() {
+  return !c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) &&
+         !c10::impl::TorchDispatchModeTLS::any_modes_set() &&
+         !torch::jit::tracer::isTracing();
+}
+
+struct Call {
+  int activation;
+  double a, b;
+};
+
+template <size_t N>
+bool launch(nnk::Pass pass, const Call& call, const std::array<const Tensor*, N>& operands) {
+  const Tensor& x = *operands[N - 2];
+  const int64_t* strides[N];
+  for (size_t i = 0; i < N; ++i) strides[i] = operands[i]->strides().data();
+  nnk::Geometry geometry;
+  if (!nnk::plan(static_cast<int>(x.dim()), x.sizes().data(), strides, N, &geometry)) return false;
+  if (geometry.rows * geometry.cols == 0) return true;
+  nnk::Job job{pass, call.activation, *scalar_of(x), call.a, call.b, geometry.rows, geometry.cols, {}};
+  for (size_t i = 0; i < N; ++i) job.operands[i] = {operands[i]->data_ptr(), geometry.row_strides[i]};
+  const int error = launch_for(x)(&job, x.is_cpu() ? 0 : static_cast<int>(x.get_device()));
+  TORCH_CHECK(error == 0, "nnkernels: CUDA error ", error, " when launching a kernel on ", x.device());
+  return true;
+}
+
+Tensor forward(const Call& call, Tensor x) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  Tensor y = at::empty_like(x);
+  if (!launch<2>(nnk::Pass::forward, call, {&x, &y})) {
+    x = at::empty_like(x).copy_(x);
+    launch<2>(nnk::Pass::forward, call, {&x, &y});
+  }
+  return y;
+}
+
+Tensor backward(const Call& call, Tensor grad, Tensor x) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  Tensor grad_input = at::empty_like(x);
+  if (!launch<3>(nnk::Pass::backward, call, {&grad, &x, &grad_input})) {
+    grad = at::empty_like(grad_input).copy_(grad);
+    x = at::empty_like(grad_input).copy_(x);
+    launch<3>(nnk::Pass::backward, call, {&grad, &x, &grad_input});
+  }
+  return grad_input;
+}
+
+class PyLock {
+ public:
+  PyLock() : state_(PyGILState_Ensure()) {}
+  ~PyLock() { PyGILState_Release(state_); }
+
+ private:
+  PyGILState_STATE state_;
+};
+
+// The Python route's differentiable gradient.
+Tensor python_backward(const Call& call, const Tensor& grad, const Tensor& kept) {
+  PyLock lock;
+  PyObject* result = PyObject_CallFunction(g_python_backward, "NNidd", THPVariable_Wrap(grad), THPVariable_Wrap(kept),
+                                           call.activation, call.a, call.b);
+  if (!result) throw python_error();
+  Tensor grad_input = THPVariable_Unpack(result);
+  Py_DECREF(result);
+  return grad_input;
+}
+
+// Nodes are held by intrusive pointers since torch 2.14, by shared ones before.
+template <class Node>
+auto make_node() {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
+    return c10::make_intrusive<Node>();
+  } else {
+    return std::shared_ptr<Node>(new Node(), [](Node* node) { deleteNode(node); });
+  }
+}
+
+template <class Node>
+auto self(Node* node) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
+    return c10::intrusive_ptr<torch::autograd::Node>::unsafe_reclaim_from_nonowning(node);
+  } else {
+    return node->shared_from_this();
+  }
+}
+
+struct ActivationBackward : torch::autograd::Node {
+  Call call{};
+  torch::autograd::SavedVariable kept;
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
+    const Tensor& grad = grads[0];
+    if (!grad.defined()) return {Tensor()};
+    Tensor x = kept.unpack(self(this));
+    const bool plain = !at::GradMode::is_enabled() && context_is_plain() && is_plain(grad) && is_plain(x) &&
+                       grad.scalar_type() == x.scalar_type() && grad.device() == x.device() &&
+                       !grad._fw_grad(/*level=*/0).defined() && !x._fw_grad(/*level=*/0).defined();
+    return {plain ? backward(call, grad, x) : python_backward(call, grad, x)};
+  }
+
+  void release_variables() override { kept.reset_data(); }
+
+  std::string name() const override { return "NNKernelsActivationBackward"; }
+};
+
+// apply(x, activation, a, b, keeps_output) -> Tensor, or None where the call is not a plain one.
+PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 5, "apply() takes 5 arguments, got ", count);
+  if (!THPVariable_CheckExact(args[0])) Py_RETURN_NONE;
+  const Tensor& x = THPVariable_Unpack(args[0]);
+  if (!is_plain(x) || !context_is_plain() || at::impl::torch_function_mode_enabled() ||
+      x._fw_grad(/*level=*/0).defined()) {
+    Py_RETURN_NONE;
+  }
+  const Call call{static_cast<int>(PyLong_AsLong(args[1])), PyFloat_AsDouble(args[2]), PyFloat_AsDouble(args[3])};
+  if (PyErr_Occurred()) throw python_error();
+  const bool keeps_output = args[4] == Py_True;
+
+  Tensor y;
+  {
+    pybind11::gil_scoped_release unlocked;
+    y = forward(call, x);
+    if (torch::autograd::compute_requires_grad(x)) {
+      auto node = make_node<ActivationBackward>();
+      node->set_next_edges(torch::autograd::collect_next_edges(x));
+      node->call = call;
+      torch::autograd::set_history(y, node);
+      node->kept = torch::autograd::SavedVariable(keeps_output ? y : x, /*is_output=*/keeps_output);
+    }
+  }
+  return THPVariable_Wrap(y);
+  END_HANDLE_TH_ERRORS
+}
+
+// connect(cpu_launch, cuda_launch, python_backward): addresses of the libraries' launchers (0 where there is none).
+PyObject* connect(PyObject*, PyObject* args) {
+  unsigned long long cpu = 0, cuda = 0;
+  PyObject* python_backward = nullptr;
+  if (!PyArg_ParseTuple(args, "KKO", &cpu, &cuda, &python_backward)) return nullptr;
+  g_cpu = reinterpret_cast<Launch>(cpu);
+  g_cuda = reinterpret_cast<Launch>(cuda);
+  Py_INCREF(python_backward);
+  Py_XSETREF(g_python_backward, python_backward);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef methods[] = {
+    {"apply", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(apply)), METH_FASTCALL, nullptr},
+    {"connect", connect, METH_VARARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_autograd", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__autograd() { return PyModule_Create(&module); }

@@ -1,0 +1,114 @@
+// The operators of torch.ops.nnkernels, written once for the CPU and the CUDA library over libtorch's stable ABI.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <initializer_list>
+#include <string>
+#include <tuple>
+
+#include "../geometry.h"
+#include "../kernels.h"
+
+namespace nnk {
+
+using torch::stable::Tensor;
+
+// Defined by each library: runs the job on the device that the tensors live on.
+void run(const Job& job, int device_index);
+
+inline Scalar scalar_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case torch::headeronly::ScalarType::Double: return Scalar::f64;
+    case torch::headeronly::ScalarType::Float: return Scalar::f32;
+    case torch::headeronly::ScalarType::BFloat16: return Scalar::bf16;
+    case torch::headeronly::ScalarType::Half: return Scalar::f16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "nnkernels: expected a float64, float32, bfloat16 or float16 tensor");
+}
+
+inline int count_activations() {
+  static const int count = [] {
+    int names = 1;
+    for (const char* c = nnk_activation_names(); *c; ++c) names += *c == ',';
+    return names;
+  }();
+  return count;
+}
+
+template <size_t N>
+bool fits(const std::array<Tensor, N>& operands, Geometry* geometry) {
+  const int64_t* strides[N];
+  for (size_t i = 0; i < N; ++i) strides[i] = operands[i].strides().data();
+  return plan(static_cast<int>(operands[0].dim()), operands[0].sizes().data(), strides, N, geometry);
+}
+
+inline void check_alike(const Tensor& t, const Tensor& x) {
+  STD_TORCH_CHECK(t.sizes().equals(x.sizes()), "nnkernels: expected tensors of one shape");
+  STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "nnkernels: expected tensors of one dtype");
+  STD_TORCH_CHECK(t.device() == x.device(), "nnkernels: expected tensors on one device");
+}
+
+// Inputs come first, then `outputs` outputs; an input that does not lie as the outputs do is copied until it does.
+template <size_t N>
+void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor, N> operands, size_t outputs) {
+  const Tensor& x = operands[N - outputs - 1];
+  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ", activation);
+  for (const Tensor& t : operands) check_alike(t, x);
+  Geometry geometry;
+  if (!fits(operands, &geometry)) {
+    const size_t inputs = N - outputs;
+    for (size_t i = 0; i < inputs; ++i) {
+      Tensor copy = torch::stable::empty_like(operands[N - 1]);
+      torch::stable::copy_(copy, operands[i]);
+      operands[i] = copy;
+    }
+    STD_TORCH_CHECK(fits(operands, &geometry), "nnkernels: the output is neither dense nor made of dense rows");
+  }
+  if (geometry.rows * geometry.cols == 0) return;
+  Job job{pass, static_cast<int>(activation), scalar_of(x), a, b, geometry.rows, geometry.cols, {}};
+  for (size_t i = 0; i < N; ++i) job.operands[i] = {operands[i].mutable_data_ptr(), geometry.row_strides[i]};
+  run(job, x.get_device_index());
+}
+
+inline Tensor forward(const Tensor& x, int64_t activation, double a, double b) {
+  Tensor y = torch::stable::empty_like(x);
+  launch<2>(Pass::forward, activation, a, b, {x, y}, 1);
+  return y;
+}
+
+inline void forward_(Tensor x, int64_t activation, double a, double b) {
+  Geometry geometry;
+  if (fits<2>({x, x}, &geometry)) {
+    launch<2>(Pass::forward, activation, a, b, {x, x}, 1);
+  } else {
+    torch::stable::copy_(x, forward(x, activation, a, b));
+  }
+}
+
+inline Tensor backward(const Tensor& grad, const Tensor& x, int64_t activation, double a, double b) {
+  Tensor grad_input = torch::stable::empty_like(x);
+  launch<3>(Pass::backward, activation, a, b, {grad, x, grad_input}, 1);
+  return grad_input;
+}
+
+inline std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad, const Tensor& x,
+                                                  int64_t activation, double a, double b) {
+  Tensor for_grad = torch::stable::empty_like(x), for_x = torch::stable::empty_like(x);
+  launch<5>(Pass::double_backward, activation, a, b, {grad_grad, grad, x, for_grad, for_x}, 2);
+  return {for_grad, for_x};
+}
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("forward", TORCH_BOX(&forward));
+  m.impl("forward_", TORCH_BOX(&forward_));
+  m.impl("backward", TORCH_BOX(&backward));
+  m.impl("double_backward", TORCH_BOX(&double_backward));
+}
+
+}  // namespace nnk

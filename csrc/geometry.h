@@ -1,0 +1,54 @@
+// How tensors of one shape become rows of adjacent elements, the only layout that a kernel sees.
+#pragma once
+
+#include <cstdint>
+
+namespace nnk {
+
+constexpr int kMaxDims = 64;
+
+struct Geometry {
+  int64_t rows, cols;
+  int64_t row_strides[5];
+};
+
+// Orders the dimensions as they lie in the last operand (the output), merges those that continue each other in every
+// operand, and succeeds if what is left is at most rows of adjacent elements.
+inline bool plan(int dims, const int64_t* sizes, const int64_t* const* strides, int operands, Geometry* geometry) {
+  if (dims > kMaxDims) return false;
+  int order[kMaxDims];
+  int kept = 0;
+  for (int d = 0; d < dims; ++d) {
+    if (sizes[d] == 0) {
+      *geometry = {0, 0, {}};
+      return true;
+    }
+    if (sizes[d] == 1) continue;
+    int at = kept++;
+    for (; at > 0 && strides[operands - 1][order[at - 1]] < strides[operands - 1][d]; --at) order[at] = order[at - 1];
+    order[at] = d;
+  }
+
+  // Runs from the innermost dimension outwards: [0] adjacent elements, [1] rows.
+  int64_t extent[2] = {1, 1};
+  int64_t step[2][5] = {};
+  for (int o = 0; o < operands; ++o) step[0][o] = 1;
+  int run = 0;
+  for (int i = kept - 1; i >= 0; --i) {
+    const int d = order[i];
+    bool continues = true;
+    for (int o = 0; o < operands; ++o) continues &= strides[o][d] == step[run][o] * extent[run];
+    if (!continues) {
+      if (++run > 1 || i == kept - 1) return false;
+      for (int o = 0; o < operands; ++o) step[run][o] = strides[o][d];
+    }
+    extent[run] *= sizes[d];
+  }
+  // Rows that overlap may be read, but not written.
+  if (run == 1 && step[1][operands - 1] < extent[0]) return false;
+  *geometry = {extent[1], extent[0], {}};
+  for (int o = 0; o < operands; ++o) geometry->row_strides[o] = run == 1 ? step[1][o] : extent[0];
+  return true;
+}
+
+}  // namespace nnk

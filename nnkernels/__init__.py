@@ -1,0 +1,15 @@
+"""The activation family for PyTorch: exact in the tails, differentiable to any order, at the speed of memory.
+
+Example:
+    >>> import torch, nnkernels
+    >>> nnkernels.nn.Mish()(torch.zeros(3))
+    tensor([0., 0., 0.])
+"""
+
+from . import functional, nn
+from .dispatch import backend
+from .native import build_info
+from .registry import Activation, activation, activations
+
+__version__ = "0.1.0"
+__all__ = ["Activation", "activation", "activations", "backend", "build_info", "functional", "nn"]

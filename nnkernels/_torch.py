@@ -1,0 +1,36 @@
+"""Every private or version-dependent call into torch, so that a new torch is checked in one place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def transforms_active() -> bool:
+    """Whether a functorch transform (grad, vmap, jvp, ...) is running."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def nested_forward_mode() -> bool:
+    """Whether forward mode runs inside forward mode.
+
+    A Function's `jvp` then silently loses the second derivative (pytorch issue 197867).
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    jvp = torch._C._functorch.TransformType.Jvp
+    return sum(level.key() == jvp for level in stack) + has_forward_level() > 1
+
+
+def has_forward_level() -> bool:
+    """Whether the code runs under `torch.autograd.forward_ad.dual_level()` (outside functorch, which counts its own)."""
+    return not transforms_active() and forward_ad._current_level >= 0
+
+
+def dispatch_mode_active() -> bool:
+    """Whether a `TorchDispatchMode` (fake tensors, FLOP counters, make_fx) watches the operators."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def autocasts(device_type: str) -> bool:
+    return torch.is_autocast_enabled(device_type)

@@ -1,0 +1,269 @@
+"""The routes from a call to its kernels, written once for the family.
+
+    a plain call                   the C++ node (csrc/bindings/autograd.cpp) where it was built for this torch
+    the same without it            `_Plain`: a ctx-style Function, the cheapest that Python offers
+    under a transform or a tangent `_Transformable`: setup_context, jvp and vmap, with a differentiable backward
+    under a compiler, a mode, a    the reference: plain torch operations, which Inductor fuses with their neighbours
+    subclass, nested forward mode
+
+Backward keeps one tensor: the input, or the output where the derivative there is the same (`keeps_output`). Derivatives
+beyond the second are torch's own derivatives of the reference.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.parameter import Parameter
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from . import _torch, dispatch, native, reference
+from .dispatch import SUPPORTED_DTYPES, Backend
+from .registry import Activation, activation
+
+_cpp_apply: Any = None
+"""The C++ node's entry while it may be used: built for this torch, and no backend chosen by name."""
+
+
+def call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool = False) -> Tensor:
+    """`row` at `x`; `function` is the public function, for `__torch_function__` and for error messages."""
+    if torch.compiler.is_compiling():
+        return _composed(row, function, x, a, b, inplace)
+    if _cpp_apply is not None and not inplace and not row.float32_under_cuda_autocast:
+        index = native.index_of(row.name)
+        if index is not None:
+            y = _cpp_apply(x, index, a, b, row.keeps_output(a, b))
+            if y is not None:
+                return y
+    return _call(row, function, x, a, b, inplace)
+
+
+def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
+    if has_torch_function_unary(x):
+        constants = dict(zip(row.parameters, (a, b), strict=False))
+        if inplace:
+            constants["inplace"] = True
+        return handle_torch_function(function, (x,), x, **constants)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function.__name__}(): argument 'input' must be Tensor, not {type(x).__name__}")
+    if x.dtype not in SUPPORTED_DTYPES:
+        return _as_torch_does(row, function, x, a, b, inplace)
+    x = _autocast(row, x)
+    records = torch.is_grad_enabled() and x.requires_grad
+    if inplace and records and x.is_leaf:
+        raise RuntimeError(
+            f"{function.__name__}(): a leaf Variable that requires grad is being used in an in-place operation "
+            f"(input of shape {tuple(x.shape)})"
+        )
+    if not _has_plain_data(x) or _torch.nested_forward_mode():
+        return _composed(row, function, x, a, b, inplace)
+
+    backend = dispatch.select(row.name, x)
+    if _torch.transforms_active() or _torch.has_forward_level():
+        y = _Transformable.apply(x, row, backend, a, b)
+        return x.copy_(y) if inplace else y
+    if not records:
+        return backend.forward(row.name, x, a, b, x if inplace else None)
+    route = _PlainInplace if inplace else _Plain
+    return route.apply(x, row, backend, a, b)
+
+
+def _has_plain_data(x: Tensor) -> bool:
+    return (
+        type(x) in (Tensor, Parameter)
+        and x.layout == torch.strided
+        and not _torch.dispatch_mode_active()
+        and not torch.jit.is_tracing()
+        and not x.is_neg()
+    )
+
+
+def _autocast(row: Activation, x: Tensor) -> Tensor:
+    casts = row.float32_under_cuda_autocast and x.device.type == "cuda" and x.dtype != torch.float64
+    return x.float() if casts and _torch.autocasts("cuda") else x
+
+
+def _composed(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
+    if x.dtype not in SUPPORTED_DTYPES:
+        return _as_torch_does(row, function, x, a, b, inplace)
+    y = reference.evaluate(row.name, "value", _autocast(row, x), a, b)
+    return x.copy_(y) if inplace else y
+
+
+def _as_torch_does(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
+    """For integer, bool and complex tensors: torch's own function, and torch's own exception."""
+    own = getattr(torch.nn.functional, row.name, None)
+    constants = dict(zip(row.parameters, (a, b), strict=False))
+    refusal = (
+        f"{function.__name__}(): {x.dtype} is not supported (input of shape {tuple(x.shape)}); "
+        "convert it to float64, float32, bfloat16 or float16"
+    )
+    if own is None:
+        raise NotImplementedError(refusal)
+    if inplace:
+        constants["inplace"] = True
+    try:
+        return own(x, **constants)
+    except RuntimeError as error:
+        raise type(error)(refusal) from error
+
+
+def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:
+    """grad f'(kept), itself differentiable where autograd or a transform asks for that."""
+    if grad.dtype != kept.dtype:
+        grad = grad.to(kept.dtype)
+    if not _has_plain_data(kept) or not _has_plain_data(grad) or _torch.nested_forward_mode():
+        return grad * reference.evaluate(row.name, "d1", kept, a, b)
+    if _torch.transforms_active() or _torch.has_forward_level():
+        return _TransformableBackward.apply(grad, kept, row, backend, a, b)
+    if torch.is_grad_enabled() and (grad.requires_grad or kept.requires_grad):
+        return _PlainBackward.apply(grad, kept, row, backend, a, b)
+    return backend.backward(row.name, grad, kept, a, b)
+
+
+def _second(grad_grad: Tensor, grad: Tensor, x: Tensor, row: Activation, a: float, b: float) -> Tensor:
+    """grad_grad grad f''(x) in torch operations, differentiable to any order."""
+    return grad_grad * grad * reference.evaluate(row.name, "d2", x, a, b)
+
+
+class _Plain(Function):
+    @staticmethod
+    def forward(ctx, x, row, backend, a, b):  # type: ignore[override]
+        y = backend.forward(row.name, x, a, b)
+        ctx.save_for_backward(y if row.keeps_output(a, b) else x)
+        ctx.constants = (row, backend, a, b)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), None, None, None, None
+
+
+class _PlainInplace(Function):
+    @staticmethod
+    def forward(ctx, x, row, backend, a, b):  # type: ignore[override]
+        kept = None if row.keeps_output(a, b) else x.clone()
+        y = backend.forward(row.name, x, a, b, x)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(y if kept is None else kept)
+        ctx.constants = (row, backend, a, b)
+        return y
+
+    backward = _Plain.backward
+
+
+class _PlainBackward(Function):
+    @staticmethod
+    def forward(ctx, grad, x, row, backend, a, b):  # type: ignore[override]
+        ctx.save_for_backward(grad, x)
+        ctx.constants = (row, backend, a, b)
+        return backend.backward(row.name, grad, x, a, b)
+
+    @staticmethod
+    def backward(ctx, grad_grad):  # type: ignore[override]
+        grad, x = ctx.saved_tensors
+        row, backend, a, b = ctx.constants
+        plain = _has_plain_data(grad_grad) and not _torch.transforms_active() and not _torch.has_forward_level()
+        if plain and not torch.is_grad_enabled():
+            both = backend.double_backward(row.name, grad_grad, grad, x, a, b)
+        else:
+            both = gradient(grad_grad, x, *ctx.constants), _second(grad_grad, grad, x, row, a, b)
+        return *both, None, None, None, None
+
+
+class _Transformable(Function):
+    @staticmethod
+    def forward(x, row, backend, a, b):  # type: ignore[override]
+        return backend.forward(row.name, x, a, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, *constants = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+        ctx.constants = constants
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return _TransformableBackward.apply(grad, ctx.saved_tensors[0], *ctx.constants), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):  # type: ignore[override]
+        return _TransformableBackward.apply(tangent, ctx.saved_tensors[0], *ctx.constants)
+
+    @staticmethod
+    def vmap(info, in_dims, x, *constants):  # type: ignore[override]
+        return _Transformable.apply(x, *constants), in_dims[0]
+
+
+class _TransformableBackward(Function):
+    @staticmethod
+    def forward(grad, x, row, backend, a, b):  # type: ignore[override]
+        return backend.backward(row.name, grad, x, a, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad, x, *constants = inputs
+        ctx.save_for_backward(grad, x)
+        ctx.save_for_forward(grad, x)
+        ctx.constants = constants
+
+    @staticmethod
+    def backward(ctx, grad_grad):  # type: ignore[override]
+        grad, x = ctx.saved_tensors
+        row, _, a, b = ctx.constants
+        for_grad = _TransformableBackward.apply(grad_grad, x, *ctx.constants)
+        return for_grad, _second(grad_grad, grad, x, row, a, b), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, grad_tangent, x_tangent, *_):  # type: ignore[override]
+        grad, x = ctx.saved_tensors
+        row, _, a, b = ctx.constants
+        along_x = None if x_tangent is None else _second(x_tangent, grad, x, row, a, b)
+        if grad_tangent is None:
+            return along_x
+        along_grad = _TransformableBackward.apply(grad_tangent, x, *ctx.constants)
+        return along_grad if along_x is None else along_grad + along_x
+
+    @staticmethod
+    def vmap(info, in_dims, grad, x, *constants):  # type: ignore[override]
+        def batched(t: Tensor, dim: int | None) -> Tensor:
+            return t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+        return _TransformableBackward.apply(batched(grad, in_dims[0]), batched(x, in_dims[1]), *constants), 0
+
+
+def _python_backward(grad: Tensor, kept: Tensor, index: int, a: float, b: float) -> Tensor:
+    """What the C++ node calls where its own backward is not a plain one."""
+    row = activation(native.activation_names()[index])
+    return gradient(grad, kept, row, dispatch.select(row.name, kept), a, b)
+
+
+def _load_cpp_node() -> Any:
+    if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
+        return None
+    if native.build_info().get("built_under_torch") != torch.__version__ or not native.launcher("cpu"):
+        return None
+    node = native.extension("_autograd")
+    if node is None:
+        return None
+    node.connect(native.launcher("cpu"), native.launcher("cuda"), _python_backward)
+    return node.apply
+
+
+def has_cpp_node() -> bool:
+    """Whether the C++ autograd node serves plain calls."""
+    return _cpp_node is not None
+
+
+_cpp_node = _load_cpp_node()
+
+
+@dispatch.on_choice
+def _follow(name: str) -> None:
+    global _cpp_apply
+    _cpp_apply = _cpp_node if name == "auto" else None

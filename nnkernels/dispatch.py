@@ -1,0 +1,180 @@
+"""Chooses the kernels: an explicit choice is honoured or raises, `auto` follows measured crossovers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import native, reference
+
+SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+NAMES = ("auto", "cuda", "triton", "cpu", "reference")
+CROSSOVERS = Path(__file__).parent / "crossovers.json"
+
+
+class Backend(Protocol):
+    """One implementation of the whole family. `name` is a row of the catalogue, `a` and `b` its constants."""
+
+    name: str
+
+    def unavailable(self, device: torch.device) -> str | None:
+        """None if tensors on `device` can be computed, else one sentence why not."""
+
+    def has(self, name: str) -> bool:
+        """Whether the row called `name` is implemented."""
+
+    def forward(self, name: str, x: Tensor, a: float, b: float, out: Tensor | None = None) -> Tensor:
+        """f(x), in `x`'s own memory where `out` is `x`."""
+
+    def backward(self, name: str, grad: Tensor, x: Tensor, a: float, b: float) -> Tensor:
+        """grad f'(x)"""
+
+    def double_backward(
+        self, name: str, grad_grad: Tensor, grad: Tensor, x: Tensor, a: float, b: float
+    ) -> tuple[Tensor, Tensor]:
+        """grad_grad f'(x), which is the gradient for `grad`, and grad_grad grad f''(x), the one for `x`"""
+
+
+class _Reference:
+    name = "reference"
+
+    def unavailable(self, device: torch.device) -> str | None:
+        return None
+
+    def has(self, name: str) -> bool:
+        return name in reference.FORMULAS
+
+    def forward(self, name: str, x: Tensor, a: float, b: float, out: Tensor | None = None) -> Tensor:
+        value = reference.evaluate(name, "value", x, a, b)
+        return value if out is None else out.copy_(value)
+
+    def backward(self, name: str, grad: Tensor, x: Tensor, a: float, b: float) -> Tensor:
+        return reference.times(grad, name, "d1", x, a, b)
+
+    def double_backward(
+        self, name: str, grad_grad: Tensor, grad: Tensor, x: Tensor, a: float, b: float
+    ) -> tuple[Tensor, Tensor]:
+        for_grad = reference.times(grad_grad, name, "d1", x, a, b)
+        return for_grad, reference.times(grad_grad, name, "d2", x, a, b, also=grad)
+
+
+REFERENCE: Backend = _Reference()
+
+
+@cache
+def named(name: str) -> Backend | str:
+    """The backend called `name`, or one sentence why this installation lacks it."""
+    if name == "reference":
+        return REFERENCE
+    if name in ("cpu", "cuda"):
+        loaded = native.library(name)
+        return loaded if isinstance(loaded, str) else native.Native(name)
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; run: pip install triton"
+    from .triton import TritonBackend
+
+    return TritonBackend()
+
+
+class backend:
+    """Chooses the kernels from here on or, in a `with` statement, until its end. It holds for the whole process.
+
+    Args:
+        name: "auto" (the measured fastest for device, type and size), "cuda", "triton", "cpu" or "reference".
+
+    Raises:
+        ValueError: `name` is none of these.
+
+    A call that the chosen kernels cannot serve raises RuntimeError; only "auto" falls back.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> with nnkernels.backend("reference"):
+        ...     nnkernels.functional.mish(torch.zeros(2))
+        tensor([0., 0.])
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in NAMES:
+            raise ValueError(f"unknown backend {name!r}; the known ones are: {', '.join(NAMES)}")
+        self._before = _chosen
+        _choose(name)
+
+    def __enter__(self) -> backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _choose(self._before)
+
+
+_chosen = "auto"
+_listeners: list = []
+
+
+def chosen() -> str:
+    """The name given to `backend`."""
+    return _chosen
+
+
+def on_choice(listener) -> None:
+    """Calls `listener(name)` now and at each later choice."""
+    _listeners.append(listener)
+    listener(_chosen)
+
+
+def _choose(name: str) -> None:
+    global _chosen
+    _chosen = name
+    for listener in _listeners:
+        listener(name)
+
+
+@cache
+def crossovers() -> dict[str, dict[str, list[tuple[int, list[str]]]]]:
+    """For each device type and dtype: from how many elements on which backends are preferred, best first."""
+    return json.loads(CROSSOVERS.read_text())
+
+
+@cache
+def _preferred(device_type: str, dtype: str) -> list[tuple[int, list[str]]]:
+    table = crossovers().get(device_type, {})
+    return table.get(dtype, table.get("default", [(0, ["triton"])]))
+
+
+def select(name: str, x: Tensor) -> Backend:
+    """The backend for the row called `name` on `x`.
+
+    Raises:
+        RuntimeError: the backend chosen with `nnkernels.backend` cannot serve `x`.
+    """
+    if _chosen != "auto":
+        return _explicit(name, x)
+    elements = x.numel()
+    ranked: list[str] = []
+    for least, backends in _preferred(x.device.type, str(x.dtype)):
+        if elements >= least:
+            ranked = backends
+    for candidate in ranked:
+        found = named(candidate)
+        if not isinstance(found, str) and found.has(name) and found.unavailable(x.device) is None:
+            return found
+    return REFERENCE
+
+
+def _explicit(name: str, x: Tensor) -> Backend:
+    found = named(_chosen)
+    if isinstance(found, str):
+        raise RuntimeError(f"nnkernels.backend({_chosen!r}) cannot be honoured: {found}")
+    reason = found.unavailable(x.device) if found.has(name) else f"it has no row called {name!r}"
+    if reason:
+        raise RuntimeError(f"nnkernels.backend({_chosen!r}) cannot serve {name} of {tuple(x.shape)}: {reason}")
+    return found

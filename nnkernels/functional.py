@@ -1,0 +1,134 @@
+"""The family as functions, with the signatures of `torch.nn.functional`: swapping the import is the whole migration.
+
+Every function but `gelu` is made from its row of the catalogue; `help(nnkernels.functional.mish)` shows the result.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from . import autograd
+from .registry import Activation, catalogue
+
+__all__ = ["gelu"]
+
+_VARIANTS = {row.variant: row for row in catalogue() if row.variant}
+
+
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+    """The Gaussian error linear unit, x Phi(x), or one of its two approximations.
+
+    Args:
+        input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
+        approximate: "none", "tanh" (x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))) or "sigmoid" (x sigmoid(1.702 x),
+            the "quick" GELU, which torch lacks).
+
+    Returns:
+        A tensor with the shape, type and strides that `torch.nn.functional.gelu` gives.
+
+    Raises:
+        RuntimeError: `approximate` is none of the three.
+        NotImplementedError: the type is not one of the four.
+
+    Source: Hendrycks & Gimpel 2016, Gaussian Error Linear Units.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.gelu(torch.tensor([-10.0])).item()  # torch.nn.functional.gelu gives -0.0
+        -7.619853222719756e-23
+    """
+    row = _VARIANTS.get(approximate)
+    if row is None:
+        raise RuntimeError(f"gelu(): approximate must be one of {', '.join(map(repr, _VARIANTS))}, got {approximate!r}")
+    return autograd.call(row, _FUNCTIONS.get(row.name, gelu), input, 0.0, 0.0)
+
+
+_TEMPLATE = """
+def {name}({signature}):
+    return _call(_row, {name}, input, {a}, {b}, {inplace})
+"""
+
+_INPLACE_TEMPLATE = """
+def {name}_({signature}):
+    return _call(_row, {name}, input, {a}, {b}, True)
+"""
+
+
+def signature(row: Activation, receiver: str, inplace: bool) -> str:
+    """The parameter list of the row's function or constructor, as source."""
+    constants = [name if math.isnan(default) else f"{name}={default!r}" for name, default in row.parameters.items()]
+    return ", ".join([receiver, *constants, *(["inplace=False"] if inplace else [])])
+
+
+def _make(template: str, row: Activation, inplace: bool) -> Callable[..., Tensor]:
+    # Compiled from source, as dataclasses do, for a true signature and a call without argument packing.
+    names = [f"float({name})" for name in row.parameters]
+    a, b = [*names, "0.0", "0.0"][:2]
+    source = template.format(
+        name=row.name, signature=signature(row, "input", inplace), a=a, b=b, inplace="inplace" if inplace else "False"
+    )
+    scope: dict[str, Any] = {"_call": autograd.call, "_row": row, "__name__": __name__}
+    exec(source, scope)
+    function = next(value for key, value in scope.items() if key.rstrip("_") == row.name and callable(value))
+    return function
+
+
+def _document(function: Callable[..., Tensor], row: Activation, inplace: bool) -> None:
+    constants = "".join(f"\n        {name}: a number." for name in row.parameters)
+    flag = "\n        inplace: whether to write the result into `input`." if inplace else ""
+    arguments = ", ".join(["torch.zeros(2)", *("1.0" for d in row.parameters.values() if math.isnan(d))])
+    function.__doc__ = f"""{row.formula}
+
+    Args:
+        input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.{constants}{flag}
+
+    Returns:
+        A tensor with the shape, type and strides that torch gives; values in {row.range}.
+
+    Raises:
+        NotImplementedError: the type is not one of the four.
+        RuntimeError: the backend chosen by name cannot serve the input{", or a leaf is written" if inplace else ""}.
+
+    The derivative is {row.derivative}.
+    Good for {row.good_for}; {row.drawback}.
+    Source: {row.source}.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.{row.name}({arguments}).shape
+        torch.Size([2])
+    """
+
+
+def _function(row: Activation) -> Callable[..., Tensor]:
+    function = _make(_TEMPLATE, row, row.inplace)
+    _document(function, row, row.inplace)
+    return function
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
+
+for _row in catalogue():
+    _FUNCTIONS[_row.name] = _function(_row)
+    if _row.name not in globals():
+        globals()[_row.name] = _FUNCTIONS[_row.name]
+        __all__.append(_row.name)
+    if _row.inplace:
+        globals()[f"{_row.name}_"] = _make(_INPLACE_TEMPLATE, _row, False)
+        __all__.append(f"{_row.name}_")
+
+
+def function_of(row: Activation) -> Callable[..., Tensor]:
+    """The public function of a row: `F.mish` of the row called "mish"."""
+    return _FUNCTIONS[row.name]
+
+
+def __getattr__(name: str) -> Callable[..., Tensor]:
+    close = difflib.get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(f"module {__name__!r} has no activation {name!r}{hint}")

@@ -1,0 +1,143 @@
+"""Fit the polynomials of the formula layer and write them where the kernels read them.
+
+    python tools/fit_polynomials.py            # rewrites csrc/polynomials.h and nnkernels/triton/polynomials.py
+
+Each fit interpolates the exact function at Chebyshev nodes (mpmath, 60 digits), which is within a small factor of the
+best polynomial of its degree, and prints the worst relative error of what the rounded coefficients give. `fast` serves
+16-bit tensors (an error of 2^-17 is invisible after rounding to 11 bits), `float` and `double` the full precisions.
+
+    expm1    expm1(r) = r + r^2 P(r)                  |r| <= log(2)/2, after subtracting the nearest multiple of log(2)
+    log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
+    tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
+    mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail with its exponential taken out
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.dps = 60
+ROOT = Path(__file__).resolve().parent.parent
+MILLS_K = 5.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A polynomial for `target` on `interval`; `total` maps (variable, P) to the value whose relative error counts."""
+
+    name: str
+    target: Callable[[mp.mpf], mp.mpf]
+    interval: tuple[float | mp.mpf, float | mp.mpf]
+    total: Callable[[mp.mpf, mp.mpf], mp.mpf]
+    degrees: dict[str, int]
+
+
+def _expm1_tail(r: mp.mpf) -> mp.mpf:
+    return mp.nsum(lambda n: r**n / mp.factorial(n + 2), [0, 40]) if abs(r) < 0.01 else (mp.expm1(r) - r) / r**2
+
+
+def _tanh_residual(w: mp.mpf) -> mp.mpf:
+    v = w + mp.mpf("1.125")
+    x = mp.sqrt(v)
+    with mp.workdps(120):
+        return (x - mp.tanh(x)) / x**3 if x > mp.mpf("1e-8") else mp.mpf(1) / 3 - 2 * v / 15
+
+
+def _mills(k: float) -> Callable[[mp.mpf], mp.mpf]:
+    def of_w(w: mp.mpf) -> mp.mpf:
+        a = k * (1 + w) / (1 - w)
+        return mp.erfc(a / mp.sqrt(2)) / 2 * mp.exp(a * a / 2) * (a + k)
+
+    return of_w
+
+
+def _log1p_ratio(w: mp.mpf) -> mp.mpf:
+    u = (w + 1) / 2
+    return mp.log1p(u) / u if u else mp.mpf(1)
+
+
+def _mills_fit(precision: str, reach: float, degree: int) -> Fit:
+    k = MILLS_K
+    return Fit("mills", _mills(k), (-1, (reach - k) / (reach + k)), lambda w, p: p, {precision: degree})
+
+
+HALF_LN2 = mp.log(2) / 2
+FITS = [
+    Fit("expm1", _expm1_tail, (-HALF_LN2, HALF_LN2), lambda r, p: 1 + r + r * r * p, {"fast": 3, "float": 4, "double": 10}),
+    Fit("log1p", _log1p_ratio, (-1, 1), lambda w, p: p, {"fast": 6, "float": 11, "double": 21}),
+    Fit("tanhres", _tanh_residual, (-1.125, 1.125), lambda w, p: p, {"fast": 6, "float": 10, "double": 21}),
+    _mills_fit("fast", 15.0, 6),
+    _mills_fit("float", 15.0, 11),
+    _mills_fit("double", 40.0, 24),
+]
+
+
+def chebyshev_fit(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
+    """Coefficients, lowest power first, of the interpolant of `f` at the Chebyshev nodes of [low, high]."""
+    mid, half = (mp.mpf(low) + high) / 2, (mp.mpf(high) - low) / 2
+    nodes = [mid + half * mp.cos(mp.pi * (2 * i + 1) / (2 * degree + 2)) for i in range(degree + 1)]
+    matrix = mp.matrix([[x**j for j in range(degree + 1)] for x in nodes])
+    return list(mp.lu_solve(matrix, mp.matrix([f(x) for x in nodes])))
+
+
+def rounded(value: mp.mpf, precision: str) -> float:
+    double = float(value)
+    return double if precision == "double" else struct.unpack("f", struct.pack("f", double))[0]
+
+
+def worst_error(fit: Fit, coefficients: list[float]) -> float:
+    low, high = fit.interval
+    worst = mp.mpf(0)
+    for x in np.linspace(0, 1, 301)[1:-1]:
+        v = low + (mp.mpf(high) - low) * mp.mpf(float(x))
+        got = mp.polyval([mp.mpf(c) for c in reversed(coefficients)], v)
+        exact = fit.total(v, fit.target(v))
+        worst = max(worst, abs(fit.total(v, got) / exact - 1))
+    return float(mp.log(worst, 2))
+
+
+def main() -> None:
+    table: dict[tuple[str, str], list[float]] = {}
+    for fit in FITS:
+        for precision, degree in fit.degrees.items():
+            exact = chebyshev_fit(fit.target, *fit.interval, degree)
+            table[fit.name, precision] = [rounded(c, precision) for c in exact]
+            error = worst_error(fit, table[fit.name, precision])
+            print(f"{fit.name:8} {precision:7} degree {degree:2}   relative error 2^{error:.1f}")
+    note = "Written by tools/fit_polynomials.py, which says what each serves. Lowest power first."
+    (ROOT / "csrc/polynomials.h").write_text(as_cpp(table, note))
+    (ROOT / "nnkernels/triton/polynomials.py").write_text(as_python(table, note))
+
+
+def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
+    types = {"fast": "float", "float": "float", "double": "double"}
+    lines = [f"// {note}", "#pragma once", "", "namespace nnk {", ""]
+    for precision, scalar in types.items():
+        suffix = "f" if scalar == "float" else ""
+        lines.append(f"struct {precision.capitalize()}Polynomials {{")
+        for (name, of), values in table.items():
+            if of == precision:
+                body = ", ".join(f"{v!r}{suffix}" for v in values)
+                lines.append(f"  static constexpr {scalar} {name}[] = {{{body}}};")
+        lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K}{suffix};")
+        lines.append("};\n")
+    return "\n".join([*lines, "}  // namespace nnk", ""])
+
+
+def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
+    lines = [f'"""{note}"""', "", "# fmt: off", ""]
+    for (name, precision), values in table.items():
+        lines.append(f"{name.upper()}_{precision.upper()} = (")
+        lines += [f"    {v!r}," for v in values]
+        lines.append(")")
+    return "\n".join([*lines, f"MILLS_K = {MILLS_K}", ""])
+
+
+if __name__ == "__main__":
+    main()
