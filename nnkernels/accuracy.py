@@ -94,8 +94,9 @@ def errors(actual: Tensor, truth: Tensor, floor: Tensor | float = 0.0) -> Tensor
 def near_root(x: Tensor, derivative: Tensor) -> Tensor:
     """Where `x` is near a root of the derivative: there errors count in ulp of 2^-6, since no formula has digits left."""
     order = x.argsort()
+    order = order[derivative[order] != 0]
     xs, slopes = x[order], derivative[order]
-    crosses = (slopes[1:] * slopes[:-1] < 0).nonzero().flatten()
+    crosses = (slopes[1:].sign() * slopes[:-1].sign() < 0).nonzero().flatten()
     near = torch.zeros_like(x, dtype=torch.bool)
     for root in xs[crosses]:
         near |= (x - root).abs() < _NEAR_ROOT

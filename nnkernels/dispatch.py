@@ -147,7 +147,7 @@ def crossovers() -> dict[str, dict[str, list[tuple[int, list[str]]]]]:
 @cache
 def _preferred(device_type: str, dtype: str) -> list[tuple[int, list[str]]]:
     table = crossovers().get(device_type, {})
-    return table.get(dtype, table.get("default", [(0, ["triton"])]))
+    return table.get(dtype, table.get("default", []))
 
 
 def select(name: str, x: Tensor) -> Backend:

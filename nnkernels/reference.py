@@ -19,6 +19,7 @@ from torch import Tensor
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
+_GELU_SIGMOID = 1.702
 _INV_SQRT_2PI = 0.3989422804014326779399460599344
 _GELU_C1 = 1.5957691216057307117597842397375  # 2 sqrt(2/pi)
 _GELU_C2 = 0.07135481627260025  # 0.044715 * _GELU_C1
@@ -53,6 +54,17 @@ def _product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:
 
     (a1, a2), (b1, b2) = split(a), split(b)
     return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+_LOW = {
+    torch.float32: {c: c - float(torch.tensor(c, dtype=torch.float32)) for c in (_GELU_C1, _GELU_C2, _GELU_SIGMOID)},
+    torch.float64: {_GELU_C1: -9.96930880911092e-17, _GELU_C2: -6.175149918155315e-19, _GELU_SIGMOID: 0.0},
+}
+
+
+def _lost(constant: float, dtype: torch.dtype) -> float:
+    """What rounding to `dtype` takes from a constant of a formula."""
+    return _LOW[dtype][constant]
 
 
 class _Tail:
@@ -282,7 +294,8 @@ class swish(_Gate):
 class gelu_sigmoid(_Gate):
     @staticmethod
     def _argument(x, a):
-        return swish._argument(x, 1.702)
+        z = _GELU_SIGMOID * x
+        return z, _product_error(x, _GELU_SIGMOID, z) + x * _lost(_GELU_SIGMOID, x.dtype), _GELU_SIGMOID, 0.0
 
 
 class gelu_tanh(_Gate):
@@ -292,8 +305,10 @@ class gelu_tanh(_Gate):
         square = x * x
         cubic = _GELU_C2 * square
         factor = _GELU_C1 + cubic
-        lost = cubic - (factor - _GELU_C1)
+        part = factor - _GELU_C1
+        lost = (_GELU_C1 - (factor - part)) + (cubic - part)  # Knuth's two-sum: either term may be the larger
         lost = lost + _product_error(square, _GELU_C2, cubic) + _GELU_C2 * _product_error(x, x, square)
+        lost = lost + _lost(_GELU_C1, x.dtype) + square * _lost(_GELU_C2, x.dtype)
         z = x * factor
         error = _product_error(x, factor, z) + x * lost
         return z, error.detach(), _GELU_C1 + 3 * cubic, 6 * _GELU_C2 * x
@@ -402,7 +417,8 @@ class softplus(Formula):
     def value(x, a, b):
         z, s = softplus._logistic(x, a)
         e = s.tail.e
-        ratio = torch.where(e > 0, torch.log1p(e) / torch.where(e > 0, e, 1.0), 1.0)
+        safe = torch.where(e > 1e-6, e, 1.0)  # e^2 in the derivative of the quotient would underflow
+        ratio = torch.where(e > 1e-6, torch.log1p(safe) / safe, 1 - e * (0.5 - e / 3))
         return torch.where(z > b, x, (torch.where(z < 0, 0.0, z) + s.tail.times(ratio)) / a)
 
     @staticmethod

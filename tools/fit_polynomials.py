@@ -62,6 +62,19 @@ def _log1p_ratio(w: mp.mpf) -> mp.mpf:
     return mp.log1p(u) / u if u else mp.mpf(1)
 
 
+def _mills_near(w: mp.mpf) -> mp.mpf:
+    a = 1.5 * (w + 1)
+    return mp.erfc(a / mp.sqrt(2)) / 2 * mp.exp(a * a / 2)
+
+
+GELU_ROOT = mp.findroot(lambda x: mp.ncdf(x) + x * mp.npdf(x), -0.75)
+
+
+def _gelu_slope(v: mp.mpf) -> mp.mpf:
+    x = v - mp.mpf("0.625")
+    return (mp.ncdf(x) + x * mp.npdf(x)) / (x - GELU_ROOT)
+
+
 def _mills_fit(precision: str, reach: float, degree: int) -> Fit:
     k = MILLS_K
     return Fit("mills", _mills(k), (-1, (reach - k) / (reach + k)), lambda w, p: p, {precision: degree})
@@ -75,6 +88,8 @@ FITS = [
     _mills_fit("fast", 15.0, 6),
     _mills_fit("float", 15.0, 11),
     _mills_fit("double", 40.0, 24),
+    Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"float": 12, "double": 23}),
+    Fit("gelu_d1", _gelu_slope, (-1.125, 1.125), lambda v, p: p, {"float": 13, "double": 23}),
 ]
 
 
@@ -126,6 +141,10 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
                 body = ", ".join(f"{v!r}{suffix}" for v in values)
                 lines.append(f"  static constexpr {scalar} {name}[] = {{{body}}};")
         lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K}{suffix};")
+        if precision != "fast":
+            high = rounded(GELU_ROOT, precision)
+            low = rounded(GELU_ROOT - high, precision)
+            lines.append(f"  static constexpr {scalar} gelu_root_hi = {high!r}{suffix}, gelu_root_lo = {low!r}{suffix};")
         lines.append("};\n")
     return "\n".join([*lines, "}  // namespace nnk", ""])
 
@@ -136,7 +155,11 @@ def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
         lines.append(f"{name.upper()}_{precision.upper()} = (")
         lines += [f"    {v!r}," for v in values]
         lines.append(")")
-    return "\n".join([*lines, f"MILLS_K = {MILLS_K}", ""])
+    lines.append(f"MILLS_K = {MILLS_K}")
+    for precision in ("float", "double"):
+        high = rounded(GELU_ROOT, precision)
+        lines.append(f"GELU_ROOT_{precision.upper()} = ({high!r}, {rounded(GELU_ROOT - high, precision)!r})")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+// 16-bit floats to float and back, a tile at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "../math.h"
+
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace nnk::NNK_ISA {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+inline void widen(const BFloat16* from, float* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = bits_of<float>(static_cast<uint32_t>(from[i].bits) << 16);
+}
+
+inline void narrow(const float* from, BFloat16* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = bits_of<uint32_t>(from[i]);
+    // To nearest, ties to even; a NaN would be rounded up to infinity, so it is truncated and made quiet instead.
+    const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const uint32_t kept = from[i] != from[i] ? bits | 0x400000 : rounded;
+    to[i].bits = static_cast<uint16_t>(kept >> 16);
+  }
+}
+
+inline float widen_one(Half half) {
+  // The exponent and mantissa in float's place are worth 2^-112 of the number, also when it is subnormal.
+  const uint32_t bits = static_cast<uint32_t>(half.bits & 0x7fff) << 13;
+  const float scaled = bits_of<float>(bits) * 0x1p112f;
+  const uint32_t special = (half.bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;
+  return bits_of<float>(bits_of<uint32_t>(scaled) | special | static_cast<uint32_t>(half.bits & 0x8000) << 16);
+}
+
+inline Half narrow_one(float x) {
+  const uint32_t sign = bits_of<uint32_t>(x) & 0x80000000u;
+  const float size = bits_of<float>(bits_of<uint32_t>(x) ^ sign);
+  // Normal results: add half a unit to the bits, ties to even, and shift the exponent's bias.
+  const uint32_t bits = bits_of<uint32_t>(size);
+  const uint32_t normal = (bits + 0xfff + ((bits >> 13) & 1) - 0x38000000u) >> 13;
+  // Subnormal results: 0.5 has half's subnormal unit as its last place, so adding it rounds.
+  const uint32_t subnormal = bits_of<uint32_t>(size + 0.5f) - 0x3f000000u;
+  uint32_t result = size < 0x1p-14f ? subnormal : normal;
+  result = size >= 65520.0f ? 0x7c00u : result;
+  result = size != size ? 0x7e00u : result;
+  return {static_cast<uint16_t>(result | sign >> 16)};
+}
+
+inline void widen(const Half* from, float* to, int64_t count) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= count; i += 16) {
+    _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
+  }
+#elif defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  }
+#endif
+  for (; i < count; ++i) to[i] = widen_one(from[i]);
+}
+
+inline void narrow(const float* from, Half* to, int64_t count) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= count; i += 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+  }
+#elif defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+  }
+#endif
+  for (; i < count; ++i) to[i] = narrow_one(from[i]);
+}
+
+}  // namespace nnk::NNK_ISA

@@ -1,0 +1,28 @@
+// What the translation units of one instruction set share: a loop for each activation, pass and arithmetic.
+#pragma once
+
+#include "../activations.h"
+#include "../kernels.h"
+
+namespace nnk::NNK_ISA {
+
+// `data` holds the operands in the order of Pass, all of the loop's scalar type; outputs may be the memory of inputs.
+using Loop = void (*)(double a, double b, void* const* data, int64_t count);
+
+enum Arithmetic : int { kDouble, kSingle, kFast, kArithmetics };
+
+Loop forward_loop(int activation, Arithmetic arithmetic);
+Loop backward_loop(int activation, Arithmetic arithmetic);
+Loop double_backward_loop(int activation, Arithmetic arithmetic);
+
+// Elements [begin, end) of the job.
+void run(const Job& job, int64_t begin, int64_t end);
+
+}  // namespace nnk::NNK_ISA
+
+// The table of one pass: `loop` is a template <template <class> class Activation, class M> of Loop's type.
+#define NNK_TABLE_ROW(name) {loop<name, Double>, loop<name, Single>, loop<name, Fast>},
+#define NNK_TABLE                                                   \
+  constexpr Loop table[][kArithmetics] = {                          \
+      NNK_ACTIVATIONS(NNK_TABLE_ROW)                                \
+  }

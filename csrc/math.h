@@ -1,0 +1,260 @@
+// Arithmetic for the formulas, as scalar code for host and device, without branches, so that compilers vectorise it.
+//
+// A policy M carries the scalar type M::T and the polynomials of its precision:
+//   Fast    float to about 2^-17: all that a 16-bit result can show
+//   Single  float to about 1 ulp
+//   Double  double to about 1 ulp
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "polynomials.h"
+
+#if defined(__CUDACC__)
+#define NNK_HD __host__ __device__ __forceinline__
+#else
+#define NNK_HD inline __attribute__((always_inline))
+#endif
+
+#if !defined(NNK_ISA)
+#define NNK_ISA device
+#endif
+
+// One namespace for each instruction set: the linker must not merge AVX-512 code into the baseline's.
+namespace nnk::NNK_ISA {
+
+struct Fast {
+  using T = float;
+  using Table = FastPolynomials;
+  static constexpr bool precise = false;
+};
+
+struct Single {
+  using T = float;
+  using Table = FloatPolynomials;
+  static constexpr bool precise = true;
+};
+
+struct Double {
+  using T = double;
+  using Table = DoublePolynomials;
+  static constexpr bool precise = true;
+};
+
+template <class To, class From>
+NNK_HD To bits_of(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// fma where it is one instruction; elsewhere the rounding of the product costs less than the call of a soft fma.
+NNK_HD float madd(float x, float y, float z) {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
+  return __builtin_fmaf(x, y, z);
+#else
+  return x * y + z;
+#endif
+}
+
+NNK_HD double madd(double x, double y, double z) {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
+  return __builtin_fma(x, y, z);
+#else
+  return x * y + z;
+#endif
+}
+
+// x y - p, p being the rounded product, without error (up to underflow).
+NNK_HD float product_error(float x, float y, float p) {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
+  return __builtin_fmaf(x, y, -p);
+#else
+  return static_cast<float>(static_cast<double>(x) * y - p);
+#endif
+}
+
+NNK_HD double product_error(double x, double y, double p) {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
+  return __builtin_fma(x, y, -p);
+#else
+  // Dekker's splitting into halves of 26 bits.
+  const double cx = 134217729.0 * x, cy = 134217729.0 * y;
+  const double xh = cx - (cx - x), yh = cy - (cy - y), xl = x - xh, yl = y - yh;
+  return ((xh * yh - p) + xh * yl + xl * yh) + xl * yl;
+#endif
+}
+
+// A value with the error of its rounding: hi + lo. Fast drops every lo.
+template <class T>
+struct Pair {
+  T hi, lo;
+};
+
+template <class M>
+NNK_HD Pair<typename M::T> multiply(typename M::T x, Pair<typename M::T> y) {
+  using T = typename M::T;
+  const T hi = x * y.hi;
+  if constexpr (!M::precise) return {hi, T(0)};
+  return {hi, madd(x, y.lo, product_error(x, y.hi, hi))};
+}
+
+// A constant of a formula, exact to twice the type's digits.
+template <class M>
+NNK_HD Pair<typename M::T> constant(double hi, double lo = 0.0) {
+  using T = typename M::T;
+  if constexpr (sizeof(T) == 8) return {T(hi), T(lo)};
+  return {T(hi), T(hi - double(T(hi)))};
+}
+
+NNK_HD float magnitude(float x) { return __builtin_fabsf(x); }
+NNK_HD double magnitude(double x) { return __builtin_fabs(x); }
+NNK_HD float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
+NNK_HD double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
+
+// Comparisons are false for NaN, which therefore passes.
+template <class T>
+NNK_HD T at_most(T x, T bound) {
+  return x > bound ? bound : x;
+}
+
+template <class T>
+NNK_HD T at_least(T x, T bound) {
+  return x < bound ? bound : x;
+}
+
+// 1 / y for 1 <= y < 1e30.
+template <class M>
+NNK_HD typename M::T reciprocal(typename M::T y) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(y) == 4) {
+    float r;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(y));
+    if constexpr (M::precise) r = madd(r, madd(-r, y, 1.0f), r);
+    return r;
+  }
+#endif
+  return typename M::T(1) / y;
+}
+
+// x / y for y like reciprocal's argument.
+template <class M>
+NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(y) == 4) {
+    float r;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(y));
+    const float quotient = x * r;
+    if constexpr (M::precise) return madd(r, madd(-quotient, y, x), quotient);
+    return quotient;
+  }
+#endif
+  return x / y;
+}
+
+// Horner's rule over a constant table, lowest power first. The recursion keeps the coefficients in the instructions.
+template <auto& table, int I = 0, class T>
+NNK_HD T polynomial(T x) {
+  constexpr T coefficient = table[I];
+  if constexpr (I + 1 == sizeof(table) / sizeof(table[0])) {
+    return coefficient;
+  } else {
+    return madd(polynomial<table, I + 1>(x), x, coefficient);
+  }
+}
+
+template <class T>
+struct Float;
+
+template <>
+struct Float<float> {
+  using Bits = int32_t;
+  static constexpr int mantissa = 23, bias = 127, subnormal_shift = 64;
+  static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  static constexpr float log2e = 1.44269504f, ln2 = 0.693147182f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
+  static constexpr float subnormal_unit = 5.42101086e-20f;  // 2^-64
+  static constexpr float far = 126.0f;  // exp(-far) is far below the smallest subnormal, and its scale in range
+};
+
+template <>
+struct Float<double> {
+  using Bits = int64_t;
+  static constexpr int mantissa = 52, bias = 1023, subnormal_shift = 512;
+  static constexpr double magic = 6755399441055744.0;
+  static constexpr double log2e = 1.4426950408889634, ln2_hi = 0.69314718036912382, ln2_lo = 1.9082149292705877e-10;
+  static constexpr double subnormal_unit = 7.4583407312002070e-155;  // 2^-512
+  static constexpr double far = 1000.0;
+};
+
+// z + lo = n log(2) + r with |r| <= log(2)/2, for z <= 0: tail = e^r - 1 and scale = 2^n / subnormal_unit.
+template <class M>
+struct Reduced {
+  using T = typename M::T;
+  using F = Float<T>;
+  using Bits = typename F::Bits;
+
+  T tail, scale;
+
+  explicit NNK_HD Reduced(T z, T lo) {
+    z = at_least(z, -F::far);
+    const T shifted = madd(z, F::log2e, F::magic);
+    const Bits n = bits_of<Bits>(shifted) - bits_of<Bits>(F::magic);
+    const T whole = shifted - F::magic;
+    T r;
+    if constexpr (M::precise) {
+      r = madd(whole, -F::ln2_lo, madd(whole, -F::ln2_hi, z)) + lo;
+    } else {
+      r = madd(whole, -F::ln2, z);
+    }
+    tail = madd(r * r, polynomial<M::Table::expm1>(r), r);
+    scale = bits_of<T>((n + F::bias + F::subnormal_shift) << F::mantissa);
+  }
+};
+
+// e^z for z <= 0, kept in two factors so that a product with it is rounded once, also where e^z itself is subnormal.
+template <class M>
+struct Exponential {
+  using T = typename M::T;
+
+  Reduced<M> reduced;
+
+  explicit NNK_HD Exponential(T z, T lo = T(0)) : reduced(z, lo) {}
+
+  NNK_HD T times(T v) const { return madd(v, reduced.tail, v) * reduced.scale * Float<T>::subnormal_unit; }
+  NNK_HD T value() const { return (T(1) + reduced.tail) * (reduced.scale * Float<T>::subnormal_unit); }
+};
+
+#if defined(__CUDA_ARCH__)
+// The hardware's exponential is good to 2^-22, and a subnormal e^z has as many digits as a 16-bit product can show.
+template <>
+struct Exponential<Fast> {
+  float e;
+
+  explicit NNK_HD Exponential(float z, float = 0.0f) {
+    asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(z * Float<float>::log2e));
+  }
+
+  NNK_HD float times(float v) const { return v * e; }
+  NNK_HD float value() const { return e; }
+};
+#endif
+
+// e^z - 1 for z <= 0, to full relative precision near 0.
+template <class M>
+NNK_HD typename M::T expm1_of(typename M::T z) {
+  using T = typename M::T;
+  const Reduced<M> reduced(z, T(0));
+  const T power = reduced.scale * Float<T>::subnormal_unit;
+  return madd(power, reduced.tail, power - T(1));
+}
+
+// log(1 + u) / u for 0 <= u <= 1.
+template <class M>
+NNK_HD typename M::T log1p_ratio(typename M::T u) {
+  using T = typename M::T;
+  return polynomial<M::Table::log1p>(madd(T(2), u, T(-1)));
+}
+
+}  // namespace nnk::NNK_ISA

@@ -1,0 +1,54 @@
+"""How tensors of one shape become rows of adjacent elements, the only layout that a kernel sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Geometry(NamedTuple):
+    """`rows` rows of `cols` adjacent elements; `strides` holds each operand's distance between rows, in elements."""
+
+    rows: int
+    cols: int
+    strides: tuple[int, ...]
+
+
+def plan(*tensors: Tensor) -> Geometry | None:
+    """The common geometry of tensors of one shape, the output last, or None if they are not rows of adjacent elements.
+
+    The dimensions are ordered as they lie in the output, and those that continue each other in every operand merge. One
+    run left is flat; two are rows. Inputs may repeat rows (stride 0), the output may not overlap itself.
+
+    Example:
+        >>> import torch
+        >>> plan(torch.zeros(4, 6).chunk(2, -1)[0], torch.zeros(4, 3))
+        Geometry(rows=4, cols=3, strides=(6, 3))
+    """
+    out = tensors[-1]
+    if all(tensor.is_contiguous() for tensor in tensors):
+        numel = out.numel()
+        return Geometry(1 if numel else 0, numel, (numel,) * len(tensors))
+    if out.numel() == 0:
+        return Geometry(0, 0, (0,) * len(tensors))
+
+    strides = [tensor.stride() for tensor in tensors]
+    dims = [dim for dim, size in enumerate(out.shape) if size != 1]
+    dims.sort(key=strides[-1].__getitem__)
+    flat = (1,) * len(tensors)
+    runs = [(1, flat)]
+    for dim in dims:
+        extent, step = runs[-1]
+        size, steps = out.shape[dim], tuple(stride[dim] for stride in strides)
+        if steps == tuple(extent * s for s in step):
+            runs[-1] = (extent * size, step)
+        elif len(runs) == 1 and extent > 1:
+            runs.append((size, steps))
+        else:
+            return None
+    cols = runs[0][0]
+    if len(runs) == 1:
+        return Geometry(1, cols, (cols,) * len(tensors))
+    rows, steps = runs[1]
+    return Geometry(rows, cols, steps) if steps[-1] >= cols else None

@@ -1,0 +1,108 @@
+"""Launches the kernels of the family: plans the layout, chooses the tile, guards the device."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layout import Geometry, plan
+
+_NUM_WARPS = 4
+_ROW_TILE = 512  # elements of a row in one tile: long enough for DRAM, short enough to waste little of an odd row
+
+
+class TritonBackend:
+    """The family's kernels in Triton. `name` is a row of the catalogue, `a` and `b` its constants (0 where it has none).
+
+    Results have PyTorch's layout for the shape and strides of `x`. No input is copied if dense and alike, or made of
+    rows of adjacent elements, such as a half of `chunk(2, -1)`. Inputs are never written, except `x` if it is `out`.
+    """
+
+    name = "triton"
+
+    def unavailable(self, device: torch.device) -> str | None:
+        """None if tensors of `device` can be served, else one sentence that says why not."""
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed; run: pip install triton"
+        if device.type in ("cuda", "xpu") or _interpreted():
+            return None
+        return f"Triton needs a GPU tensor, got {device.type} (set TRITON_INTERPRET=1 to interpret)"
+
+    def forward(self, name: str, x: Tensor, a: float, b: float, out: Tensor | None = None) -> Tensor:
+        """f(x), written to `out` (which may be `x`) if it is given."""
+        from . import activations, kernels
+
+        y = torch.empty_like(x) if out is None or plan(out) is None else out
+        geometry, (x,) = _fit((x,), (y,))
+        _launch(kernels.forward, geometry, (x, y), a, b, activations.FORMULAS[name].value)
+        return y if out is None or out is y else out.copy_(y)
+
+    def backward(self, name: str, grad: Tensor, x: Tensor, a: float, b: float) -> Tensor:
+        """grad f'(x)"""
+        from . import activations, kernels
+
+        grad_x = torch.empty_like(x)
+        geometry, (grad, x) = _fit((grad, x), (grad_x,))
+        _launch(kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1)
+        return grad_x
+
+    def double_backward(
+        self, name: str, grad_grad: Tensor, grad: Tensor, x: Tensor, a: float, b: float
+    ) -> tuple[Tensor, Tensor]:
+        """grad_grad f'(x) and grad_grad grad f''(x)"""
+        from . import activations, kernels
+
+        formula = activations.FORMULAS[name]
+        for_grad, for_x = torch.empty_like(x), torch.empty_like(x)
+        outputs = (for_grad, for_x)
+        geometry, inputs = _fit((grad_grad, grad, x), outputs)
+        _launch(kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2)
+        return for_grad, for_x
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _fit(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Geometry, tuple[Tensor, ...]]:
+    """The geometry of inputs and outputs, after copying the inputs that would have none."""
+    for fits in (lambda tensor: True, lambda tensor: plan(tensor, *outputs), lambda tensor: False):
+        inputs = tuple(tensor if fits(tensor) else torch.empty_like(outputs[0]).copy_(tensor) for tensor in inputs)
+        geometry = plan(*inputs, *outputs)
+        if geometry is not None:
+            return geometry, inputs
+    raise ValueError(f"tensors of one shape are needed, got {[tuple(tensor.shape) for tensor in inputs + outputs]}")
+
+
+def _guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if device.type == "cpu" or device.index == torch.accelerator.current_device_index():
+        return contextlib.nullcontext()
+    return torch.get_device_module(device).device(device)
+
+
+def _launch(kernel: Any, geometry: Geometry, tensors: tuple[Tensor, ...], a: float, b: float, *formulas: Any) -> None:
+    """Starts one program for each tile.
+
+    A tile is 8 KiB of each operand if there is one input, else 4 KiB: with 128 threads that is four 16-byte loads in
+    flight for each (two per input), enough for the memory bus without spilling.
+    """
+    rows, cols, strides = geometry
+    if rows == 0:
+        return
+    flat = rows == 1
+    block = (8192 if len(tensors) == 2 else 4096) // tensors[0].element_size()
+    block_cols = block if flat else min(_ROW_TILE, block, 1 << (cols - 1).bit_length())
+    block_rows = 1 if flat else block // block_cols
+    programs = -(-rows // block_rows) * -(-cols // block_cols)
+    if flat:  # unused, so they should not make further variants
+        strides = (0,) * len(tensors)
+    with _guard(tensors[0].device):
+        kernel[(programs,)](
+            *tensors, a, b, rows, cols, *strides, *formulas, flat, cols % 16 == 0, block_rows, block_cols,
+            num_warps=_NUM_WARPS,
+        )  # fmt: skip

@@ -1,0 +1,381 @@
+"""Activations made of exponentials: sigmoid, tanh and softplus families, and the gates x sigmoid(z(x)).
+
+Each is a function of a block `x` of float32 or float64 and the two constants of its row. Where a result decays like
+exp(-|z|) = p s t it is formed as (v p) s t, which keeps its digits down to the subnormal numbers (`math.exp_parts`).
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from .math import (
+    TANHRES,
+    exp_parts,
+    expm1,
+    log1p_ratio,
+    logistic,
+    near,
+    near_over,
+    normal_tail,
+    over_sum,
+    polynomial,
+    tanh,
+)
+
+_FAR = tl.constexpr(2000.0)  # exp(-_FAR) is 0 in every type
+_INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
+# high and low parts for float and for double: 1.702, c1 = 2 sqrt(2/pi) and c2 = 0.044715 c1
+_QUICK = tl.constexpr((1.7020000219345093, -2.1934509319976314e-08, 1.702, 4.263256414560601e-17))
+_C1 = tl.constexpr((1.5957691669464111, -4.534068054340423e-08, 1.5957691216057308, -9.96930880911092e-17))
+_C2 = tl.constexpr((0.07135481387376785, 2.3988324659995897e-09, 0.07135481627260025, -6.175149918155315e-19))
+
+
+@triton.jit
+def _two_parts(x, PARTS: tl.constexpr):
+    if x.dtype == tl.float64:
+        return tl.full((), PARTS[2], x.dtype), tl.full((), PARTS[3], x.dtype)
+    else:
+        return tl.full((), PARTS[0], x.dtype), tl.full((), PARTS[1], x.dtype)
+
+
+@triton.jit
+def sigmoid_value(x, a, b, FAST: tl.constexpr):
+    p, s, t, r, _ = logistic(x, None, FAST)
+    return tl.where(x >= 0, r, p * r * s * t)
+
+
+@triton.jit
+def sigmoid_d1(x, a, b, FAST: tl.constexpr):
+    p, s, t, r, _ = logistic(x, None, FAST)
+    return p * (r * r) * s * t
+
+
+@triton.jit
+def sigmoid_d2(x, a, b, FAST: tl.constexpr):
+    p, s, t, r, _ = logistic(x, None, FAST)
+    bend = (1 - p * s * t) * r
+    return p * (r * r * tl.where(x > 0, -bend, bend)) * s * t
+
+
+@triton.jit
+def tanh_value(x, a, b, FAST: tl.constexpr):
+    return tanh(x, FAST)
+
+
+@triton.jit
+def tanh_d1(x, a, b, FAST: tl.constexpr):
+    p, s, t, r, _ = logistic(2 * x, None, FAST)
+    return p * (4 * r * r) * s * t
+
+
+@triton.jit
+def tanh_d2(x, a, b, FAST: tl.constexpr):
+    p, s, t, r, _ = logistic(2 * x, None, FAST)
+    return p * (-8 * r * r * tanh(x, FAST)) * s * t
+
+
+@triton.jit
+def tanhshrink_value(x, a, b, FAST: tl.constexpr):
+    """x - tanh(x) cancels near zero: there it is x^3 P(x^2). x^2 P comes first: x^3 alone would pass through subnormals."""
+    square = x * x
+    return tl.where(tl.abs(x) < 1.5, square * polynomial(square - 1.125, TANHRES, FAST) * x, x - tanh(x, FAST))
+
+
+@triton.jit
+def tanhshrink_d1(x, a, b, FAST: tl.constexpr):
+    m = expm1(-2 * tl.abs(x), FAST)
+    y, lo = over_sum(tl.abs(m), 2.0, m, FAST)
+    return tl.fma(y, y, 2 * y * lo)
+
+
+@triton.jit
+def tanhshrink_d2(x, a, b, FAST: tl.constexpr):
+    p, s, t, r, _ = logistic(2 * x, None, FAST)
+    return p * (8 * r * r * tanh(x, FAST)) * s * t
+
+
+@triton.jit
+def logsigmoid_value(x, a, b, FAST: tl.constexpr):
+    """min(x, 0) - log(1 + e), e = exp(-|x|)."""
+    p, _, s, t = exp_parts(-tl.abs(x), None, FAST)
+    return tl.where(x > 0, 0.0, x) - log1p_ratio(p * s * t, FAST) * p * s * t
+
+
+@triton.jit
+def logsigmoid_d1(x, a, b, FAST: tl.constexpr):
+    return sigmoid_value(-x, a, b, FAST)
+
+
+@triton.jit
+def logsigmoid_d2(x, a, b, FAST: tl.constexpr):
+    return -sigmoid_d1(x, a, b, FAST)
+
+
+@triton.jit
+def _scaled_argument(x, a):
+    """x held where exp(-|a x|) is 0, and a x = z + lo."""
+    x = near_over(x, a)
+    z = a * x
+    return x, z, tl.fma(a, x, -z)
+
+
+@triton.jit
+def softplus_value(x, a, b, FAST: tl.constexpr):
+    """max(x, 0) + log(1 + e)/a, e = exp(-|z|), z = a x; for a < 0 the sign of z decides, not that of x."""
+    held, z, lo = _scaled_argument(x, a)
+    p, _, s, t = exp_parts(-tl.abs(z), tl.where(z < 0, lo, -lo), FAST)
+    tail = log1p_ratio(p * s * t, FAST) * (1 / a) * p * s * t
+    return tl.where(a * x > b, x, tl.where(z < 0, 0.0, x) + tail)
+
+
+@triton.jit
+def softplus_d1(x, a, b, FAST: tl.constexpr):
+    held, z, lo = _scaled_argument(x, a)
+    p, s, t, r, _ = logistic(z, lo, FAST)
+    return tl.where((a * x > b) | (z >= 0), tl.where(a * x > b, 1.0, r), p * r * s * t)
+
+
+@triton.jit
+def softplus_d2(x, a, b, FAST: tl.constexpr):
+    held, z, lo = _scaled_argument(x, a)
+    p, s, t, r, _ = logistic(z, lo, FAST)
+    return tl.where(a * x > b, 0.0, a * (r * r) * p * s * t)
+
+
+@triton.jit
+def _gate_value(x, held, z, lo, FAST: tl.constexpr):
+    """x sigmoid(z); `held` is x, held where sigmoid(z) is 0."""
+    p, s, t, r, _ = logistic(z, lo, FAST)
+    return tl.where(z >= 0, x * r, held * r * p * s * t)
+
+
+@triton.jit
+def _gate_d1(z, lo, rest, FAST: tl.constexpr):
+    """sigmoid (1 + w (1 - sigmoid)), w = x z' = z + lo + rest; 1 - sigmoid is e r where z >= 0, and r below.
+
+    Its root is below, where 1 + w r cancels: there the low parts of r and w count.
+    """
+    p, s, t, r, r_lo = logistic(z, lo, FAST)
+    w = z
+    small = z * r_lo
+    if not FAST:
+        if lo is not None:
+            small = tl.fma(lo, r, small)
+    if rest is not None:
+        w += rest
+        small = tl.fma(rest, r, small)
+    bracket = tl.fma(z, r, tl.full(z.shape, 1.0, z.dtype)) + small
+    return tl.where(z >= 0, r * (1 + w * (p * s * t) * r), r * bracket * p * s * t)
+
+
+@triton.jit
+def _gate_d2(z, lo, twice_dz, w_dz, x_ddz, FAST: tl.constexpr):
+    """sigmoid' (2 z' + x z'' + x z'^2 sigmoid''/sigmoid'), w_dz = x z'^2, sigmoid''/sigmoid' = 1 - 2 sigmoid."""
+    p, s, t, r, _ = logistic(z, lo, FAST)
+    bend = (1 - p * s * t) * r
+    return r * r * (twice_dz + x_ddz + w_dz * tl.where(z > 0, -bend, bend)) * p * s * t
+
+
+@triton.jit
+def silu_value(x, a, b, FAST: tl.constexpr):
+    held = near(x, _FAR)
+    return _gate_value(x, held, held, None, FAST)
+
+
+@triton.jit
+def silu_d1(x, a, b, FAST: tl.constexpr):
+    x = near(x, _FAR)
+    return _gate_d1(x, None, None, FAST)
+
+
+@triton.jit
+def silu_d2(x, a, b, FAST: tl.constexpr):
+    x = near(x, _FAR)
+    return _gate_d2(x, None, 2.0, x, 0.0, FAST)
+
+
+@triton.jit
+def swish_value(x, a, b, FAST: tl.constexpr):
+    held, z, lo = _scaled_argument(x, a)
+    return _gate_value(x, held, z, lo, FAST)
+
+
+@triton.jit
+def swish_d1(x, a, b, FAST: tl.constexpr):
+    held, z, lo = _scaled_argument(x, a)
+    return _gate_d1(z, lo, None, FAST)
+
+
+@triton.jit
+def swish_d2(x, a, b, FAST: tl.constexpr):
+    held, z, lo = _scaled_argument(x, a)
+    return _gate_d2(z, lo, 2 * a, a * z, 0.0, FAST)
+
+
+@triton.jit
+def _quick_argument(x):
+    high, low = _two_parts(x, _QUICK)
+    x = near(x, _FAR)
+    z = high * x
+    return x, z, tl.fma(high, x, -z) + low * x
+
+
+@triton.jit
+def gelu_sigmoid_value(x, a, b, FAST: tl.constexpr):
+    held, z, lo = _quick_argument(x)
+    return _gate_value(x, held, z, lo, FAST)
+
+
+@triton.jit
+def gelu_sigmoid_d1(x, a, b, FAST: tl.constexpr):
+    _, z, lo = _quick_argument(x)
+    return _gate_d1(z, lo, None, FAST)
+
+
+@triton.jit
+def gelu_sigmoid_d2(x, a, b, FAST: tl.constexpr):
+    _, z, lo = _quick_argument(x)
+    return _gate_d2(z, lo, 2 * 1.702, z * 1.702, 0.0, FAST)
+
+
+@triton.jit
+def _cubic_argument(x):
+    """x held, z + lo = x (c1 + c2 x^2), and c2 x^2.
+
+    The bracket is a TwoSum (Knuth) whose product is never rounded: `excess` is what it took from c1, and the rounding
+    errors of x^2 and of the constants join.
+    """
+    c1, c1_low = _two_parts(x, _C1)
+    c2, c2_low = _two_parts(x, _C2)
+    x = near(x, 40.0)
+    square = x * x
+    c1 = tl.zeros_like(x) + c1
+    bracket = tl.fma(square, c2, c1)
+    excess = bracket - c1
+    lost = tl.fma(square, c2, -excess) + (c1 - (bracket - excess))
+    lost += c1_low + tl.fma(square, c2_low, c2 * tl.fma(x, x, -square))
+    z = x * bracket
+    return x, z, tl.fma(x, bracket, -z) + x * lost, c2 * square
+
+
+@triton.jit
+def gelu_tanh_value(x, a, b, FAST: tl.constexpr):
+    held, z, lo, _ = _cubic_argument(x)
+    return _gate_value(x, held, z, lo, FAST)
+
+
+@triton.jit
+def gelu_tanh_d1(x, a, b, FAST: tl.constexpr):
+    x, z, lo, cubic = _cubic_argument(x)
+    return _gate_d1(z, lo, 2 * x * cubic, FAST)
+
+
+@triton.jit
+def gelu_tanh_d2(x, a, b, FAST: tl.constexpr):
+    """z' = c1 + 3 c2 x^2, x z'' = 6 c2 x^2."""
+    x, z, lo, cubic = _cubic_argument(x)
+    c1, _ = _two_parts(x, _C1)
+    dz = c1 + 3 * cubic
+    return _gate_d2(z, lo, 2 * dz, x * dz * dz, 6 * cubic, FAST)
+
+
+@triton.jit
+def gelu_value(x, a, b, FAST: tl.constexpr):
+    """x Phi(x) = max(x, 0) - |x| Phi(-|x|)."""
+    distance, q, q_lo, _, s, t = normal_tail(x, FAST)
+    below = distance * q
+    if not FAST:
+        below = tl.fma(distance, q, distance * q_lo)
+    return tl.where(x < 0, 0.0, x) - below * s * t
+
+
+def _gelu_d1_series(root: float, terms: int) -> tuple[float, ...]:
+    """Taylor coefficients of (gelu_d1 / (x - root)) at its root: gelu_d2 = (2 - x^2) phi, and (q phi)' = (q' - x q) phi."""
+    density, factorial = math.exp(-0.5 * root * root) / math.sqrt(2 * math.pi), 1.0
+    q, series = [2.0, 0.0, -1.0], []
+    for n in range(1, terms + 1):
+        factorial *= n
+        series.append(density * sum(c * root**i for i, c in enumerate(q)) / factorial)
+        slope = [i * c for i, c in enumerate(q)][1:] + [0.0, 0.0]
+        q = [s - c for s, c in zip(slope, [0.0, *q], strict=True)]
+    return tuple(series)
+
+
+_ROOT = tl.constexpr((-0.7517915368080139, 1.211444945855772e-08))  # of gelu_d1, high + low
+_ROOT_SERIES = tl.constexpr((_gelu_d1_series(sum(_ROOT.value), 17),) * 3)
+
+
+@triton.jit
+def gelu_d1(x, a, b, FAST: tl.constexpr):
+    """Phi(x) + x phi(x), which is 1 minus itself at -x. In float it has no digits left near its root, so its Taylor
+    series takes over there."""
+    distance, q, q_lo, p, s, t = normal_tail(x, FAST)
+    below = q - distance * _INV_SQRT_2PI * p
+    if not FAST:
+        below += q_lo
+    below = below * s * t
+    y = tl.where(x < 0, below, 1 - below)
+    if x.dtype == tl.float64 or FAST:
+        return y
+    else:
+        off = (x - _ROOT[0]) - _ROOT[1]
+        return tl.where(tl.abs(off) < 0.6, off * polynomial(off, _ROOT_SERIES, FAST), y)
+
+
+@triton.jit
+def gelu_d2(x, a, b, FAST: tl.constexpr):
+    distance, _, _, p, s, t = normal_tail(x, FAST)
+    return (2 - distance * distance) * _INV_SQRT_2PI * p * s * t
+
+
+@triton.jit
+def _mish_parts(x, FAST: tl.constexpr):
+    """tanh(softplus(x)) as e N/D below zero (e = exp(x), N = 2 + e, D = e N + 2), and N/D above it (e = exp(-x),
+    N = 1 + 2e, D = N + 2e^2). Returns x held, p, s, t, e, e_lo, N, and 1/D in two parts."""
+    x = near(x, _FAR)
+    p, p_lo, s, t = exp_parts(-tl.abs(x), None, FAST)
+    e = p * s * t
+    n = tl.where(x < 0, 2 + e, 1 + 2 * e)
+    a = tl.where(x < 0, 2.0, n)
+    b = tl.where(x < 0, tl.fma(e, e, 2 * e), 2 * e * e)
+    r, r_lo = over_sum(1.0, tl.maximum(a, b), tl.minimum(a, b), FAST)
+    return x, p, s, t, e, p_lo * s * t, n, r, r_lo
+
+
+@triton.jit
+def mish_value(x, a, b, FAST: tl.constexpr):
+    held, p, s, t, _, _, n, r, r_lo = _mish_parts(x, FAST)
+    ratio = n * r
+    if not FAST:
+        ratio = tl.fma(n, r_lo, ratio)
+    return tl.where(x < 0, held * ratio * p * s * t, x * ratio)
+
+
+@triton.jit
+def mish_d1(x, a, b, FAST: tl.constexpr):
+    """(N D + 4 x (1 + e))/D^2 times e below zero, (N D + 4 x e^2 (1 + e))/D^2 above.
+
+    Below, where its root is, the numerator is m + e (m + 2 + e (e + 4)), m = 4 (1 + x): there m is exact, and the low
+    part of e counts.
+    """
+    x, p, s, t, e, e_lo, n, r, r_lo = _mish_parts(x, FAST)
+    m = 4 * (1 + x)
+    below = tl.fma(e, m + 2 + e * (e + 4), m)
+    square = r * r
+    if not FAST:
+        below = tl.fma(e_lo, m + 2 + e * (3 * e + 8), below)
+        square = tl.fma(r, r, 2 * r * r_lo)
+    above = (4 * x * (1 + e) * (e * e) * r + n) * r
+    return tl.where(x < 0, below * square * p * s * t, above)
+
+
+@triton.jit
+def mish_d2(x, a, b, FAST: tl.constexpr):
+    """2 T' + x T'', T = tanh(softplus): T' = 4 e (1 + e)/D^2 below zero, T'' = 4 e (1 + 2e)/D^2 - 16 e^2 (1 + e)^2/D^3;
+    above it T' = 4 e^2 (1 + e)/D^2, T'' = e^2 (4 (2 + e)/D^2 - 16 (1 + e)^2/D^3)."""
+    x, p, s, t, e, _, _, r, _ = _mish_parts(x, FAST)
+    below = x < 0
+    bend = 4 * tl.where(below, 1 + 2 * e, 2 + e) - 16 * tl.where(below, e, 1.0) * (1 + e) * (1 + e) * r
+    v = r * r * (8 * (1 + e) + x * bend)
+    return tl.where(below, v, v * e) * p * s * t
