@@ -88,9 +88,10 @@ NNK_HD double product_error(double x, double y, double p) {
 }
 
 // A value with the error of its rounding: hi + lo. Fast drops every lo.
-template <class T>
+template <class T, class Lo = T>
 struct Pair {
-  T hi, lo;
+  T hi;
+  Lo lo;
 };
 
 template <class M>
@@ -111,6 +112,9 @@ NNK_HD Pair<typename M::T> constant(double hi, double lo = 0.0) {
 
 NNK_HD float magnitude(float x) { return __builtin_fabsf(x); }
 NNK_HD double magnitude(double x) { return __builtin_fabs(x); }
+// -|x|; a NaN stays one.
+NNK_HD float negative_magnitude(float x) { return bits_of<float>(bits_of<int32_t>(x) | INT32_MIN); }
+NNK_HD double negative_magnitude(double x) { return bits_of<double>(bits_of<int64_t>(x) | INT64_MIN); }
 NNK_HD float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 NNK_HD double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
 
@@ -188,6 +192,18 @@ struct Float<double> {
   static constexpr double far = 1000.0;
 };
 
+// The lo of a number that needed no rounding. Adding a float 0 instead would cost an instruction, for -0's sake.
+struct Exact {
+  NNK_HD Exact operator-() const { return {}; }
+};
+
+NNK_HD float plus(float x, float lo) { return x + lo; }
+NNK_HD double plus(double x, double lo) { return x + lo; }
+template <class T>
+NNK_HD T plus(T x, Exact) {
+  return x;
+}
+
 // z + lo = n log(2) + r with |r| <= log(2)/2, for z <= 0: tail = e^r - 1 and scale = 2^n / subnormal_unit.
 template <class M>
 struct Reduced {
@@ -197,14 +213,15 @@ struct Reduced {
 
   T tail, scale;
 
-  explicit NNK_HD Reduced(T z, T lo) {
+  template <class Lo>
+  explicit NNK_HD Reduced(T z, Lo lo) {
     z = at_least(z, -F::far);
     const T shifted = madd(z, F::log2e, F::magic);
     const Bits n = bits_of<Bits>(shifted) - bits_of<Bits>(F::magic);
     const T whole = shifted - F::magic;
     T r;
     if constexpr (M::precise) {
-      r = madd(whole, -F::ln2_lo, madd(whole, -F::ln2_hi, z)) + lo;
+      r = plus(madd(whole, -F::ln2_lo, madd(whole, -F::ln2_hi, z)), lo);
     } else {
       r = madd(whole, -F::ln2, z);
     }
@@ -220,8 +237,10 @@ struct Exponential {
 
   Reduced<M> reduced;
 
-  explicit NNK_HD Exponential(T z, T lo = T(0)) : reduced(z, lo) {}
+  template <class Lo = Exact>
+  explicit NNK_HD Exponential(T z, Lo lo = {}) : reduced(z, lo) {}
 
+  // v e^z
   NNK_HD T times(T v) const { return madd(v, reduced.tail, v) * reduced.scale * Float<T>::subnormal_unit; }
   NNK_HD T value() const { return (T(1) + reduced.tail) * (reduced.scale * Float<T>::subnormal_unit); }
 };
@@ -232,7 +251,8 @@ template <>
 struct Exponential<Fast> {
   float e;
 
-  explicit NNK_HD Exponential(float z, float = 0.0f) {
+  template <class Lo = Exact>
+  explicit NNK_HD Exponential(float z, Lo = {}) {
     asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(z * Float<float>::log2e));
   }
 
@@ -245,7 +265,7 @@ struct Exponential<Fast> {
 template <class M>
 NNK_HD typename M::T expm1_of(typename M::T z) {
   using T = typename M::T;
-  const Reduced<M> reduced(z, T(0));
+  const Reduced<M> reduced(z, Exact());
   const T power = reduced.scale * Float<T>::subnormal_unit;
   return madd(power, reduced.tail, power - T(1));
 }

@@ -9,12 +9,15 @@ namespace nnk::NNK_ISA {
 struct Masking {};
 
 template <class M>
-struct Straight : Masking {
+struct Straight {
   NNK_HD typename M::T d2(typename M::T) const { return 0; }
 };
 
 template <class M>
-struct relu : Straight<M> {
+struct Mask : Straight<M>, Masking {};
+
+template <class M>
+struct relu : Mask<M> {
   using T = typename M::T;
   NNK_HD relu(double, double) {}
 
@@ -23,7 +26,7 @@ struct relu : Straight<M> {
 };
 
 template <class M>
-struct hardtanh : Straight<M> {
+struct hardtanh : Mask<M> {
   using T = typename M::T;
   T low, high;
   NNK_HD hardtanh(double low, double high) : low(T(low)), high(T(high)) {}
@@ -58,7 +61,7 @@ struct leaky_relu : Straight<M> {
 };
 
 template <class M>
-struct hardsigmoid : Straight<M> {
+struct hardsigmoid : Mask<M> {
   using T = typename M::T;
   NNK_HD hardsigmoid(double, double) {}
 
@@ -83,7 +86,7 @@ struct hardswish : Masking {
 };
 
 template <class M>
-struct threshold : Straight<M> {
+struct threshold : Mask<M> {
   using T = typename M::T;
   T limit, replacement;
   NNK_HD threshold(double limit, double replacement) : limit(T(limit)), replacement(T(replacement)) {}
@@ -98,7 +101,7 @@ struct thresholded_relu : threshold<M> {
 };
 
 template <class M>
-struct hardshrink : Straight<M> {
+struct hardshrink : Mask<M> {
   using T = typename M::T;
   T edge;
   NNK_HD hardshrink(double edge, double) : edge(T(edge)) {}

@@ -14,13 +14,11 @@ struct Logistic {
   Exponential<M> tail;
   T e, r;
 
-  explicit NNK_HD Logistic(T z, T lo = T(0))
-      : positive(z >= T(0)), tail(-magnitude(z), positive ? -lo : lo), e(tail.value()), r(reciprocal<M>(T(1) + e)) {}
+  explicit NNK_HD Logistic(T z) : Logistic(z >= T(0), Exponential<M>(negative_magnitude(z))) {}
+  NNK_HD Logistic(T z, Exact) : Logistic(z) {}
+  NNK_HD Logistic(T z, T lo) : Logistic(z >= T(0), Exponential<M>(negative_magnitude(z), z >= T(0) ? -lo : lo)) {}
 
-  NNK_HD T sigmoid() const {
-    const T below = tail.times(r);
-    return positive ? r : below;
-  }
+  NNK_HD T sigmoid() const { return positive ? r : e * r; }
 
   // v sigmoid'(z)
   NNK_HD T slope(T v) const { return tail.times(v * (r * r)); }
@@ -30,6 +28,10 @@ struct Logistic {
     const T bend = v * ((T(1) - e) * r);
     return slope(positive ? -bend : bend);
   }
+
+ private:
+  NNK_HD Logistic(bool positive, Exponential<M> tail)
+      : positive(positive), tail(tail), e(tail.value()), r(reciprocal<M>(T(1) + e)) {}
 };
 
 // (1 + e)^2 for 0 <= e <= 1, with less rounding than squaring a sum.
@@ -45,8 +47,8 @@ struct sigmoid {
 
   NNK_HD T value(T x) const { return Logistic<M>(x).sigmoid(); }
   NNK_HD T d1(T x) const {
-    const Exponential<M> tail(-magnitude(x));
-    return tail.times(reciprocal<M>(square_of_one_plus(tail.value())));
+    const Exponential<M> tail(negative_magnitude(x));
+    return divide<M>(tail.value(), square_of_one_plus(tail.value()));
   }
 
   NNK_HD T d2(T x) const { return Logistic<M>(x).curvature(T(1)); }
@@ -64,7 +66,7 @@ struct tanh {
 
   NNK_HD T d1(T x) const {
     const Exponential<M> tail(T(-2) * magnitude(x));
-    return tail.times(divide<M>(T(4), square_of_one_plus(tail.value())));
+    return divide<M>(T(4) * tail.value(), square_of_one_plus(tail.value()));
   }
 
   NNK_HD T d2(T x) const { return T(-2) * value(x) * d1(x); }
@@ -105,7 +107,7 @@ struct Gate {
 
   NNK_HD T value(T x) const {
     const T near = at_least(at_most(x, far), -far);
-    const Pair<T> z = argument.z(near);
+    const auto z = argument.z(near);
     const Logistic<M> s(z.hi, z.lo);
     const T below = s.tail.times(near * s.r);
     return s.positive ? x * s.r : below;
@@ -113,22 +115,26 @@ struct Gate {
 
   NNK_HD T d1(T x) const {
     x = at_least(at_most(x, far), -far);
-    const Pair<T> z = argument.z(x);
+    const auto z = argument.z(x);
     const Logistic<M> s(z.hi, z.lo);
     // Below 0: s (1 + w (1 - s)), w = x z', is e r^2 (1 + w + e), whose root is where the exact 1 + w meets -e.
-    const Pair<T> dz = argument.dz(x);
+    const auto dz = argument.dz(x);
     const T below = s.tail.times(divide<M>(argument.bracket(x, dz, s.e), square_of_one_plus(s.e)));
-    const T above = s.r * madd(x * dz.hi * s.e, s.r, T(1));
+    const T above = s.r * madd(x * leading(dz) * s.e, s.r, T(1));
     return s.positive ? above : below;
   }
 
   NNK_HD T d2(T x) const {
     x = at_least(at_most(x, far), -far);
-    const Pair<T> z = argument.z(x);
+    const auto z = argument.z(x);
     const Logistic<M> s(z.hi, z.lo);
-    const T dz = argument.dz(x).hi;
+    const T dz = leading(argument.dz(x));
     return s.slope(T(2) * dz + x * argument.ddz(x)) + s.curvature(x * dz * dz);
   }
+
+ private:
+  static NNK_HD T leading(T dz) { return dz; }
+  static NNK_HD T leading(Pair<T> dz) { return dz.hi; }
 };
 
 template <class M>
@@ -143,11 +149,12 @@ struct Argument {
 };
 
 template <class M>
-struct SameArgument : Argument<M> {
+struct SameArgument {
   using T = typename M::T;
-  NNK_HD Pair<T> z(T x) const { return {x, T(0)}; }
-  NNK_HD Pair<T> dz(T) const { return {T(1), T(0)}; }
+  NNK_HD Pair<T, Exact> z(T x) const { return {x, {}}; }
+  NNK_HD T dz(T) const { return T(1); }
   NNK_HD T ddz(T) const { return T(0); }
+  NNK_HD T bracket(T x, T, T e) const { return (T(1) + x) + e; }
 };
 
 template <class M>
@@ -283,7 +290,7 @@ struct mish {
   static NNK_HD T bounded(T x) { return at_least(at_most(x, T(1e4)), T(-1e4)); }
 
   NNK_HD T value(T x) const {
-    const Exponential<M> tail(-magnitude(x));
+    const Exponential<M> tail(negative_magnitude(x));
     const T e = tail.value();
     const bool negative = x < T(0);
     const T n = negative ? T(2) + e : madd(T(2), e, T(1));
@@ -295,7 +302,7 @@ struct mish {
 
   NNK_HD T d1(T x) const {
     x = bounded(x);
-    const Exponential<M> tail(-magnitude(x));
+    const Exponential<M> tail(negative_magnitude(x));
     const T e = tail.value();
     const bool negative = x < T(0);
     const T n = negative ? T(2) + e : madd(T(2), e, T(1));
@@ -311,7 +318,7 @@ struct mish {
 
   NNK_HD T d2(T x) const {
     x = bounded(x);
-    const Exponential<M> tail(-magnitude(x));
+    const Exponential<M> tail(negative_magnitude(x));
     const T e = tail.value();
     const bool negative = x < T(0);
     const T d = negative ? madd(e, T(2) + e, T(2)) : madd(T(2) * e, T(1) + e, T(1));
@@ -332,8 +339,8 @@ struct softplus {
 
   NNK_HD T value(T x) const {
     const Pair<T> z = argument(x);
-    const Exponential<M> tail(-magnitude(z.hi), z.hi < T(0) ? z.lo : -z.lo);
-    const T log = tail.times(log1p_ratio<M>(tail.value()));
+    const Exponential<M> tail(negative_magnitude(z.hi), z.hi < T(0) ? z.lo : -z.lo);
+    const T log = tail.value() * log1p_ratio<M>(tail.value());
     const T sum = (z.hi < T(0) ? T(0) : z.hi) + log;
     return z.hi > threshold ? x : sum * inverse_beta;
   }
@@ -365,8 +372,8 @@ struct logsigmoid {
   NNK_HD logsigmoid(double, double) {}
 
   NNK_HD T value(T x) const {
-    const Exponential<M> tail(-magnitude(x));
-    const T log = tail.times(log1p_ratio<M>(tail.value()));
+    const Exponential<M> tail(negative_magnitude(x));
+    const T log = tail.value() * log1p_ratio<M>(tail.value());
     return (x < T(0) ? x : T(0)) - log;
   }
 
@@ -374,11 +381,11 @@ struct logsigmoid {
   NNK_HD T d2(T x) const { return Logistic<M>(x).slope(T(-1)); }
 };
 
-// x above 0 and scale alpha expm1(x / width) below, for elu, celu and selu.
+// above x for x > 0, and below it below expm1(x inverse_width). Serves elu, celu and selu.
 template <class M>
 struct ExponentialUnit {
   using T = typename M::T;
-  T above, below;  // the slope above 0, and below times expm1
+  T above, below;
   Pair<T> inverse_width;
 
   NNK_HD T value(T x) const {

@@ -9,7 +9,7 @@ best polynomial of its degree, and prints the worst relative error of what the r
     expm1    expm1(r) = r + r^2 P(r)                  |r| <= log(2)/2, after subtracting the nearest multiple of log(2)
     log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
     tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
-    mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail with its exponential taken out
+    mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail, its exponential taken out; beyond `near`
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def _gelu_slope(v: mp.mpf) -> mp.mpf:
     return (mp.ncdf(x) + x * mp.npdf(x)) / (x - GELU_ROOT)
 
 
-def _mills_fit(precision: str, reach: float, degree: int) -> Fit:
-    k = MILLS_K
-    return Fit("mills", _mills(k), (-1, (reach - k) / (reach + k)), lambda w, p: p, {precision: degree})
+def _mills_fit(precision: str, first: float, last: float, degree: int) -> Fit:
+    ends = ((first - MILLS_K) / (first + MILLS_K), (last - MILLS_K) / (last + MILLS_K))
+    return Fit("mills", _mills(MILLS_K), ends, lambda w, p: p, {precision: degree})
 
 
 HALF_LN2 = mp.log(2) / 2
@@ -85,9 +85,9 @@ FITS = [
     Fit("expm1", _expm1_tail, (-HALF_LN2, HALF_LN2), lambda r, p: 1 + r + r * r * p, {"fast": 3, "float": 4, "double": 10}),
     Fit("log1p", _log1p_ratio, (-1, 1), lambda w, p: p, {"fast": 6, "float": 11, "double": 21}),
     Fit("tanhres", _tanh_residual, (-1.125, 1.125), lambda w, p: p, {"fast": 6, "float": 10, "double": 21}),
-    _mills_fit("fast", 15.0, 6),
-    _mills_fit("float", 15.0, 11),
-    _mills_fit("double", 40.0, 24),
+    _mills_fit("fast", 0.0, 15.0, 6),
+    _mills_fit("float", 3.0, 15.0, 7),
+    _mills_fit("double", 3.0, 40.0, 17),
     Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"float": 12, "double": 23}),
     Fit("gelu_d1", _gelu_slope, (-1.125, 1.125), lambda v, p: p, {"float": 13, "double": 23}),
 ]

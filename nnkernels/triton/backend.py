@@ -12,7 +12,10 @@ from torch import Tensor
 
 from ..layout import Geometry, plan
 
+# 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread fill
+# the memory bus, and no row spills.
 _NUM_WARPS = 4
+_TILE_BYTES = 8192
 _ROW_TILE = 512  # elements of a row in one tile: long enough for DRAM, short enough to waste little of an odd row
 
 
@@ -86,16 +89,12 @@ def _guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def _launch(kernel: Any, geometry: Geometry, tensors: tuple[Tensor, ...], a: float, b: float, *formulas: Any) -> None:
-    """Starts one program for each tile.
-
-    A tile is 8 KiB of each operand if there is one input, else 4 KiB: with 128 threads that is four 16-byte loads in
-    flight for each (two per input), enough for the memory bus without spilling.
-    """
+    """Starts one program for each tile."""
     rows, cols, strides = geometry
     if rows == 0:
         return
     flat = rows == 1
-    block = (8192 if len(tensors) == 2 else 4096) // tensors[0].element_size()
+    block = (_TILE_BYTES if len(tensors) == 2 else _TILE_BYTES // 2) // tensors[0].element_size()
     block_cols = block if flat else min(_ROW_TILE, block, 1 << (cols - 1).bit_length())
     block_rows = 1 if flat else block // block_cols
     programs = -(-rows // block_rows) * -(-cols // block_cols)

@@ -210,10 +210,12 @@ def normal_tail(x, FAST: tl.constexpr):
 def logistic(z, lo, FAST: tl.constexpr):
     """exp(-|z + lo|) = e = p s t, and r + r_lo = 1/(1 + e): sigmoid is r where z >= 0, and r e below.
 
-    Returns p, s, t, r, r_lo.
+    Returns p, s, t, r, r_lo; r_lo counts also what p has lost.
     """
     if lo is not None:
         lo = tl.where(z < 0, lo, -lo)
-    p, _, s, t = exp_parts(-tl.abs(z), lo, FAST)
+    p, p_lo, s, t = exp_parts(-tl.abs(z), lo, FAST)
     r, r_lo = over_sum(1.0, 1.0, p * s * t, FAST)
+    if not FAST:
+        r_lo = tl.fma(-r * r, p_lo * s * t, r_lo)
     return p, s, t, r, r_lo

@@ -159,9 +159,8 @@ def _gate_d1(z, lo, rest, FAST: tl.constexpr):
     p, s, t, r, r_lo = logistic(z, lo, FAST)
     w = z
     small = z * r_lo
-    if not FAST:
-        if lo is not None:
-            small = tl.fma(lo, r, small)
+    if lo is not None and not FAST:
+        small = tl.fma(lo, r, small)
     if rest is not None:
         w += rest
         small = tl.fma(rest, r, small)
