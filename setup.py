@@ -191,9 +191,10 @@ class BuildNative(build_ext):
         cudart = find_cudart(nvcc)
         if not cudart:
             return {"cuda": "libcudart_static.a was found neither beside nvcc nor among pip's nvidia packages"}
-        codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHS]
-        codes.append(f"-gencode arch=compute_{CUDA_ARCHS[-1]},code=compute_{CUDA_ARCHS[-1]}")
-        flags = f"-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(codes)}"
+        # One PTX for the oldest architecture, assembled for each: newer GPUs than the newest compile the PTX themselves.
+        codes = ",".join([*(f"sm_{arch}" for arch in CUDA_ARCHS), f"compute_{CUDA_ARCHS[0]}"])
+        target = f"-gencode arch=compute_{CUDA_ARCHS[0]},code=[{codes}] -Xfatbin -compress-all"
+        flags = f"-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {target}"
         objects = [ninja.compile("nvcc", source, flags) for source in sorted(ROOT.glob("csrc/cuda/*.cu"))]
         objects.append(ninja.compile("cxx", ROOT / "csrc/bindings/ops_cuda.cpp", stable))
         # Only the C shims of libtorch_cpu are named at link time: a torch without CUDA still has its headers.

@@ -33,7 +33,8 @@ def call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace:
     """`row` at `x`; `function` is the public function, for `__torch_function__` and for error messages."""
     if torch.compiler.is_compiling():
         return _composed(row, function, x, a, b, inplace)
-    if _cpp_apply is not None and not inplace and not row.float32_under_cuda_autocast:
+    casts = row.float32_under_cuda_autocast and _torch.autocasts("cuda")
+    if _cpp_apply is not None and not inplace and not casts:
         index = native.index_of(row.name)
         if index is not None:
             y = _cpp_apply(x, index, a, b, row.keeps_output(a, b))

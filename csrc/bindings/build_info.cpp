@@ -1,5 +1,6 @@
 // What the native parts were built from and with.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <map>
 #include <string>

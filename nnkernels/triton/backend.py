@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..layout import Geometry, plan
 
-# 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread fill
-# the memory bus, and no row spills.
+# 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread,
+# and no spilling in any row.
 _NUM_WARPS = 4
 _TILE_BYTES = 8192
 _ROW_TILE = 512  # elements of a row in one tile: long enough for DRAM, short enough to waste little of an odd row
 
 
 class TritonBackend:
-    """The family's kernels in Triton. `name` is a row of the catalogue, `a` and `b` its constants (0 where it has none).
+    """The family's kernels. `name` is a row of the catalogue, `a` and `b` its constants (0 where it has none).
 
     Results have PyTorch's layout for the shape and strides of `x`. No input is copied if dense and alike, or made of
     rows of adjacent elements, such as a half of `chunk(2, -1)`. Inputs are never written, except `x` if it is `out`.

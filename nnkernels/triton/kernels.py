@@ -3,8 +3,8 @@
 Operands are `rows` rows of `cols` adjacent elements, each operand with its own distance between rows (`layout.plan`).
 FLAT says that there is one row: then no program divides. EVEN says that cols is a multiple of 16: then the mask never
 splits a vector, and one path serves; otherwise full tiles take a path without a mask, so that they still load 16 bytes
-at a time. Offsets are formed once for each tile or row in 64 bits and within it in 32: tensors beyond 2^31 elements cost
-the others nothing.
+at a time. Offsets are formed once for each tile or row in 64 bits and within it in 32: tensors beyond 2^31 elements
+cost the others nothing.
 """
 
 from typing import Any

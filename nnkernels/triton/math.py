@@ -15,6 +15,9 @@ LOG1P = tl.constexpr((fitted.LOG1P_FAST, fitted.LOG1P_FLOAT, fitted.LOG1P_DOUBLE
 TANHRES = tl.constexpr((fitted.TANHRES_FAST, fitted.TANHRES_FLOAT, fitted.TANHRES_DOUBLE))
 MILLS = tl.constexpr((fitted.MILLS_FAST, fitted.MILLS_FLOAT, fitted.MILLS_DOUBLE))
 MILLS_K = tl.constexpr(fitted.MILLS_K)
+NEAR = tl.constexpr((None, fitted.NEAR_FLOAT, fitted.NEAR_DOUBLE))
+GELU_D1 = tl.constexpr((None, fitted.GELU_D1_FLOAT, fitted.GELU_D1_DOUBLE))
+GELU_ROOT = tl.constexpr((None, fitted.GELU_ROOT_FLOAT, fitted.GELU_ROOT_DOUBLE))
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 # log(2) = high + low; high ends in zeros, so that its product with any exponent is exact
@@ -25,7 +28,7 @@ _MAGIC_DOUBLE = tl.constexpr(1.5 * 2**52)
 
 
 @triton.constexpr_function
-def _table(tables, dtype, fast):
+def table(tables, dtype, fast):
     return tables[2 if dtype == tl.float64 else 0 if fast else 1]
 
 
@@ -37,7 +40,7 @@ def _degree(table):
 @triton.jit
 def polynomial(x, TABLES: tl.constexpr, FAST: tl.constexpr):
     """The fitted polynomial at x (Horner), from the table for x's type."""
-    P: tl.constexpr = _table(TABLES, x.dtype, FAST)
+    P: tl.constexpr = table(TABLES, x.dtype, FAST)
     LAST: tl.constexpr = _degree(P)
     y = tl.full(x.shape, P[LAST], x.dtype)
     for i in tl.static_range(LAST):
@@ -135,8 +138,8 @@ def exp_parts(z, lo, FAST: tl.constexpr):
 
     exp(-100) alone is subnormal in float, short of digits; (v p) s t is not: p is about 1, and s = 2^(n/2), t = 2^(n -
     n/2) are normal numbers, so that v s is exact and v s t is rounded once. The biased exponents of s and t add up to
-    n + 254 (n + 2046), whence one shift gives each; where that reaches 0, s is 0, and so is the product. FAST has p = s,
-    the root, for the same reason: Triton's exp2 flushes subnormal results to 0, and bfloat16 has as small numbers.
+    n + 254 (n + 2046), whence one shift gives each; where that reaches 0, s is 0, and so is the product. FAST has
+    p = s, the root, for the same reason: Triton's exp2 flushes subnormal results, and bfloat16 has as small numbers.
     Returns p, p_lo, s, t.
     """
     if FAST:
@@ -181,29 +184,23 @@ def tanh(x, FAST: tl.constexpr):
 
 @triton.jit
 def normal_tail(x, FAST: tl.constexpr):
-    """Phi(-a) = (q + q_lo) s t and exp(-a^2/2) = p s t, for a = |x|: returns a, q, q_lo, p, s, t.
+    """Phi(-a) = R p s t and exp(-a^2/2) = p s t, for a = |x|: returns a, R, p, s, t.
 
-    q/p, the Mills ratio over sqrt(2 pi), is smooth and falls like 1/a: a polynomial in w = (a - k)/(a + k), over a + k.
-    The rounding error of a^2 is carried into the exponential, which would magnify it by a^2/2. Near zero x Phi(x) is as
-    steep in q as in x, so the low parts of every factor join. a is held where all is 0.
+    R, the Mills ratio over sqrt(2 pi), is smooth and falls like 1/a: a polynomial in (a - k)/(a + k), over a + k; below
+    3, where that quotient's roundings would show, a polynomial in a. The rounding error of a^2 is carried into the
+    exponential, which would magnify it by a^2/2. a is held where all is 0.
     """
     FARTHEST: tl.constexpr = 40.0 if x.dtype == tl.float64 else 15.0
     a = tl.abs(x)
     a = tl.where(a > FARTHEST, FARTHEST, a)
-    u, u_lo = over_sum(1.0, tl.maximum(a, MILLS_K), tl.minimum(a, MILLS_K), FAST)
+    u, _ = over_sum(1.0, tl.maximum(a, MILLS_K), tl.minimum(a, MILLS_K), FAST)
+    ratio = u * polynomial((a - MILLS_K) * u, MILLS, FAST)
+    if not FAST:
+        close = polynomial(tl.where(a < 3, a, 3.0) * (2 / 3) - 1, NEAR, FAST)
+        ratio = tl.where(a < 3, close, ratio)
     square = a * a
-    p, p_lo, s, t = exp_parts(-0.5 * square, -0.5 * tl.fma(a, a, -square), FAST)
-    difference = a - MILLS_K
-    if FAST:
-        q = u * polynomial(difference * u, MILLS, FAST) * p
-        return a, q, tl.zeros_like(q), p, s, t
-    else:
-        w = tl.fma(a - (difference + MILLS_K), u, tl.fma(difference, u_lo, difference * u))
-        value = polynomial(w, MILLS, FAST)
-        ratio = u * value
-        ratio_lo = tl.fma(u, value, -ratio) + u_lo * value
-        q = ratio * p
-        return a, q, tl.fma(ratio, p, -q) + tl.fma(ratio_lo, p, ratio * p_lo), p, s, t
+    p, _, s, t = exp_parts(-0.5 * square, -0.5 * tl.fma(a, a, -square), FAST)
+    return a, ratio, p, s, t
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """Activations made of straight lines, parabolas and exponential branches. `d1` and `d2` at the knees are PyTorch's.
 
-Each is a function of a block `x` of float32 or float64 and the two constants of its row; comparisons are written so that
-NaN falls through to the branch that returns x.
+Each is a function of a block `x` of float32 or float64 and the two constants of its row; comparisons are written so
+that NaN falls through to the branch that returns x.
 """
 
 import triton

@@ -4,12 +4,12 @@ Each is a function of a block `x` of float32 or float64 and the two constants of
 exp(-|z|) = p s t it is formed as (v p) s t, which keeps its digits down to the subnormal numbers (`math.exp_parts`).
 """
 
-import math
-
 import triton
 import triton.language as tl
 
 from .math import (
+    GELU_D1,
+    GELU_ROOT,
     TANHRES,
     exp_parts,
     expm1,
@@ -20,6 +20,7 @@ from .math import (
     normal_tail,
     over_sum,
     polynomial,
+    table,
     tanh,
 )
 
@@ -77,7 +78,7 @@ def tanh_d2(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def tanhshrink_value(x, a, b, FAST: tl.constexpr):
-    """x - tanh(x) cancels near zero: there it is x^3 P(x^2). x^2 P comes first: x^3 alone would pass through subnormals."""
+    """x - tanh(x) cancels near zero: there it is x^3 P(x^2), with x^2 P formed first, as x^3 alone may be subnormal."""
     square = x * x
     return tl.where(tl.abs(x) < 1.5, square * polynomial(square - 1.125, TANHRES, FAST) * x, x - tanh(x, FAST))
 
@@ -123,7 +124,7 @@ def _scaled_argument(x, a):
 @triton.jit
 def softplus_value(x, a, b, FAST: tl.constexpr):
     """max(x, 0) + log(1 + e)/a, e = exp(-|z|), z = a x; for a < 0 the sign of z decides, not that of x."""
-    held, z, lo = _scaled_argument(x, a)
+    _, z, lo = _scaled_argument(x, a)
     p, _, s, t = exp_parts(-tl.abs(z), tl.where(z < 0, lo, -lo), FAST)
     tail = log1p_ratio(p * s * t, FAST) * (1 / a) * p * s * t
     return tl.where(a * x > b, x, tl.where(z < 0, 0.0, x) + tail)
@@ -131,14 +132,14 @@ def softplus_value(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def softplus_d1(x, a, b, FAST: tl.constexpr):
-    held, z, lo = _scaled_argument(x, a)
+    _, z, lo = _scaled_argument(x, a)
     p, s, t, r, _ = logistic(z, lo, FAST)
     return tl.where((a * x > b) | (z >= 0), tl.where(a * x > b, 1.0, r), p * r * s * t)
 
 
 @triton.jit
 def softplus_d2(x, a, b, FAST: tl.constexpr):
-    held, z, lo = _scaled_argument(x, a)
+    _, z, lo = _scaled_argument(x, a)
     p, s, t, r, _ = logistic(z, lo, FAST)
     return tl.where(a * x > b, 0.0, a * (r * r) * p * s * t)
 
@@ -202,13 +203,13 @@ def swish_value(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def swish_d1(x, a, b, FAST: tl.constexpr):
-    held, z, lo = _scaled_argument(x, a)
+    _, z, lo = _scaled_argument(x, a)
     return _gate_d1(z, lo, None, FAST)
 
 
 @triton.jit
 def swish_d2(x, a, b, FAST: tl.constexpr):
-    held, z, lo = _scaled_argument(x, a)
+    _, z, lo = _scaled_argument(x, a)
     return _gate_d2(z, lo, 2 * a, a * z, 0.0, FAST)
 
 
@@ -282,49 +283,27 @@ def gelu_tanh_d2(x, a, b, FAST: tl.constexpr):
 @triton.jit
 def gelu_value(x, a, b, FAST: tl.constexpr):
     """x Phi(x) = max(x, 0) - |x| Phi(-|x|)."""
-    distance, q, q_lo, _, s, t = normal_tail(x, FAST)
-    below = distance * q
-    if not FAST:
-        below = tl.fma(distance, q, distance * q_lo)
-    return tl.where(x < 0, 0.0, x) - below * s * t
-
-
-def _gelu_d1_series(root: float, terms: int) -> tuple[float, ...]:
-    """Taylor coefficients of (gelu_d1 / (x - root)) at its root: gelu_d2 = (2 - x^2) phi, and (q phi)' = (q' - x q) phi."""
-    density, factorial = math.exp(-0.5 * root * root) / math.sqrt(2 * math.pi), 1.0
-    q, series = [2.0, 0.0, -1.0], []
-    for n in range(1, terms + 1):
-        factorial *= n
-        series.append(density * sum(c * root**i for i, c in enumerate(q)) / factorial)
-        slope = [i * c for i, c in enumerate(q)][1:] + [0.0, 0.0]
-        q = [s - c for s, c in zip(slope, [0.0, *q], strict=True)]
-    return tuple(series)
-
-
-_ROOT = tl.constexpr((-0.7517915368080139, 1.211444945855772e-08))  # of gelu_d1, high + low
-_ROOT_SERIES = tl.constexpr((_gelu_d1_series(sum(_ROOT.value), 17),) * 3)
+    distance, ratio, p, s, t = normal_tail(x, FAST)
+    return tl.where(x < 0, 0.0, x) - distance * ratio * p * s * t
 
 
 @triton.jit
 def gelu_d1(x, a, b, FAST: tl.constexpr):
-    """Phi(x) + x phi(x), which is 1 minus itself at -x. In float it has no digits left near its root, so its Taylor
-    series takes over there."""
-    distance, q, q_lo, p, s, t = normal_tail(x, FAST)
-    below = q - distance * _INV_SQRT_2PI * p
-    if not FAST:
-        below += q_lo
-    below = below * s * t
+    """Phi(x) + x phi(x), which is 1 minus itself at -x; around its root, where no digits would be left, a polynomial
+    that has the same root."""
+    distance, ratio, p, s, t = normal_tail(x, FAST)
+    below = (ratio - distance * _INV_SQRT_2PI) * p * s * t
     y = tl.where(x < 0, below, 1 - below)
-    if x.dtype == tl.float64 or FAST:
-        return y
-    else:
-        off = (x - _ROOT[0]) - _ROOT[1]
-        return tl.where(tl.abs(off) < 0.6, off * polynomial(off, _ROOT_SERIES, FAST), y)
+    if not FAST:
+        ROOT: tl.constexpr = table(GELU_ROOT, x.dtype, FAST)
+        close = (x - ROOT[0] - ROOT[1]) * polynomial(x + 0.625, GELU_D1, FAST)
+        y = tl.where((x > -1.75) & (x < 0.5), close, y)
+    return y
 
 
 @triton.jit
 def gelu_d2(x, a, b, FAST: tl.constexpr):
-    distance, _, _, p, s, t = normal_tail(x, FAST)
+    distance, _, p, s, t = normal_tail(x, FAST)
     return (2 - distance * distance) * _INV_SQRT_2PI * p * s * t
 
 
