@@ -30,8 +30,8 @@ def library(part: str) -> ctypes.CDLL | str:
     if part == "cuda" and isinstance(cpu := library("cpu"), str):
         return cpu
     try:
+        loaded = ctypes.CDLL(str(path))  # whose message, unlike load_library's, names the missing symbol
         torch.ops.load_library(str(path))
-        loaded = ctypes.CDLL(str(path))
     except OSError as error:
         return f"the {part} kernels could not be loaded ({error}); rebuild them: {MEND}"
     if part == "cpu":

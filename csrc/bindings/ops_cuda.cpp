@@ -1,18 +1,30 @@
 // The CUDA library: queues the operators on the tensor's device and that device's current stream.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include "ops.h"
 
-extern "C" {
-AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+namespace {
 
-NNK_EXPORT int nnk_cuda_launch(const nnk::Job* job, int device_index) {
-  torch::stable::accelerator::DeviceGuard guard(device_index);
+// The one shim that lives in libtorch_cuda, found in the running torch: this library is also built against a torch
+// without CUDA, where there is nothing to link to.
+void* current_stream(int32_t device_index) {
+  using Shim = AOTITorchError (*)(int32_t, void**);
+  static const Shim shim = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Shim>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  STD_TORCH_CHECK(shim, "nnkernels: libtorch_cuda of the running torch is not loaded");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream));
-  return nnk_cuda_run(job, stream);
+  STABLE_TORCH_ERROR_CODE_CHECK(shim(device_index, &stream));
+  return stream;
 }
+
+}  // namespace
+
+extern "C" NNK_EXPORT int nnk_cuda_launch(const nnk::Job* job, int device_index) {
+  torch::stable::accelerator::DeviceGuard guard(device_index);
+  return nnk_cuda_run(job, current_stream(device_index));
 }
 
 namespace nnk {

@@ -36,6 +36,12 @@ class TritonBackend:
             return None
         return f"Triton needs a GPU tensor, got {device.type} (set TRITON_INTERPRET=1 to interpret)"
 
+    def has(self, name: str) -> bool:
+        """Whether the row called `name` is implemented."""
+        from . import activations
+
+        return name in activations.FORMULAS
+
     def forward(self, name: str, x: Tensor, a: float, b: float, out: Tensor | None = None) -> Tensor:
         """f(x), written to `out` (which may be `x`) if it is given."""
         from . import activations, kernels

@@ -74,7 +74,8 @@ def copysign(magnitude, x):
 
 @triton.jit
 def over_sum(x, a, b, FAST: tl.constexpr):
-    """x/(a + b) and the error of that quotient, for a >= |b|, a + b from 1 to 1e9 (error 0 if FAST).
+    """x/(a + b) and the error of that quotient, for a + b from 1 to 1e9, the larger not below the
+    other in magnitude (error 0 if FAST).
 
     Float's division is approximate on GPUs. The exact remainder, which also counts what rounding took from a + b, mends
     the quotient; taken once more, it is the error that is left.
@@ -86,7 +87,7 @@ def over_sum(x, a, b, FAST: tl.constexpr):
         return q, tl.zeros_like(q)
     else:
         x += tl.zeros_like(q)
-        lost = b - (d - a)
+        lost = tl.minimum(a, b) - (d - tl.maximum(a, b))
         q = tl.fma(r, tl.fma(-lost, q, tl.fma(-d, q, x)), q)
         return q, r * tl.fma(-lost, q, tl.fma(-d, q, x))
 
@@ -193,7 +194,7 @@ def normal_tail(x, FAST: tl.constexpr):
     FARTHEST: tl.constexpr = 40.0 if x.dtype == tl.float64 else 15.0
     a = tl.abs(x)
     a = tl.where(a > FARTHEST, FARTHEST, a)
-    u, _ = over_sum(1.0, tl.maximum(a, MILLS_K), tl.minimum(a, MILLS_K), FAST)
+    u, _ = over_sum(1.0, a, MILLS_K, FAST)
     ratio = u * polynomial((a - MILLS_K) * u, MILLS, FAST)
     if not FAST:
         close = polynomial(tl.where(a < 3, a, 3.0) * (2 / 3) - 1, NEAR, FAST)

@@ -158,15 +158,18 @@ def _gate_d1(z, lo, rest, FAST: tl.constexpr):
     Its root is below, where 1 + w r cancels: there the low parts of r and w count.
     """
     p, s, t, r, r_lo = logistic(z, lo, FAST)
-    w = z
-    small = z * r_lo
-    if lo is not None and not FAST:
-        small = tl.fma(lo, r, small)
-    if rest is not None:
-        w += rest
-        small = tl.fma(rest, r, small)
-    bracket = tl.fma(z, r, tl.full(z.shape, 1.0, z.dtype)) + small
-    return tl.where(z >= 0, r * (1 + w * (p * s * t) * r), r * bracket * p * s * t)
+    w = z if rest is None else z + rest
+    above = r * (1 + w * (p * s * t) * r)
+    if FAST:
+        bracket = 1 + w * r
+    else:
+        small = z * r_lo
+        if lo is not None:
+            small = tl.fma(lo, r, small)
+        if rest is not None:
+            small = tl.fma(rest, r, small)
+        bracket = tl.fma(z, r, tl.full(z.shape, 1.0, z.dtype)) + small
+    return tl.where(z >= 0, above, r * bracket * p * s * t)
 
 
 @triton.jit
@@ -317,7 +320,7 @@ def _mish_parts(x, FAST: tl.constexpr):
     n = tl.where(x < 0, 2 + e, 1 + 2 * e)
     a = tl.where(x < 0, 2.0, n)
     b = tl.where(x < 0, tl.fma(e, e, 2 * e), 2 * e * e)
-    r, r_lo = over_sum(1.0, tl.maximum(a, b), tl.minimum(a, b), FAST)
+    r, r_lo = over_sum(1.0, a, b, FAST)
     return x, p, s, t, e, p_lo * s * t, n, r, r_lo
 
 
