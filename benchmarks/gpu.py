@@ -133,7 +133,7 @@ def report(args: argparse.Namespace) -> int:
 
 def layouts(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     def make(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device="cuda", dtype=dtype)
+        return torch.randn(shape, device="cuda", dtype=dtype)
 
     return {
         "contiguous": make(3, 1023),

@@ -28,15 +28,23 @@ struct Fast {
   using T = float;
   using Table = FastPolynomials;
   static constexpr bool precise = false;
+  // Whether e^z is an instruction, so that a formula may spend one to save others.
+#if defined(__CUDA_ARCH__)
+  static constexpr bool exponential_is_cheap = true;
+#else
+  static constexpr bool exponential_is_cheap = false;
+#endif
 };
 
 struct Single {
+  static constexpr bool exponential_is_cheap = false;
   using T = float;
   using Table = FloatPolynomials;
   static constexpr bool precise = true;
 };
 
 struct Double {
+  static constexpr bool exponential_is_cheap = false;
   using T = double;
   using Table = DoublePolynomials;
   static constexpr bool precise = true;
@@ -204,7 +212,7 @@ NNK_HD T plus(T x, Exact) {
   return x;
 }
 
-// z + lo = n log(2) + r with |r| <= log(2)/2, for z <= 0: tail = e^r - 1 and scale = 2^n / subnormal_unit.
+// z + lo = n log(2) + r with |r| <= log(2)/2, for z <= 30: tail = e^r - 1 and scale = 2^n / subnormal_unit.
 template <class M>
 struct Reduced {
   using T = typename M::T;
@@ -230,7 +238,7 @@ struct Reduced {
   }
 };
 
-// e^z for z <= 0, kept in two factors so that a product with it is rounded once, also where e^z itself is subnormal.
+// e^z for z <= 30, kept in two factors so that a product with it is rounded once, also where e^z itself is subnormal.
 template <class M>
 struct Exponential {
   using T = typename M::T;

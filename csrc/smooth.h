@@ -60,8 +60,16 @@ struct tanh {
   NNK_HD tanh(double, double) {}
 
   NNK_HD T value(T x) const {
-    const T m = expm1_of<M>(T(-2) * magnitude(x));
-    return with_sign(divide<M>(m, T(2) + m), x);
+    if constexpr (M::exponential_is_cheap) {
+      const T e = Exponential<M>(T(-2) * magnitude(x)).value();
+      const T far = with_sign((T(1) - e) * reciprocal<M>(T(1) + e), x);
+      const T square = x * x;
+      const T near = x * madd(square, madd(square, T(2.0 / 15), T(-1.0 / 3)), T(1));
+      return magnitude(x) < T(0.125) ? near : far;
+    } else {
+      const T m = expm1_of<M>(T(-2) * magnitude(x));
+      return with_sign(divide<M>(m, T(2) + m), x);
+    }
   }
 
   NNK_HD T d1(T x) const {
@@ -174,29 +182,28 @@ struct CubicArgument : Argument<M> {
   using T = typename M::T;
   static constexpr double c1_hi = 1.5957691216057308, c1_lo = -9.96930880911092e-17;
   static constexpr double c2_hi = 0.07135481627260025, c2_lo = -6.175149918155315e-19;
+  static constexpr double c2_times_3_hi = 0.21406444881780073, c2_times_3_lo = 1.2025242832367862e-17;
 
   // z(+-30) is far beyond what exp tells from 0, and z must not overflow.
   static NNK_HD T bounded(T x) { return at_least(at_most(x, T(30)), T(-30)); }
 
-  // c1 + times c2 x^2, x being bounded.
-  static NNK_HD Pair<T> even(T x, T times) {
+  // c1 + c x^2, x being bounded.
+  static NNK_HD Pair<T> even(T x, Pair<T> c) {
     const T square = x * x;
-    const Pair<T> c1 = constant<M>(c1_hi, c1_lo), c2 = constant<M>(c2_hi, c2_lo);
-    if constexpr (!M::precise) return {madd(times * c2.hi, square, c1.hi), T(0)};
-    const T cubic = c2.hi * square;
-    const T cubic_lost = product_error(c2.hi, square, cubic) + madd(c2.hi, product_error(x, x, square), c2.lo * square);
-    // times is 1 or 3: three times a product is rounded again. Either term may be the larger: Knuth's two-sum.
-    const T term = times * cubic, term_lost = madd(times, cubic_lost, product_error(times, cubic, term));
-    const T sum = c1.hi + term, part = sum - c1.hi;
-    return {sum, (c1.hi - (sum - part)) + (term - part) + (c1.lo + term_lost)};
+    const Pair<T> c1 = constant<M>(c1_hi, c1_lo);
+    if constexpr (!M::precise) return {madd(c.hi, square, c1.hi), T(0)};
+    // Knuth's two-sum with a product that is never rounded; the errors of x^2 and of the constants join its own.
+    const T sum = madd(c.hi, square, c1.hi), part = sum - c1.hi;
+    const T lost = product_error(c.hi, square, part) + (c1.hi - (sum - part));
+    return {sum, lost + madd(c.hi, product_error(x, x, square), madd(c.lo, square, c1.lo))};
   }
 
   NNK_HD Pair<T> z(T x) const {
     x = bounded(x);
-    return multiply<M>(x, even(x, T(1)));
+    return multiply<M>(x, even(x, constant<M>(c2_hi, c2_lo)));
   }
 
-  NNK_HD Pair<T> dz(T x) const { return even(bounded(x), T(3)); }
+  NNK_HD Pair<T> dz(T x) const { return even(bounded(x), constant<M>(c2_times_3_hi, c2_times_3_lo)); }
 
   NNK_HD T ddz(T x) const { return T(6 * c2_hi) * bounded(x); }
 };
@@ -253,12 +260,10 @@ struct gelu {
     }
   };
 
+  // max(x, 0) - a Phi(-a)
   NNK_HD T value(T x) const {
     const Normal normal(x);
-    const T mills = normal.mills();
-    const T below = normal.tail.times(-normal.a * mills);
-    const T above = x * madd(-normal.tail.value(), mills, T(1));
-    return x < T(0) ? below : above;
+    return (x < T(0) ? T(0) : x) - normal.tail.times(normal.a * normal.mills());
   }
 
   NNK_HD T d1(T x) const {
@@ -281,7 +286,8 @@ struct gelu {
   }
 };
 
-// x N/D: below 0, e = exp(x), N = e (2 + e) and D = N + 2; above, e = exp(-x), N = 1 + 2e and D = N + 2e^2.
+// x N/D: with e = exp(x), N = e (2 + e) and D = N + 2, which is all that 16 bits need. Precisely only below 0; above,
+// e = exp(-x), N = 1 + 2e and D = N + 2e^2.
 template <class M>
 struct mish {
   using T = typename M::T;
@@ -289,7 +295,14 @@ struct mish {
 
   static NNK_HD T bounded(T x) { return at_least(at_most(x, T(1e4)), T(-1e4)); }
 
+  // exp(x), up to where N/D is 1 and D^2 does not overflow.
+  static NNK_HD T exponential(T x) { return Exponential<M>(at_most(x, T(20))).value(); }
+
   NNK_HD T value(T x) const {
+    if constexpr (!M::precise) {
+      const T e = exponential(x), n = e * (T(2) + e);
+      return at_least(x, T(-1e4)) * (n * reciprocal<M>(n + T(2)));
+    }
     const Exponential<M> tail(negative_magnitude(x));
     const T e = tail.value();
     const bool negative = x < T(0);
@@ -302,6 +315,10 @@ struct mish {
 
   NNK_HD T d1(T x) const {
     x = bounded(x);
+    if constexpr (!M::precise) {
+      const T e = exponential(x), n = e * (T(2) + e), r = reciprocal<M>(n + T(2));
+      return r * madd(T(4) * x * madd(e, e, e), r, n);
+    }
     const Exponential<M> tail(negative_magnitude(x));
     const T e = tail.value();
     const bool negative = x < T(0);

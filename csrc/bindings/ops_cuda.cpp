@@ -16,7 +16,7 @@ void* current_stream(int32_t device_index) {
   }();
   STD_TORCH_CHECK(shim, "nnkernels: libtorch_cuda of the running torch is not loaded");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(shim(device_index, &stream));
+  STD_TORCH_CHECK(shim(device_index, &stream) == 0, "nnkernels: device ", device_index, " has no current stream");
   return stream;
 }
 

@@ -74,8 +74,7 @@ def copysign(magnitude, x):
 
 @triton.jit
 def over_sum(x, a, b, FAST: tl.constexpr):
-    """x/(a + b) and the error of that quotient, for a + b from 1 to 1e9, the larger not below the
-    other in magnitude (error 0 if FAST).
+    """x/(a + b) and the error of that quotient (0 if FAST), for a + b from 1 to 1e9, the smaller at least -larger.
 
     Float's division is approximate on GPUs. The exact remainder, which also counts what rounding took from a + b, mends
     the quotient; taken once more, it is the error that is left.
