@@ -251,6 +251,12 @@ struct Exponential {
   // v e^z
   NNK_HD T times(T v) const { return madd(v, reduced.tail, v) * reduced.scale * Float<T>::subnormal_unit; }
   NNK_HD T value() const { return (T(1) + reduced.tail) * (reduced.scale * Float<T>::subnormal_unit); }
+
+  // e^z - value(): what rounding took from the sum of 1 and the tail.
+  NNK_HD T lost() const {
+    const T sum = T(1) + reduced.tail;
+    return (reduced.tail - (sum - T(1))) * (reduced.scale * Float<T>::subnormal_unit);
+  }
 };
 
 #if defined(__CUDA_ARCH__)
@@ -266,6 +272,7 @@ struct Exponential<Fast> {
 
   NNK_HD float times(float v) const { return v * e; }
   NNK_HD float value() const { return e; }
+  NNK_HD float lost() const { return 0.0f; }
 };
 #endif
 

@@ -127,7 +127,7 @@ struct Gate {
     const Logistic<M> s(z.hi, z.lo);
     // Below 0: s (1 + w (1 - s)), w = x z', is e r^2 (1 + w + e), whose root is where the exact 1 + w meets -e.
     const auto dz = argument.dz(x);
-    const T below = s.tail.times(divide<M>(argument.bracket(x, dz, s.e), square_of_one_plus(s.e)));
+    const T below = s.tail.times(divide<M>(argument.bracket(x, dz, s.e, s.tail.lost()), square_of_one_plus(s.e)));
     const T above = s.r * madd(x * leading(dz) * s.e, s.r, T(1));
     return s.positive ? above : below;
   }
@@ -149,10 +149,11 @@ template <class M>
 struct Argument {
   using T = typename M::T;
 
-  // 1 + x z' + e. Where it cancels, 1 + x z' is exact but for what rounding took from x z', which joins the small e.
-  static NNK_HD T bracket(T x, Pair<T> dz, T e) {
+  // 1 + x z' + e. Where the large terms cancel they do so exactly, and leave what rounding took from each.
+  static NNK_HD T bracket(T x, Pair<T> dz, T e, T e_lost) {
     const Pair<T> w = multiply<M>(x, dz);
-    return (T(1) + w.hi) + (e + w.lo);
+    if constexpr (!M::precise) return (T(1) + w.hi) + e;
+    return ((T(1) + w.hi) + e) + (w.lo + e_lost);
   }
 };
 
@@ -162,7 +163,7 @@ struct SameArgument {
   NNK_HD Pair<T, Exact> z(T x) const { return {x, {}}; }
   NNK_HD T dz(T) const { return T(1); }
   NNK_HD T ddz(T) const { return T(0); }
-  NNK_HD T bracket(T x, T, T e) const { return (T(1) + x) + e; }
+  NNK_HD T bracket(T x, T, T e, T) const { return (T(1) + x) + e; }
 };
 
 template <class M>
@@ -325,7 +326,8 @@ struct mish {
     const T n = negative ? T(2) + e : madd(T(2), e, T(1));
     const T d = negative ? madd(e, n, T(2)) : madd(T(2) * e, e, n);
     // Below 0 the numerator n d + 4 x (1 + e), multiplied out so that it cancels only where 4 (1 + x) does, which is exact.
-    const T low = madd(e, madd(e, e, T(4) * e) + madd(T(4), x, T(6)), T(4) * (T(1) + x));
+    const T factor = madd(e, e, T(4) * e) + madd(T(4), x, T(6));
+    const T low = madd(e, factor, T(4) * (T(1) + x)) + tail.lost() * (factor + T(4) * e);
     const T high = madd(n, d, T(4) * x * e * e * (T(1) + e));
     const T lost = negative ? madd(e, n, T(2) - d) : T(0);  // what rounding took from d, which its square doubles
     const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
