@@ -325,11 +325,12 @@ struct mish {
     const bool negative = x < T(0);
     const T n = negative ? T(2) + e : madd(T(2), e, T(1));
     const T d = negative ? madd(e, n, T(2)) : madd(T(2) * e, e, n);
-    // Below 0 the numerator n d + 4 x (1 + e), multiplied out so that it cancels only where 4 (1 + x) does, which is exact.
-    const T factor = madd(e, e, T(4) * e) + madd(T(4), x, T(6));
-    const T low = madd(e, factor, T(4) * (T(1) + x)) + tail.lost() * (factor + T(4) * e);
+    // Below 0 the numerator n d + 4 x (1 + e), multiplied out: 4 (1 + x), which cancels, is exact.
+    const T factor = madd(e, e, T(4) * e) + madd(T(4), x, T(6)), e_lost = tail.lost();
+    const T low = madd(e, factor, T(4) * (T(1) + x)) + e_lost * (factor + T(4) * e);
     const T high = madd(n, d, T(4) * x * e * e * (T(1) + e));
-    const T lost = negative ? madd(e, n, T(2) - d) : T(0);  // what rounding took from d, which its square doubles
+    // What rounding took from d, which its square doubles.
+    const T lost = negative ? madd(e, n, T(2) - d) + (n + e) * e_lost : T(0);
     const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
     const T below = tail.times(ratio);
     return negative ? below : ratio;

@@ -118,7 +118,7 @@ def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: f
     if grad.dtype != kept.dtype:
         grad = grad.to(kept.dtype)
     if not _has_plain_data(kept) or not _has_plain_data(grad) or _torch.nested_forward_mode():
-        return grad * reference.evaluate(row.name, "d1", kept, a, b)
+        return reference.times(grad, row.name, "d1", kept, a, b)
     if _torch.transforms_active() or _torch.has_forward_level():
         return _TransformableBackward.apply(grad, kept, row, backend, a, b)
     if torch.is_grad_enabled() and (grad.requires_grad or kept.requires_grad):
@@ -128,7 +128,7 @@ def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: f
 
 def _second(grad_grad: Tensor, grad: Tensor, x: Tensor, row: Activation, a: float, b: float) -> Tensor:
     """grad_grad grad f''(x) in torch operations, differentiable to any order."""
-    return grad_grad * grad * reference.evaluate(row.name, "d2", x, a, b)
+    return reference.times(grad_grad, row.name, "d2", x, a, b, also=grad)
 
 
 class _Plain(Function):

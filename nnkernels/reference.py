@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .registry import activation
+
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
 _GELU_SIGMOID = 1.702
@@ -557,7 +559,10 @@ def times(
     if isinstance(also, Tensor):
         also = also.to(wide)
     slope = getattr(FORMULAS[name], order)(x.to(wide), *rounded(x, a, b))
-    return (grad.to(wide) * also * slope).to(x.dtype)
+    product = grad.to(wide) * also * slope
+    if activation(name).masks:
+        product = torch.where(slope == 0, 0.0, product)
+    return product.to(x.dtype)
 
 
 def rounded(x: Tensor, a: float, b: float) -> tuple[float, float]:

@@ -32,6 +32,8 @@ class Activation:
         inplace: whether the function takes `inplace=`, as PyTorch's does.
         keeps_output: told the parameters, whether the derivative at the output equals the derivative at the input, so
             that backward may keep the output, which the next layer often keeps as well.
+        masks: whether the derivative is made of pieces, so that the gradient is 0 where the derivative is, also if what
+            comes from above is infinite or NaN; a smooth derivative that underflowed to 0 hides neither.
         float32_under_cuda_autocast: whether PyTorch's CUDA autocast runs it in float32.
         variant: the value of `approximate` under which `functional.gelu` means this row.
     """
@@ -47,6 +49,7 @@ class Activation:
     parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     inplace: bool = True
     keeps_output: Callable[[float, float], bool] = lambda a, b: False
+    masks: bool = False
     float32_under_cuda_autocast: bool = False
     variant: str | None = None
 
@@ -129,6 +132,7 @@ _row(
     good_for="the default of convolutional networks",
     drawback="a unit whose input stays negative never learns again",
     keeps_output=lambda a, b: True,
+    masks=True,
 )
 _row(
     "relu6",
@@ -140,6 +144,7 @@ _row(
     good_for="mobile networks in low precision",
     drawback="no gradient outside (0, 6)",
     keeps_output=lambda a, b: True,
+    masks=True,
 )
 _row(
     "relu_squared",
@@ -150,6 +155,7 @@ _row(
     source="So et al. 2021, Primer",
     good_for="feed-forward blocks of language models, sparse activations",
     drawback="grows quadratically: large inputs overflow 16-bit floats",
+    masks=True,
 )
 _row(
     "leaky_relu",
@@ -261,6 +267,7 @@ _row(
     source="Courbariaux, Bengio & David 2015; Howard et al. 2019",
     good_for="gates on small devices",
     drawback="reaches 0 and 1 and has no gradient beyond",
+    masks=True,
 )
 _row(
     "hardswish",
@@ -271,6 +278,7 @@ _row(
     source="Howard et al. 2019, MobileNetV3",
     good_for="mobile networks",
     drawback="quadratic between -3 and 3, with kinks at both ends",
+    masks=True,
 )
 _row(
     "hardtanh",
@@ -283,6 +291,7 @@ _row(
     drawback="no gradient outside the interval",
     parameters={"min_val": -1.0, "max_val": 1.0},
     keeps_output=lambda a, b: True,
+    masks=True,
 )
 _row(
     "mish",
@@ -340,6 +349,7 @@ _row(
     drawback="jumps unless value = threshold",
     parameters={"threshold": REQUIRED, "value": REQUIRED},
     keeps_output=lambda a, b: b <= a,
+    masks=True,
 )
 _row(
     "thresholded_relu",
@@ -352,6 +362,7 @@ _row(
     drawback="jumps by theta",
     parameters={"theta": 1.0},
     keeps_output=lambda a, b: a >= 0,
+    masks=True,
 )
 _row(
     "softshrink",
@@ -364,6 +375,7 @@ _row(
     drawback="biases every value towards zero by lambd",
     parameters={"lambd": 0.5},
     inplace=False,
+    masks=True,
 )
 _row(
     "hardshrink",
@@ -377,6 +389,7 @@ _row(
     parameters={"lambd": 0.5},
     inplace=False,
     keeps_output=lambda a, b: a >= 0,
+    masks=True,
 )
 _row(
     "tanhshrink",

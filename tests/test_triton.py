@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nnkernels import accuracy, registry
 from nnkernels.layout import Geometry, plan
+from nnkernels.registry import activation
 from nnkernels.triton import TritonBackend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -303,7 +304,7 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, flat: bool = True, ev
     from nnkernels.triton.activations import FORMULAS
 
     kernel, formula = getattr(kernels, kind), FORMULAS[name]
-    formulas = {"VALUE": formula.value, "D1": formula.d1, "D2": formula.d2}
+    formulas = {"VALUE": formula.value, "D1": formula.d1, "D2": formula.d2, "MASKS": activation(name).masks}
     block = backend._TILE_BYTES // (1 if kind == "forward" else 2) // DTYPES[dtype].itemsize
     tile = (1, block) if flat else (block // backend._ROW_TILE, backend._ROW_TILE)
     constants = {**formulas, "FLAT": flat, "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}

@@ -6,7 +6,7 @@ namespace {
 template <class Activation>
 struct Op {
   using T = typename Activation::T;
-  static constexpr int kInputs = 2, kOutputs = 1, kUnroll = 1;
+  static constexpr int kInputs = 2, kOutputs = 1, kUnroll = 2;
 
   Activation f;
   Op(double a, double b) : f(a, b) {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Geometry, plan
+from ..registry import activation
 
 # 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread,
 # and no spilling in any row.
@@ -57,7 +58,7 @@ class TritonBackend:
 
         grad_x = torch.empty_like(x)
         geometry, (grad, x) = _fit((grad, x), (grad_x,))
-        _launch(kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1)
+        _launch(kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1, activation(name).masks)
         return grad_x
 
     def double_backward(
@@ -70,7 +71,7 @@ class TritonBackend:
         for_grad, for_x = torch.empty_like(x), torch.empty_like(x)
         outputs = (for_grad, for_x)
         geometry, inputs = _fit((grad_grad, grad, x), outputs)
-        _launch(kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2)
+        _launch(kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2, activation(name).masks)
         return for_grad, for_x
 
 

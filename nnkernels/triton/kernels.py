@@ -73,6 +73,14 @@ def _store(pointers, y, mask, full, EVEN: tl.constexpr):
         tl.store(pointers, y, mask=mask)
 
 
+@triton.jit
+def _times(grad, slope, MASKS: tl.constexpr):
+    product = grad * slope
+    if MASKS:
+        product = tl.where(slope == 0, 0.0, product)
+    return product
+
+
 @triton.jit(launch_metadata=_describe)
 def forward(
     x_ptr,
@@ -111,6 +119,7 @@ def backward(
     x_stride,
     grad_x_stride,
     D1: tl.constexpr,
+    MASKS: tl.constexpr,
     FLAT: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -122,7 +131,7 @@ def backward(
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     grad = _load(_at(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
-    grad_x = grad * D1(x, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
+    grad_x = _times(grad, D1(x, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST), MASKS)
     _store(_at(grad_x_ptr, grad_x_stride, row, first_col, col, FLAT), grad_x, mask, full, EVEN)
 
 
@@ -144,6 +153,7 @@ def double_backward(
     for_x_stride,
     D1: tl.constexpr,
     D2: tl.constexpr,
+    MASKS: tl.constexpr,
     FLAT: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -157,7 +167,7 @@ def double_backward(
     grad = _load(_at(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     grad_grad = _load(_at(grad_grad_ptr, grad_grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
-    for_grad = grad_grad * D1(x, a, b, FAST)
-    for_x = grad_grad * grad * D2(x, a, b, FAST)
+    for_grad = _times(grad_grad, D1(x, a, b, FAST), MASKS)
+    for_x = _times(grad_grad * grad, D2(x, a, b, FAST), MASKS)
     _store(_at(for_grad_ptr, for_grad_stride, row, first_col, col, FLAT), for_grad, mask, full, EVEN)
     _store(_at(for_x_ptr, for_x_stride, row, first_col, col, FLAT), for_x, mask, full, EVEN)

@@ -1,0 +1,50 @@
+"""Poisoned memory for every test, and the fixtures that name rows, backends and types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import nnkernels
+from nnkernels import dispatch
+from nnkernels.registry import Activation, catalogue
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """`torch.empty` gives NaN, so that an element which no kernel wrote cannot look right."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def default_backend() -> Iterator[None]:
+    with nnkernels.backend("auto"):
+        yield
+
+
+@pytest.fixture(params=catalogue(), ids=lambda row: row.name)
+def row(request: pytest.FixtureRequest) -> Activation:
+    return request.param
+
+
+@pytest.fixture(params=["cpu", "cuda", "triton", "reference"])
+def backend(request: pytest.FixtureRequest) -> dispatch.Backend:
+    found = dispatch.named(request.param)
+    if isinstance(found, str):
+        pytest.skip(found)
+    reason = found.unavailable(torch.device("cpu" if request.param == "cpu" else DEVICE))
+    if reason:
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def device(backend: dispatch.Backend) -> str:
+    return "cpu" if backend.name == "cpu" else DEVICE
