@@ -31,6 +31,8 @@ _cpp_apply: Any = None
 
 def call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool = False) -> Tensor:
     """`row` at `x`; `function` is the public function, for `__torch_function__` and for error messages."""
+    if row.refuses is not None and (refusal := row.refuses(a, b)) is not None:
+        raise refusal
     if torch.compiler.is_compiling():
         return _composed(row, function, x, a, b, inplace)
     casts = row.float32_under_cuda_autocast and _torch.autocasts("cuda")

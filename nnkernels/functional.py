@@ -39,8 +39,8 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
 
     Example:
         >>> import torch, nnkernels.functional as F
-        >>> F.gelu(torch.tensor([-10.0])).item()  # torch.nn.functional.gelu gives -0.0
-        -7.619853222719756e-23
+        >>> F.gelu(torch.tensor([-10.0]))  # torch.nn.functional.gelu gives -0.0
+        tensor([-7.6199e-23])
     """
     row = _VARIANTS.get(approximate)
     if row is None:
@@ -50,12 +50,12 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
 
 _TEMPLATE = """
 def {name}({signature}):
-    return _call(_row, {name}, input, {a}, {b}, {inplace})
+    return _call(_row, _function, input, {a}, {b}, {inplace})
 """
 
 _INPLACE_TEMPLATE = """
 def {name}_({signature}):
-    return _call(_row, {name}, input, {a}, {b}, True)
+    return _call(_row, _function, input, {a}, {b}, True)
 """
 
 
@@ -74,7 +74,8 @@ def _make(template: str, row: Activation, inplace: bool) -> Callable[..., Tensor
     )
     scope: dict[str, Any] = {"_call": autograd.call, "_row": row, "__name__": __name__}
     exec(source, scope)
-    function = next(value for key, value in scope.items() if key.rstrip("_") == row.name and callable(value))
+    # Not by its own name, which may be that of a parameter (`threshold`).
+    function = scope["_function"] = scope.get(row.name) or scope[f"{row.name}_"]
     return function
 
 

@@ -32,6 +32,7 @@ class Activation:
         inplace: whether the function takes `inplace=`, as PyTorch's does.
         keeps_output: told the parameters, whether the derivative at the output equals the derivative at the input, so
             that backward may keep the output, which the next layer often keeps as well.
+        refuses: told the parameters, the exception that torch raises for them, or None.
         masks: whether the derivative is made of pieces, so that the gradient is 0 where the derivative is, also if what
             comes from above is infinite or NaN; a smooth derivative that underflowed to 0 hides neither.
         float32_under_cuda_autocast: whether PyTorch's CUDA autocast runs it in float32.
@@ -49,6 +50,7 @@ class Activation:
     parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     inplace: bool = True
     keeps_output: Callable[[float, float], bool] = lambda a, b: False
+    refuses: Callable[[float, float], Exception | None] | None = None
     masks: bool = False
     float32_under_cuda_autocast: bool = False
     variant: str | None = None
@@ -190,6 +192,7 @@ _row(
     good_for="ELU with a continuous slope for every alpha",
     drawback="alpha = 0 is not allowed",
     parameters={"alpha": 1.0},
+    refuses=lambda a, b: None if a else RuntimeError("celu(): alpha cannot be 0"),
 )
 _row(
     "selu",
@@ -290,6 +293,7 @@ _row(
     good_for="bounded outputs, quantised networks",
     drawback="no gradient outside the interval",
     parameters={"min_val": -1.0, "max_val": 1.0},
+    refuses=lambda a, b: ValueError(f"hardtanh(): min_val {a} is greater than max_val {b}") if a > b else None,
     keeps_output=lambda a, b: True,
     masks=True,
 )
@@ -374,6 +378,7 @@ _row(
     good_for="sparse coding (the proximal step of an L1 penalty)",
     drawback="biases every value towards zero by lambd",
     parameters={"lambd": 0.5},
+    refuses=lambda a, b: RuntimeError(f"softshrink(): lambd must be at least 0, got {a}") if a < 0 else None,
     inplace=False,
     masks=True,
 )
