@@ -123,7 +123,9 @@ class Ninja:
         (self.folder / "build.ninja").write_text("\n".join([*head, *self.lines, ""]))
         ninja = shutil.which("ninja")
         command = [ninja] if ninja else [sys.executable, "-m", "ninja"]
-        done = subprocess.run([*command, "-k", "0", "-C", str(self.folder)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "-k", "0", "-C", str(self.folder)], capture_output=True, text=True, check=False
+        )
         return done.stdout + done.stderr
 
 
@@ -191,7 +193,7 @@ class BuildNative(build_ext):
         cudart = find_cudart(nvcc)
         if not cudart:
             return {"cuda": "libcudart_static.a was found neither beside nvcc nor among pip's nvidia packages"}
-        # One PTX for the oldest architecture, assembled for each: newer GPUs than the newest compile the PTX themselves.
+        # One PTX for the oldest architecture, assembled for each; a newer GPU than the newest compiles the PTX itself.
         codes = ",".join([*(f"sm_{arch}" for arch in CUDA_ARCHS), f"compute_{CUDA_ARCHS[0]}"])
         target = f"-gencode arch=compute_{CUDA_ARCHS[0]},code=[{codes}] -Xfatbin -compress-all"
         flags = f"-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {target}"

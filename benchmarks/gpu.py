@@ -163,7 +163,7 @@ def memcheck() -> int:
                     if slope.requires_grad:
                         torch.autograd.grad(slope.sum(), leaf)
                 off = accuracy.errors(y.detach(), accuracy.truth_of(row, "value", x, a, b))
-                if off.numel() and off.max() > accuracy.LIMITS[dtype] or y.stride() != torch.empty_like(x).stride():
+                if (off.numel() and off.max() > accuracy.LIMITS[dtype]) or y.stride() != torch.empty_like(x).stride():
                     wrong += 1
                     print(f"{row.name} {name} {dtype} {layout}: {off.max().item()} ulp, strides {y.stride()}")
     torch.cuda.synchronize()

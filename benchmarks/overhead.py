@@ -23,7 +23,9 @@ BARS = {"cpu": (8, 1.35), "cuda": (4096, 1.1)}
 NAMES = ("silu", "gelu", "relu", "softplus")
 
 
-def round_us(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, grad: torch.Tensor, calls: int) -> float:
+def round_us(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, grad: torch.Tensor, calls: int
+) -> float:
     synchronize = torch.cuda.synchronize if x.is_cuda else lambda: None
     synchronize()
     start = time.perf_counter()

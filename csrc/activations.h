@@ -7,6 +7,7 @@
 //   };
 #pragma once
 
+#include "gates.h"
 #include "piecewise.h"
 #include "smooth.h"
 

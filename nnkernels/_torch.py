@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 
@@ -23,7 +22,7 @@ def nested_forward_mode() -> bool:
 
 
 def has_forward_level() -> bool:
-    """Whether the code runs under `torch.autograd.forward_ad.dual_level()` (outside functorch, which counts its own)."""
+    """Whether the code runs under `torch.autograd.forward_ad.dual_level()`; functorch counts its own levels."""
     return not transforms_active() and forward_ad._current_level >= 0
 
 

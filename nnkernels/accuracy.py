@@ -51,7 +51,7 @@ def constants_of(row: Activation) -> tuple[float, float]:
 
 @cache
 def inputs(dtype: torch.dtype) -> Tensor:
-    """Every value of a 16-bit type; of the others a grid of bit patterns over the whole range and a dense one near 0."""
+    """Every value of a 16-bit type; of the others, bit patterns over the whole range and a dense grid near 0."""
     if dtype in (torch.bfloat16, torch.float16):
         return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     near = torch.linspace(-30, 30, 60_001, dtype=torch.float64)
@@ -92,7 +92,7 @@ def errors(actual: Tensor, truth: Tensor, floor: Tensor | float = 0.0) -> Tensor
 
 
 def near_root(x: Tensor, derivative: Tensor) -> Tensor:
-    """Where `x` is near a root of the derivative: there errors count in ulp of 2^-6, since no formula has digits left."""
+    """Where `x` is near a root of the derivative: there errors count in ulp of 2^-6, as no formula has digits left."""
     order = x.argsort()
     order = order[derivative[order] != 0]
     xs, slopes = x[order], derivative[order]

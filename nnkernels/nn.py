@@ -1,5 +1,5 @@
-"""The family as modules: each a subclass of its `torch.nn` namesake where there is one, so that constructor, state dict,
-repr, pickling and `isinstance` stay what they were; only `forward` is ours.
+"""The family as modules: each a subclass of its `torch.nn` namesake where there is one, so that constructor, state
+dict, repr, pickling and `isinstance` stay what they were; only `forward` is ours.
 
 Every class but `GELU` is made from its row of the catalogue.
 """
@@ -80,7 +80,9 @@ def _module(row: Activation) -> type[torch.nn.Module]:
 
 def _document(row: Activation) -> str:
     arguments = ", ".join("1.0" for default in row.parameters.values() if math.isnan(default))
-    constants = "".join(f"\n        {name}: a number." for name in row.parameters) or "\n        None but the flags below."
+    constants = (
+        "".join(f"\n        {name}: a number." for name in row.parameters) or "\n        None but the flags below."
+    )
     flag = "\n        inplace: whether to write the result into the input." if row.inplace else ""
     return f"""{row.formula}
 

@@ -20,7 +20,7 @@ _COMPOSED: dict[str, Callable[..., Tensor]] = {
 
 
 def peer(row: Activation) -> Callable[[Tensor], Tensor] | None:
-    """Torch's namesake with the row's default constants, or the composition where torch has none; None without either."""
+    """Torch's namesake with the row's default constants, or the composition that stands for it; None without either."""
     function = _COMPOSED.get(row.name) or getattr(torch.nn.functional, row.name, None)
     if function is None:
         return None

@@ -1,6 +1,6 @@
 """The catalogue: one row for each activation, from which modules, functions, tests, benchmarks and tables are derived.
 
-A row says what the activation is; how it is computed stands under the same name in `reference.py` (torch operations),
+A row says what the activation is; how it is computed stands under the same name in `reference/` (torch operations),
 `triton/activations.py` and `csrc/activations.h`. A test holds the four sets of names against each other.
 """
 

@@ -219,7 +219,12 @@ def test_second_backward_of_a_hessian_vector_product_uses_the_fused_kernel():
 
 @pytest.mark.skipif(not autograd.has_cpp_node(), reason="the C++ autograd node was not built for this torch")
 def test_python_routes_hold_without_the_cpp_node():
-    tests = ["test_gradcheck_of_first_and_second_order_in_all_modes", "test_backward_keeps", "test_grad_output", "caller"]
+    tests = [
+        "test_gradcheck_of_first_and_second_order_in_all_modes",
+        "test_backward_keeps",
+        "test_grad_output",
+        "caller",
+    ]
     here = Path(__file__)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here), "-k", " or ".join(tests)],

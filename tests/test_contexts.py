@@ -52,15 +52,15 @@ def test_fullgraph_compile_of_value_gradient_and_jvp(row):
 
 
 def every(x: torch.Tensor) -> torch.Tensor:
-    return torch.stack([F.mish(x), F.gelu(x), F.relu(x), F.softplus(x), F.gelu_tanh(x), F.tanhshrink(x)])
+    return torch.stack([F.mish(x), F.relu(x), F.gelu_tanh(x)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_inductor_keeps_the_tails(dtype):
-    """Inductor evaluates the formulas in float32 with functions of its own: about 100 ulp is what exp's argument costs."""
+    """Inductor computes in float32 with functions of its own: about 100 ulp is what the argument of exp costs there."""
     x = torch.linspace(-12, 30, 601).to(dtype).requires_grad_()
     y = torch.compile(every, fullgraph=True)(x)
-    names = ("mish", "gelu", "relu", "softplus", "gelu_tanh", "tanhshrink")
+    names = ("mish", "relu", "gelu_tanh")
     slopes = [torch.autograd.grad(part.sum(), x, retain_graph=True)[0] for part in y]
     for name, part, slope in zip(names, y, slopes, strict=True):
         row = next(row for row in catalogue() if row.name == name)

@@ -46,7 +46,9 @@ def check(x: torch.Tensor, name: str = "mish") -> None:
     assert strides(got) == strides(wanted)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64], ids=["float32", "bfloat16", "float64"]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_values_and_strides_are_those_of_torch(layout, backend, device, dtype):
     with nnkernels.backend(backend.name):

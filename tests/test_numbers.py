@@ -97,7 +97,11 @@ def test_special_values_are_the_limits(row, backend, device, dtype):
         (backend.backward(row.name, torch.ones_like(x), x, a, b), "d1"),
     ):
         torch.testing.assert_close(
-            got.double(), accuracy.truth_of(row, order, x, a, b).to(dtype).double(), equal_nan=True, rtol=1e-2, atol=1e-6
+            got.double(),
+            accuracy.truth_of(row, order, x, a, b).to(dtype).double(),
+            equal_nan=True,
+            rtol=1e-2,
+            atol=1e-6,
         )
     assert backend.forward(row.name, x, a, b)[4].isnan()
 

@@ -9,7 +9,7 @@ best polynomial of its degree, and prints the worst relative error of what the r
     expm1    expm1(r) = r + r^2 P(r)                  |r| <= log(2)/2, after subtracting the nearest multiple of log(2)
     log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
     tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
-    mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail, its exponential taken out; beyond `near`
+    mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail without its exponential
 """
 
 from __future__ import annotations
@@ -82,7 +82,13 @@ def _mills_fit(precision: str, first: float, last: float, degree: int) -> Fit:
 
 HALF_LN2 = mp.log(2) / 2
 FITS = [
-    Fit("expm1", _expm1_tail, (-HALF_LN2, HALF_LN2), lambda r, p: 1 + r + r * r * p, {"fast": 3, "float": 4, "double": 10}),
+    Fit(
+        "expm1",
+        _expm1_tail,
+        (-HALF_LN2, HALF_LN2),
+        lambda r, p: 1 + r + r * r * p,
+        {"fast": 3, "float": 4, "double": 10},
+    ),
     Fit("log1p", _log1p_ratio, (-1, 1), lambda w, p: p, {"fast": 6, "float": 11, "double": 21}),
     Fit("tanhres", _tanh_residual, (-1.125, 1.125), lambda w, p: p, {"fast": 6, "float": 10, "double": 21}),
     _mills_fit("fast", 0.0, 15.0, 6),
@@ -144,7 +150,9 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
         if precision != "fast":
             high = rounded(GELU_ROOT, precision)
             low = rounded(GELU_ROOT - high, precision)
-            lines.append(f"  static constexpr {scalar} gelu_root_hi = {high!r}{suffix}, gelu_root_lo = {low!r}{suffix};")
+            lines.append(
+                f"  static constexpr {scalar} gelu_root_hi = {high!r}{suffix}, gelu_root_lo = {low!r}{suffix};"
+            )
         lines.append("};\n")
     return "\n".join([*lines, "}  // namespace nnk", ""])
 

@@ -10,9 +10,12 @@ PYBIND11_MODULE(_build_info, m) {
       "build_info",
       [] {
         return std::map<std::string, std::string>{
-            {"built_under_torch", NNK_BUILT_UNDER_TORCH}, {"stable_abi_target", NNK_ABI_TARGET},
-            {"compiler", NNK_COMPILER},                   {"nvcc", NNK_NVCC},
-            {"cuda_architectures", NNK_CUDA_ARCHS},       {"sources", NNK_SOURCES},
+            {"built_under_torch", NNK_BUILT_UNDER_TORCH},
+            {"stable_abi_target", NNK_ABI_TARGET},
+            {"compiler", NNK_COMPILER},
+            {"nvcc", NNK_NVCC},
+            {"cuda_architectures", NNK_CUDA_ARCHS},
+            {"sources", NNK_SOURCES},
         };
       },
       "Versions and the sources' digest of this build, by name.");

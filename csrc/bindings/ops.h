@@ -57,7 +57,8 @@ inline void check_alike(const Tensor& t, const Tensor& x) {
 template <size_t N>
 void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor, N> operands, size_t outputs) {
   const Tensor& x = operands[N - outputs - 1];
-  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ", activation);
+  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
+                  activation);
   for (const Tensor& t : operands) check_alike(t, x);
   Geometry geometry;
   if (!fits(operands, &geometry)) {

@@ -22,7 +22,4 @@ void run(const Job& job, int64_t begin, int64_t end);
 
 // The table of one pass: `loop` is a template <template <class> class Activation, class M> of Loop's type.
 #define NNK_TABLE_ROW(name) {loop<name, Double>, loop<name, Single>, loop<name, Fast>},
-#define NNK_TABLE                                                   \
-  constexpr Loop table[][kArithmetics] = {                          \
-      NNK_ACTIVATIONS(NNK_TABLE_ROW)                                \
-  }
+#define NNK_TABLE constexpr Loop table[][kArithmetics] = {NNK_ACTIVATIONS(NNK_TABLE_ROW)}

@@ -5,9 +5,9 @@
 #include "../activations.h"
 #include "../kernels.h"
 
-#define NNK_DECLARE(isa)                                  \
-  namespace nnk::isa {                                    \
-  void run(const Job& job, int64_t begin, int64_t end);   \
+#define NNK_DECLARE(isa)                                \
+  namespace nnk::isa {                                  \
+  void run(const Job& job, int64_t begin, int64_t end); \
   }
 
 #if defined(__x86_64__)

@@ -11,9 +11,7 @@ struct Op {
   Activation f;
   Op(double a, double b) : f(a, b) {}
 
-  __device__ void operator()(T (&v)[3][2], int e) const {
-    v[2][e] = times_slope<Activation>(v[0][e], f.d1(v[1][e]));
-  }
+  __device__ void operator()(T (&v)[3][2], int e) const { v[2][e] = times_slope<Activation>(v[0][e], f.d1(v[1][e])); }
 };
 
 #define NNK_POLICY Arithmetic

@@ -169,8 +169,10 @@ cudaError_t double_backward(const Job& job, cudaStream_t stream);
 
 }  // namespace nnk::device
 
-// The launchers of one pass, by activation and stored type: `Op` is a template <class Activation> of elementwise's form.
-#define NNK_TABLE_ROW(name)                                                                                  \
+// The launchers of one pass, by activation and stored type: `Op` is a template <class Activation> of elementwise's
+// form.
+#define NNK_TABLE_ROW(name)                                                                                          \
   {launch<Op<name<StoredDouble::NNK_POLICY>>, StoredDouble>, launch<Op<name<StoredFloat::NNK_POLICY>>, StoredFloat>, \
-   launch<Op<name<StoredBFloat16::NNK_POLICY>>, StoredBFloat16>, launch<Op<name<StoredHalf::NNK_POLICY>>, StoredHalf>},
+   launch<Op<name<StoredBFloat16::NNK_POLICY>>, StoredBFloat16>,                                                     \
+   launch<Op<name<StoredHalf::NNK_POLICY>>, StoredHalf>},
 #define NNK_TABLE constexpr Launch table[][4] = {NNK_ACTIVATIONS(NNK_TABLE_ROW)}

@@ -58,7 +58,9 @@ class TritonBackend:
 
         grad_x = torch.empty_like(x)
         geometry, (grad, x) = _fit((grad, x), (grad_x,))
-        _launch(kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1, activation(name).masks)
+        _launch(
+            kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1, activation(name).masks
+        )
         return grad_x
 
     def double_backward(
@@ -71,7 +73,9 @@ class TritonBackend:
         for_grad, for_x = torch.empty_like(x), torch.empty_like(x)
         outputs = (for_grad, for_x)
         geometry, inputs = _fit((grad_grad, grad, x), outputs)
-        _launch(kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2, activation(name).masks)
+        _launch(
+            kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2, activation(name).masks
+        )
         return for_grad, for_x
 
 

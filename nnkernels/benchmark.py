@@ -1,0 +1,110 @@
+"""Times an activation against torch's on this machine, after the same case has passed its correctness check."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from . import accuracy, dispatch, functional
+from .peers import peer
+from .registry import Activation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Times in nanoseconds per element, torch's and ours, and the worst errors found just before, in ulp."""
+
+    name: str
+    dtype: str
+    accuracy: accuracy.Accuracy
+    eager_forward: float
+    ours_forward: float
+    eager_backward: float
+    ours_backward: float
+
+    @property
+    def forward_ratio(self) -> float:
+        """How many times faster than torch; above 1 is faster."""
+        return self.eager_forward / self.ours_forward
+
+    @property
+    def backward_ratio(self) -> float:
+        return self.eager_backward / self.ours_backward
+
+
+def ours(row: Activation) -> Callable[[Tensor], Tensor]:
+    """The row's public function with its default constants."""
+    constants = accuracy.constants_of(row)[: len(row.parameters)]
+    function = functional.function_of(row)
+    return lambda x: function(x, *constants)
+
+
+def compare(row: Activation, dtype: torch.dtype, size: int = 2**17, device: str = "cpu", rounds: int = 9) -> Comparison:
+    """Checks the row, then times it and its peer in alternating rounds of one process, keeping each one's best round.
+
+    Args:
+        row: the activation.
+        dtype: of the tensors.
+        size: elements; the default stays in the cache.
+        device: "cpu" or "cuda".
+        rounds: how often the two sides alternate.
+
+    Raises:
+        ValueError: torch has neither a namesake nor a known composition for the row.
+    """
+    other = peer(row)
+    if other is None:
+        raise ValueError(f"nothing to compare {row.name} with: name its composition in nnkernels/peers.py")
+    found = accuracy.measure(
+        row, dispatch.select(row.name, torch.empty(size, dtype=dtype, device=device)), dtype, device
+    )
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(size, generator=generator).to(device, dtype) for _ in range(2))
+    sides = (other, ours(row))
+    with torch.no_grad():
+        forward = _best([partial(side, x) for side in sides], rounds, device)
+    backward = _best([_backward(side, x, grad) for side in sides], rounds, device)
+    per_element = [1e9 * seconds / size for seconds in (*forward, *backward)]
+    return Comparison(row.name, str(dtype)[6:], found, *per_element)
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _backward(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], object]:
+    leaf = x.detach().requires_grad_()
+    y = function(leaf)
+    return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)
+
+
+def _best(calls: list[Callable[[], object]], rounds: int, device: str) -> list[float]:
+    """Seconds for one call of each, from the best of the rounds in which they alternate."""
+    repeats = [max(1, int(2e-3 / max(_seconds(call, 2, device), 1e-7))) for call in calls]
+    best = [math.inf] * len(calls)
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for i, call in enumerate(calls):
+                best[i] = min(best[i], _seconds(call, repeats[i], device))
+    finally:
+        gc.enable()
+    return best
+
+
+def _seconds(call: Callable[[], object], repeats: int, device: str) -> float:
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronize()
+    return (time.perf_counter() - start) / repeats

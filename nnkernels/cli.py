@@ -1,0 +1,53 @@
+"""The command line: `nnkernels info | check | demo | bench`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from .dispatch import NAMES
+from .registry import activations
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="nnkernels", description="The activation family for PyTorch.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    info = commands.add_parser("info", help="versions, backends, and how to mend what is missing")
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+    check = commands.add_parser("check", help="gradcheck and accuracy of every activation on every backend here")
+    check.add_argument("--backend", action="append", choices=NAMES[1:], help="only this one; may be repeated")
+    check.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+    check.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+
+    demo = commands.add_parser(
+        "demo", help="train a small network with torch's Mish and with ours, and time the family"
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the picture")
+    demo.add_argument("--epochs", type=int, default=12)
+
+    bench = commands.add_parser("bench", help="time every activation against torch's")
+    bench.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
+    bench.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+    bench.add_argument("--size", type=int, default=2**17, help="elements (default: 2^17, which stays in the cache)")
+    bench.add_argument("--threads", type=int, default=1)
+    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    bench.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Example:
+        >>> from nnkernels.cli import main
+        >>> main(["check", "--activation", "relu", "--backend", "reference"])  # doctest: +ELLIPSIS
+        activation...
+        0
+    """
+    args = parser().parse_args(argv)
+    return importlib.import_module(f".commands.{args.command}", __package__).run(args)

@@ -1,0 +1,91 @@
+"""What the formulas share: exponentials that keep their digits, and the shape of a formula."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FAR = 2000.0
+"""exp(-FAR) is 0 in every type."""
+
+
+def negative_abs(x: Tensor) -> Tensor:
+    return torch.where(x < 0, x, -x)
+
+
+def near(x: Tensor, bound: float = FAR) -> Tensor:
+    """`x`, bounded where the result no longer depends on it, so that no infinity meets a zero.
+
+    Not `clamp`, whose derivative at its bounds and at NaN is 0.
+    """
+    return torch.where(x > bound, bound, torch.where(x < -bound, -bound, x))
+
+
+def at_most_zero(x: Tensor) -> Tensor:
+    return torch.where(x > 0, 0.0, x)
+
+
+def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:
+    """a b - product (Dekker 1971): what rounding took away. It carries no derivative."""
+    a, product = a.detach(), product.detach()
+    b = b.detach() if isinstance(b, Tensor) else torch.full_like(a, b)
+    splitter = float(2**27 + 1 if a.dtype == torch.float64 else 2**12 + 1)
+
+    def split(v: Tensor) -> tuple[Tensor, Tensor]:
+        high = splitter * v - (splitter * v - v)
+        return high, v - high
+
+    (a1, a2), (b1, b2) = split(a), split(b)
+    return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+class Tail:
+    """e = exp(z), z <= 0, held as the square of `root`; `times(v)` is v e, exact down to the subnormal numbers."""
+
+    def __init__(self, z: Tensor, error: Tensor | None = None) -> None:
+        self.root = torch.exp(0.5 * z) if error is None else torch.exp(0.5 * z) * (1 + 0.5 * error)
+        self.e = self.root * self.root
+
+    def times(self, v: Tensor | float) -> Tensor:
+        return (self.root * v) * self.root
+
+
+class Logistic:
+    """sigmoid(z) and its derivatives, z = x's scaled copy with rounding error `error`."""
+
+    def __init__(self, z: Tensor, error: Tensor | None = None) -> None:
+        self.positive = z >= 0
+        if error is not None:
+            error = torch.where(z < 0, error, -error)
+        self.tail = Tail(negative_abs(z), error)
+        self.r = 1 / (1 + self.tail.e)
+
+    def sigmoid(self, v: Tensor | float = 1.0) -> Tensor:
+        """v sigmoid(z)"""
+        v_r = v * self.r
+        return torch.where(self.positive, v_r, self.tail.times(v_r))
+
+    def slope(self, v: Tensor | float = 1.0) -> Tensor:
+        """v sigmoid'(z)"""
+        return self.tail.times(v * self.r * self.r)
+
+    def curvature(self, v: Tensor | float = 1.0) -> Tensor:
+        """v sigmoid''(z)"""
+        bend = (1 - self.tail.e) * self.r
+        return self.slope(v * torch.where(self.positive, -bend, bend))
+
+
+class Formula:
+    """One activation: its value and two derivatives at `x`, for the constants `a` and `b`."""
+
+    @staticmethod
+    def value(x: Tensor, a: float, b: float) -> Tensor:
+        raise TypeError("a formula has to define its value")
+
+    @staticmethod
+    def d1(x: Tensor, a: float, b: float) -> Tensor:
+        raise TypeError("a formula has to define its first derivative")
+
+    @staticmethod
+    def d2(x: Tensor, a: float, b: float) -> Tensor:
+        return torch.zeros_like(x)

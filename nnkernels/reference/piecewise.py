@@ -1,0 +1,125 @@
+"""The activations made of straight (or squared) pieces."""
+
+from __future__ import annotations
+
+import torch
+
+from .base import Formula, near
+
+
+class relu(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.relu(x)
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x <= 0, 0.0, torch.ones_like(x))
+
+
+class relu6(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return hardtanh.value(x, 0.0, 6.0)
+
+    @staticmethod
+    def d1(x, a, b):
+        return hardtanh.d1(x, 0.0, 6.0)
+
+
+class relu_squared(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.relu(x) * torch.relu(x)
+
+    @staticmethod
+    def d1(x, a, b):
+        return 2 * torch.relu(x)
+
+    @staticmethod
+    def d2(x, a, b):
+        return torch.where(x > 0, 2.0, torch.zeros_like(x))
+
+
+class leaky_relu(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x > 0, x, a * x)
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x > 0, 1.0, torch.full_like(x, a))
+
+
+class hardsigmoid(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return (x + 3).clamp(0, 6) / 6
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where((x > -3) & (x < 3), 1 / 6, torch.zeros_like(x))
+
+
+class hardswish(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x <= -3, 0.0, torch.where(x >= 3, x, near(x, 3.0) * (near(x, 3.0) + 3) / 6))
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x <= -3, 0.0, torch.where(x < 3, near(x, 3.0) / 3 + 0.5, torch.ones_like(x)))
+
+    @staticmethod
+    def d2(x, a, b):
+        return torch.where((x > -3) & (x < 3), 1 / 3, torch.zeros_like(x))
+
+
+class hardtanh(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.nn.functional.hardtanh(x, a, b)
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where((x <= a) | (x >= b), 0.0, torch.ones_like(x))
+
+
+class threshold(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x <= a, torch.full_like(x, b), x)
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x <= a, 0.0, torch.ones_like(x))
+
+
+class thresholded_relu(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return threshold.value(x, a, 0.0)
+
+    @staticmethod
+    def d1(x, a, b):
+        return threshold.d1(x, a, 0.0)
+
+
+class softshrink(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x > a, x - a, torch.where(x < -a, x + a, 0 * near(x)))
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where((x >= -a) & (x <= a), 0.0, torch.ones_like(x))
+
+
+class hardshrink(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where((x >= -a) & (x <= a), 0.0, x)
+
+    @staticmethod
+    def d1(x, a, b):
+        return softshrink.d1(x, a, b)

@@ -1,0 +1,317 @@
+"""The smooth activations."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from .base import FAR, Formula, Logistic, Tail, at_most_zero, near, negative_abs, product_error
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+_GELU_SIGMOID = 1.702
+_INV_SQRT_2PI = 0.3989422804014326779399460599344
+_GELU_C1 = 1.5957691216057307117597842397375  # 2 sqrt(2/pi)
+_GELU_C2 = 0.07135481627260025  # 0.044715 * _GELU_C1
+
+
+_LOW = {
+    torch.float32: {c: c - ctypes.c_float(c).value for c in (_GELU_C1, _GELU_C2, _GELU_SIGMOID)},
+    torch.float64: {_GELU_C1: -9.96930880911092e-17, _GELU_C2: -6.175149918155315e-19, _GELU_SIGMOID: 0.0},
+}
+
+
+def _lost(constant: float, dtype: torch.dtype) -> float:
+    """What rounding to `dtype` takes from a constant of a formula."""
+    return _LOW[dtype][constant]
+
+
+def _tanh(x: Tensor) -> Tensor:
+    m = torch.expm1(2 * negative_abs(x))
+    return torch.where(x < 0, m, -m) / (2 + m)
+
+
+def _d_tanh(x: Tensor, v: Tensor | float = 1.0) -> Tensor:
+    tail = Tail(2 * negative_abs(x))
+    return tail.times(4 * v / (1 + tail.e) ** 2)
+
+
+class _Gate(Formula):
+    """x sigmoid(z(x)); `_argument` gives z, its rounding error, z' and z''."""
+
+    @staticmethod
+    def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor | None, Tensor | float, Tensor | float]:
+        raise TypeError("a gate has to define its argument")
+
+    @classmethod
+    def value(cls, x: Tensor, a: float, b: float) -> Tensor:
+        z, error, _, _ = cls._argument(near(x, 1e5), a)
+        s = Logistic(z, error)
+        return torch.where(s.positive, x * s.r, s.tail.times(near(x, 1e5) * s.r))
+
+    @classmethod
+    def d1(cls, x: Tensor, a: float, b: float) -> Tensor:
+        x = near(x, 1e5)
+        z, error, dz, _ = cls._argument(x, a)
+        s = Logistic(z, error)
+        w = x * dz
+        return torch.where(s.positive, s.r * (1 + s.tail.times(w) * s.r), s.tail.times(s.r * (1 + w * s.r)))
+
+    @classmethod
+    def d2(cls, x: Tensor, a: float, b: float) -> Tensor:
+        x = near(x, 1e5)
+        z, error, dz, ddz = cls._argument(x, a)
+        s = Logistic(z, error)
+        return s.slope(2 * dz + x * ddz) + s.curvature(x * dz * dz)
+
+
+class sigmoid(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return Logistic(x).sigmoid()
+
+    @staticmethod
+    def d1(x, a, b):
+        return Logistic(x).slope()
+
+    @staticmethod
+    def d2(x, a, b):
+        return Logistic(x).curvature()
+
+
+class tanh(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return _tanh(x)
+
+    @staticmethod
+    def d1(x, a, b):
+        return _d_tanh(x)
+
+    @staticmethod
+    def d2(x, a, b):
+        return _d_tanh(x, -2 * _tanh(x))
+
+
+class elu(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x > 0, x, a * torch.expm1(at_most_zero(x)))
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x > 0, 1.0, Tail(at_most_zero(x)).times(a))
+
+    @staticmethod
+    def d2(x, a, b):
+        return torch.where(x > 0, 0.0, Tail(at_most_zero(x)).times(a))
+
+
+class celu(Formula):
+    @staticmethod
+    def _tail(x: Tensor, a: float) -> Tail:
+        x = at_most_zero(near(x, FAR * abs(a)))
+        z = x / a
+        return Tail(z, -product_error(z, a, x) / a)
+
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x > 0, x, a * torch.expm1(at_most_zero(x) / a))
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x > 0, 1.0, celu._tail(x, a).times(1.0))
+
+    @staticmethod
+    def d2(x, a, b):
+        return torch.where(x > 0, 0.0, celu._tail(x, a).times(1 / a))
+
+
+class selu(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x > 0, SELU_SCALE * x, elu.value(x, SELU_SCALE * SELU_ALPHA, 0.0))
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x > 0, SELU_SCALE, elu.d1(x, SELU_SCALE * SELU_ALPHA, 0.0))
+
+    @staticmethod
+    def d2(x, a, b):
+        return elu.d2(x, SELU_SCALE * SELU_ALPHA, 0.0)
+
+
+class silu(_Gate):
+    @staticmethod
+    def _argument(x, a):
+        return x, None, 1.0, 0.0
+
+
+class swish(_Gate):
+    @staticmethod
+    def _argument(x, a):
+        z = a * x
+        return z, product_error(x, a, z), a, 0.0
+
+
+class gelu_sigmoid(_Gate):
+    @staticmethod
+    def _argument(x, a):
+        z = _GELU_SIGMOID * x
+        return z, product_error(x, _GELU_SIGMOID, z) + x * _lost(_GELU_SIGMOID, x.dtype), _GELU_SIGMOID, 0.0
+
+
+class gelu_tanh(_Gate):
+    @staticmethod
+    def _argument(x, a):
+        x = near(x, 100.0)
+        square = x * x
+        cubic = _GELU_C2 * square
+        factor = _GELU_C1 + cubic
+        part = factor - _GELU_C1
+        lost = (_GELU_C1 - (factor - part)) + (cubic - part)  # Knuth's two-sum: either term may be the larger
+        lost = lost + product_error(square, _GELU_C2, cubic) + _GELU_C2 * product_error(x, x, square)
+        lost = lost + _lost(_GELU_C1, x.dtype) + square * _lost(_GELU_C2, x.dtype)
+        z = x * factor
+        error = product_error(x, factor, z) + x * lost
+        return z, error.detach(), _GELU_C1 + 3 * cubic, 6 * _GELU_C2 * x
+
+
+class gelu(Formula):
+    @staticmethod
+    def _normal(x: Tensor) -> tuple[Tensor, Tensor, Tail]:
+        """a = |x|, R with Phi(-a) = R exp(-a^2/2), and that exponential."""
+        a = -negative_abs(near(x, 100.0))
+        square = a * a
+        mills = 0.5 * torch.special.erfcx(a * math.sqrt(0.5))
+        return a, mills, Tail(-0.5 * square, -0.5 * product_error(a, a, square))
+
+    @staticmethod
+    def value(x, a, b):
+        a, mills, tail = gelu._normal(x)
+        return torch.where(x < 0, tail.times(-a * mills), x * (1 - tail.times(mills)))
+
+    @staticmethod
+    def d1(x, a, b):
+        a, mills, tail = gelu._normal(x)
+        below = tail.times(mills - a * _INV_SQRT_2PI)
+        return torch.where(x < 0, below, 1 - below)
+
+    @staticmethod
+    def d2(x, a, b):
+        a, _, tail = gelu._normal(x)
+        return tail.times(_INV_SQRT_2PI * (2 - a * a))
+
+
+class mish(Formula):
+    """x N/D: for x < 0, e = exp(x), N = e (2 + e), D = N + 2; above, with e = exp(-x), N = 1 + 2e and D = N + 2e^2."""
+
+    @staticmethod
+    def value(x, a, b):
+        tail = Tail(negative_abs(near(x)))
+        e = tail.e
+        below = tail.times(near(x) * (2 + e) / (e * (2 + e) + 2))
+        return torch.where(x < 0, below, x * ((1 + 2 * e) / (1 + 2 * e + 2 * e * e)))
+
+    @staticmethod
+    def d1(x, a, b):
+        x = near(x)
+        tail = Tail(negative_abs(x))
+        e = tail.e
+        d, d_above = e * (2 + e) + 2, 1 + 2 * e + 2 * e * e
+        below = tail.times(((2 + e) * d + 4 * x * (1 + e)) / d**2)
+        above = ((1 + 2 * e) * d_above + 4 * tail.times(x) * e * (1 + e)) / d_above**2
+        return torch.where(x < 0, below, above)
+
+    @staticmethod
+    def d2(x, a, b):
+        x = near(x)
+        tail = Tail(negative_abs(x))
+        e = tail.e
+        d, d_above = e * (2 + e) + 2, 1 + 2 * e + 2 * e * e
+        below = tail.times(8 * (1 + e) / d**2 + x * (4 * (1 + 2 * e) / d**2 - 16 * e * (1 + e) ** 2 / d**3))
+        bend = x * (4 * (2 + e) * d_above - 16 * (1 + e) ** 2) / d_above**3
+        return torch.where(x < 0, below, tail.times(e * (8 * (1 + e) / d_above**2 + bend)))
+
+
+class softplus(Formula):
+    @staticmethod
+    def _logistic(x: Tensor, a: float) -> tuple[Tensor, Logistic]:
+        z = a * x
+        x = near(x, FAR / abs(a)) if a else x
+        bounded = a * x
+        return z, Logistic(bounded, product_error(x, a, bounded))
+
+    @staticmethod
+    def value(x, a, b):
+        z, s = softplus._logistic(x, a)
+        e = s.tail.e
+        safe = torch.where(e > 1e-6, e, 1.0)  # e^2 in the derivative of the quotient would underflow
+        ratio = torch.where(e > 1e-6, torch.log1p(safe) / safe, 1 - e * (0.5 - e / 3))
+        return torch.where(z > b, x, (torch.where(z < 0, 0.0, z) + s.tail.times(ratio)) / a)
+
+    @staticmethod
+    def d1(x, a, b):
+        z, s = softplus._logistic(x, a)
+        return torch.where(z > b, 1.0, s.sigmoid())
+
+    @staticmethod
+    def d2(x, a, b):
+        z, s = softplus._logistic(x, a)
+        return torch.where(z > b, 0.0, s.slope(a))
+
+
+class softsign(Formula):
+    @staticmethod
+    def value(x, a, b):
+        x = near(x, torch.finfo(x.dtype).max)
+        return x / (1 - negative_abs(x))
+
+    @staticmethod
+    def d1(x, a, b):
+        r = 1 / (1 - negative_abs(x))
+        return r * r
+
+    @staticmethod
+    def d2(x, a, b):
+        r = 1 / (1 - negative_abs(x))
+        return torch.where(x < 0, 2.0, torch.where(x > 0, -2.0, x)) * r * r * r
+
+
+class logsigmoid(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return -softplus.value(-x, 1.0, math.inf)
+
+    @staticmethod
+    def d1(x, a, b):
+        return Logistic(-x).sigmoid()
+
+    @staticmethod
+    def d2(x, a, b):
+        return -Logistic(x).slope()
+
+
+class tanhshrink(Formula):
+    """Near zero (x cosh x - sinh x) / cosh x, whose numerator is the sum of 2k/(2k+1)! x^(2k+1): nothing cancels."""
+
+    @staticmethod
+    def value(x, a, b):
+        small = near(x, 1.5)
+        square = small * small
+        series = torch.zeros_like(small)
+        for k in range(15, 0, -1):
+            series = series * square + 2 * k / math.factorial(2 * k + 1)
+        # square * series first: x^3 alone would pass through the subnormal numbers before its last factor
+        return torch.where((x > -1.5) & (x < 1.5), small * (square * series / torch.cosh(small)), x - _tanh(x))
+
+    @staticmethod
+    def d1(x, a, b):
+        return _tanh(x) * _tanh(x)
+
+    @staticmethod
+    def d2(x, a, b):
+        return _d_tanh(x, 2 * _tanh(x))
