@@ -5,7 +5,8 @@
     autograd   the plain call as a C++ autograd node, for this torch only     needs a C++ compiler and torch's headers
     info       build_info(), through pybind11                                 needs a C++ compiler
 
-NNKERNELS_REQUIRE=cpu,cuda makes the absence of those parts an error. NNKERNELS_CUDA_ARCHS=90 builds for that one only.
+NNKERNELS_REQUIRE=cpu,cuda makes the absence of those parts an error, NNKERNELS_PARTS=cpu,info builds only those, and
+NNKERNELS_CUDA_ARCHS=90 builds for that architecture only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 ABI_TARGET = "2.11"
+PARTS = ("cpu", "cuda", "autograd", "info")
+WANTED = os.environ.get("NNKERNELS_PARTS", ",".join(PARTS)).split(",")
 CUDA_ARCHS = os.environ.get("NNKERNELS_CUDA_ARCHS", "80,90,100").split(",")
 X86_ISAS = {
     "baseline": "",
@@ -145,14 +148,13 @@ class BuildNative(build_ext):
     def build_parts(self, ninja: Ninja) -> dict[str, str]:
         """Builds what can be built; for each part that cannot, one sentence why."""
         ninja.out.mkdir(parents=True, exist_ok=True)
-        parts = ("cpu", "cuda", "autograd", "info")
         cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
         if not cxx:
-            return dict.fromkeys(parts, "no C++ compiler was found (install g++, or name one in CXX)")
+            return dict.fromkeys(PARTS, "no C++ compiler was found (install g++, or name one in CXX)")
         torch, nvcc = find_torch(), find_nvcc()
-        missing = {} if torch else dict.fromkeys(parts, "torch was not installed when nnkernels was built")
         if not torch:
-            return missing
+            return dict.fromkeys(PARTS, "torch was not installed when nnkernels was built")
+        missing = {part: "it was not named in NNKERNELS_PARTS" for part in PARTS if part not in WANTED}
         if not nvcc:
             missing["cuda"] = "nvcc was not found on PATH, in CUDA_HOME or among pip's nvidia packages"
         python = f"-isystem {sysconfig.get_paths()['include']}"
@@ -172,7 +174,7 @@ class BuildNative(build_ext):
         (ninja.folder / "build.log").write_text(log)
         error = next((line for line in log.splitlines() if "error" in line.lower()), "see the log").strip()
         for part, output in ninja.outputs.items():
-            if not output.exists():
+            if part in WANTED and not output.exists():
                 missing[part] = f"the compiler failed: {error} (whole log: {ninja.folder / 'build.log'})"
         return missing
 

@@ -59,13 +59,17 @@ struct tanh {
   using T = typename M::T;
   NNK_HD tanh(double, double) {}
 
+  // Where 1 - e, e = exp(-2 |x|), does not cancel.
+  static NNK_HD T far_from_zero(T x) {
+    const T e = Exponential<M>(T(-2) * magnitude(x)).value();
+    return with_sign((T(1) - e) * reciprocal<M>(T(1) + e), x);
+  }
+
   NNK_HD T value(T x) const {
     if constexpr (M::exponential_is_cheap) {
-      const T e = Exponential<M>(T(-2) * magnitude(x)).value();
-      const T far = with_sign((T(1) - e) * reciprocal<M>(T(1) + e), x);
       const T square = x * x;
       const T near = x * madd(square, madd(square, T(2.0 / 15), T(-1.0 / 3)), T(1));
-      return magnitude(x) < T(0.125) ? near : far;
+      return magnitude(x) < T(0.125) ? near : far_from_zero(x);
     } else {
       const T m = expm1_of<M>(T(-2) * magnitude(x));
       return with_sign(divide<M>(m, T(2) + m), x);
@@ -89,7 +93,7 @@ struct tanhshrink {
     const T near = at_least(at_most(x, T(1.5)), T(-1.5));
     const T square = near * near;
     const T small = near * (square * polynomial<M::Table::tanhres>(square - T(1.125)));
-    const T large = x - tanh<M>(0, 0).value(x);
+    const T large = x - (M::precise ? tanh<M>(0, 0).value(x) : tanh<M>::far_from_zero(x));
     return magnitude(x) < T(1.5) ? small : large;
   }
 

@@ -34,7 +34,7 @@ DEFINITIONS: dict[str, Real] = {
     "swish": lambda x, a, b: x * sigmoid(a * x),
     "gelu": lambda x, a, b: x * mp.erfc(-x / mp.sqrt(2)) / 2,
     "gelu_tanh": lambda x, a, b: x * sigmoid(2 * mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3)),
-    "gelu_sigmoid": lambda x, a, b: x * sigmoid(mp.mpf(1.702) * x),
+    "gelu_sigmoid": lambda x, a, b: x * sigmoid(mp.mpf("1.702") * x),
     "hardsigmoid": lambda x, a, b: min(max(x + 3, mp.mpf(0)), mp.mpf(6)) / 6,
     "hardswish": lambda x, a, b: x * min(max(x + 3, mp.mpf(0)), mp.mpf(6)) / 6,
     "hardtanh": lambda x, a, b: min(max(x, mp.mpf(a)), mp.mpf(b)),

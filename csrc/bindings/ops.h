@@ -83,12 +83,7 @@ inline Tensor forward(const Tensor& x, int64_t activation, double a, double b) {
 }
 
 inline void forward_(Tensor x, int64_t activation, double a, double b) {
-  Geometry geometry;
-  if (fits<2>({x, x}, &geometry)) {
-    launch<2>(Pass::forward, activation, a, b, {x, x}, 1);
-  } else {
-    torch::stable::copy_(x, forward(x, activation, a, b));
-  }
+  launch<2>(Pass::forward, activation, a, b, {x, x}, 1);
 }
 
 inline Tensor backward(const Tensor& grad, const Tensor& x, int64_t activation, double a, double b) {
