@@ -46,7 +46,14 @@ def ours(row: Activation) -> Callable[[Tensor], Tensor]:
     return lambda x: function(x, *constants)
 
 
-def compare(row: Activation, dtype: torch.dtype, size: int = 2**17, device: str = "cpu", rounds: int = 9) -> Comparison:
+def compare(
+    row: Activation,
+    dtype: torch.dtype,
+    size: int = 2**17,
+    device: str = "cpu",
+    rounds: int = 9,
+    other: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]] = lambda function: function,
+) -> Comparison:
     """Checks the row, then times it and its peer in alternating rounds of one process, keeping each one's best round.
 
     Args:
@@ -55,19 +62,20 @@ def compare(row: Activation, dtype: torch.dtype, size: int = 2**17, device: str 
         size: elements; the default stays in the cache.
         device: "cpu" or "cuda".
         rounds: how often the two sides alternate.
+        other: what is done to torch's function before it is timed, `torch.compile` for instance.
 
     Raises:
         ValueError: torch has neither a namesake nor a known composition for the row.
     """
-    other = peer(row)
-    if other is None:
+    theirs = peer(row)
+    if theirs is None:
         raise ValueError(f"nothing to compare {row.name} with: name its composition in nnkernels/peers.py")
     found = accuracy.measure(
         row, dispatch.select(row.name, torch.empty(size, dtype=dtype, device=device)), dtype, device
     )
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(size, generator=generator).to(device, dtype) for _ in range(2))
-    sides = (other, ours(row))
+    sides = (other(theirs), ours(row))
     with torch.no_grad():
         forward = _best([partial(side, x) for side in sides], rounds, device)
     backward = _best([_backward(side, x, grad) for side in sides], rounds, device)

@@ -20,7 +20,11 @@ _GELU_C2 = 0.07135481627260025  # 0.044715 * _GELU_C1
 
 _LOW = {
     torch.float32: {c: c - ctypes.c_float(c).value for c in (_GELU_C1, _GELU_C2, _GELU_SIGMOID)},
-    torch.float64: {_GELU_C1: -9.96930880911092e-17, _GELU_C2: -6.175149918155315e-19, _GELU_SIGMOID: 4.263256414560601e-17},
+    torch.float64: {
+        _GELU_C1: -9.96930880911092e-17,
+        _GELU_C2: -6.175149918155315e-19,
+        _GELU_SIGMOID: 4.263256414560601e-17,
+    },
 }
 
 
