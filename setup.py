@@ -162,8 +162,9 @@ class BuildNative(build_ext):
         headers = f"-isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include"
         major, minor = map(int, ABI_TARGET.split("."))
         stable = f"{BINDING_FLAGS} {headers} -DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000ULL"
-        # libstdc++ first: libtorch exports parts of its own copy, which crash when they are mixed with the system's.
-        libtorch = f"-Wl,--no-as-needed -lstdc++ -L{torch}/lib"
+        # The shared libstdc++, and before libtorch: libtorch exports parts of a copy of its own, and where the compiler
+        # finds only the static library, the two together format numbers wrongly or crash in an exception's message.
+        libtorch = f"-Wl,--no-as-needed -l:libstdc++.so.6 -L{torch}/lib"
 
         self.add_autograd(ninja, f"{BINDING_FLAGS} {headers} {python}", libtorch, suffix)
         self.add_cpu(ninja, stable, libtorch)
