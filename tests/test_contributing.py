@@ -1,0 +1,66 @@
+"""Performs CONTRIBUTING.md's walk, adding its throw-away activation to a copy of the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```\w+ (append|insert)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def walk(copy: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
+    assert len(blocks) == 4
+    for how, name, code in blocks:
+        path = copy / name
+        text = path.read_text()
+        end = len(text) if how == "append" else text.rindex("}  // namespace")
+        path.write_text(f"{text[:end]}\n\n{code}\n{text[end:]}")
+    listing = copy / "csrc/activations.h"
+    text = listing.read_text()
+    last = re.findall(r"  F\(\w+\)(?= *\n\n)", text)[-1]
+    listing.write_text(text.replace(last + "\n", f"{last} F(hardmish)\n"))
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_the_walk_adds_an_activation_to_every_backend(tmp_path):
+    for part in ("nnkernels", "csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("_lib", "__pycache__"))
+        else:
+            shutil.copy(source, tmp_path)
+    walk(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "NNKERNELS_PARTS": "cpu,info", "NNKERNELS_REQUIRE": "cpu"}
+
+    def run(*command: str, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env={**env, **more}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+        return done.stdout
+
+    run("setup.py", "build_ext", "--inplace")
+    told = run("-m", "nnkernels", "check", "--activation", "hardmish")
+    assert re.search(r"hardmish +cpu.* ok", told) and re.search(r"hardmish +reference.* ok", told)
+    use = (
+        "import torch, nnkernels; x = torch.linspace(-3, 2, 11, requires_grad=True);"
+        "y = nnkernels.nn.Hardmish()(x); y.sum().backward();"
+        "assert torch.allclose(y, x * (x + 2).clamp(0, 2) / 2), y;"
+        "assert repr(nnkernels.nn.Hardmish(inplace=True)) == 'Hardmish(inplace=True)'"
+    )
+    run("-c", use)
+    pytest.importorskip("triton")
+    interpreted = (
+        "import torch, nnkernels, nnkernels.accuracy as A; x = torch.linspace(-3, 2, 999);"
+        "row = nnkernels.activation('hardmish'); nnkernels.backend('triton');"
+        "assert A.errors(nnkernels.functional.hardmish(x), A.truth_of(row, 'value', x, 0, 0)).max() <= 4"
+    )
+    run("-c", interpreted, TRITON_INTERPRET="1")

@@ -1,0 +1,40 @@
+"""Rewrites the README's table of activations from the catalogue.
+
+python tools/readme_table.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnkernels.registry import catalogue
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- activations: written by tools/readme_table.py -->", "<!-- end of activations -->"
+
+
+def table() -> str:
+    lines = ["| function | module | formula | range | source |", "|---|---|---|---|---|"]
+    for row in catalogue():
+        signature = ", ".join(
+            f"{name}={default:g}" if default == default else name for name, default in row.parameters.items()
+        )
+        formula = row.formula.replace("|", "\\|")
+        cells = (
+            f"`{row.name}({signature})`" if signature else f"`{row.name}`",
+            f"`{row.module}`",
+            formula,
+            row.range,
+            row.source,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def rewritten(text: str) -> str:
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text()))
