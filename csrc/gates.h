@@ -123,7 +123,8 @@ struct swish : Gate<M, ScaledArgument<M>> {
 
 template <class M>
 struct gelu_sigmoid : Gate<M, ScaledArgument<M>> {
-  NNK_HD gelu_sigmoid(double, double) : Gate<M, ScaledArgument<M>>{ScaledArgument<M>(constant<M>(1.702, 4.263256414560601e-17))} {}
+  NNK_HD gelu_sigmoid(double, double)
+      : Gate<M, ScaledArgument<M>>{ScaledArgument<M>(constant<M>(1.702, 4.263256414560601e-17))} {}
 };
 
 template <class M>
