@@ -65,7 +65,8 @@ def test_bench_times_both_sides(capsys, tmp_path):
     path = tmp_path / "bench.json"
     assert main(["bench", "--activation", "mish", "--dtype", "float32", "--size", "4096", "--json", str(path)]) == 0
     (result,) = json.loads(path.read_text())
-    assert result["ok"] and all(result[f"{side}_{way}"] > 0 for side in ("eager", "ours") for way in ("forward", "backward"))
+    assert result["ok"]
+    assert all(result[f"{side}_{way}"] > 0 for side in ("eager", "ours") for way in ("forward", "backward"))
 
 
 def test_demo_networks_start_alike_and_losses_agree():
