@@ -126,9 +126,9 @@ class Ninja:
         (self.folder / "build.ninja").write_text("\n".join([*head, *self.lines, ""]))
         ninja = shutil.which("ninja")
         command = [ninja] if ninja else [sys.executable, "-m", "ninja"]
-        done = subprocess.run(
-            [*command, "-k", "0", "-C", str(self.folder)], capture_output=True, text=True, check=False
-        )
+        wanted = [str(output) for part, output in self.outputs.items() if part in WANTED]
+        options = ["-k", "0", "-C", str(self.folder), *wanted]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
 

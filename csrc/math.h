@@ -58,12 +58,13 @@ NNK_HD To bits_of(From from) {
   return to;
 }
 
-// fma where it is one instruction; elsewhere the rounding of the product costs less than the call of a soft fma.
+// fma. Where it is no instruction, float goes through double, which is as exact; double rounds its product, since the
+// call of a soft fma would cost far more than that rounding.
 NNK_HD float madd(float x, float y, float z) {
 #if defined(__FMA__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
   return __builtin_fmaf(x, y, z);
 #else
-  return x * y + z;
+  return static_cast<float>(static_cast<double>(x) * y + z);
 #endif
 }
 
