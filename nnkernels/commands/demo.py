@@ -109,8 +109,8 @@ def draw(path: Path, theirs: Run, mine: Run, timed: list[Comparison]) -> None:
     names = [c.name for c in timed][::-1]
     at = torch.arange(len(names)).double()
     for offset, way, colour in ((0.2, "forward", "#4c72b0"), (-0.2, "backward", "#dd8452")):
-        ratios = [getattr(c, f"{way}_ratio") for c in timed][::-1]
-        right.barh((at + offset).tolist(), ratios, height=0.38, color=colour, label=way)
+        gains = [getattr(c, f"{way}_ratio") - 1 for c in timed][::-1]
+        right.barh((at + offset).tolist(), gains, left=1, height=0.38, color=colour, label=way)
     right.axvline(1, color="black", linewidth=1)
     right.set(xscale="log", xlabel="times as fast as torch, float32, one thread, 2^17 elements", title="Speed")
     right.set_yticks(at.tolist(), names, fontsize=9)
