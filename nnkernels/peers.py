@@ -15,7 +15,7 @@ _COMPOSED: dict[str, Callable[..., Tensor]] = {
     "swish": lambda x, beta: x * torch.sigmoid(beta * x),
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     "gelu_sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
-    "thresholded_relu": lambda x, theta: torch.where(x > theta, x, 0.0),
+    "thresholded_relu": lambda x, theta: torch.nn.functional.threshold(x, theta, 0.0),
 }
 
 
