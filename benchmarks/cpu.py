@@ -17,10 +17,9 @@ import torch
 
 from nnkernels import native
 from nnkernels.benchmark import compare, geometric_mean
-from nnkernels.commands.bench import HEAD, line
+from nnkernels.commands.bench import HEAD, SLOWER, line
 from nnkernels.registry import catalogue
 
-SLOWEST = 0.95
 GEOMETRIC_MEANS = {"forward": 2.0, "backward": 1.6}
 FORWARD = {"mish": 4.0, "tanh": 4.0, "elu": 2.5, "selu": 2.5, "softplus": 2.5, "gelu_tanh": 2.5}
 
@@ -36,23 +35,27 @@ def main() -> None:
     print(HEAD)
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        done = []
+        done, compiled = [], []
         for row in catalogue():
             done.append(compare(row, dtype, rounds=args.rounds))
             print(line(done[-1]), flush=True)
             if args.compile:
                 torch._dynamo.reset()
-                compiled = compare(row, dtype, rounds=args.rounds, other=torch.compile)
-                print(f"{'  torch.compile':27} {line(compiled)[28:]}", flush=True)
+                compiled.append(compare(row, dtype, rounds=args.rounds, other=torch.compile))
+                print(f"{'  torch.compile':27} {line(compiled[-1])[28:]}", flush=True)
         for way, bar in GEOMETRIC_MEANS.items():
             ratios = {c.name: getattr(c, f"{way}_ratio") for c in done}
             mean = geometric_mean(ratios.values())
-            bars = {name: FORWARD.get(name, SLOWEST) if way == "forward" else SLOWEST for name in ratios}
+            bars = {name: FORWARD.get(name, SLOWER) if way == "forward" else SLOWER for name in ratios}
             short = [f"{name} {ratio:.2f}x (bar {bars[name]})" for name, ratio in ratios.items() if ratio < bars[name]]
             print(f"{way}: geometric mean {mean:.2f}x (bar {bar}); below their bars: {', '.join(short) or 'none'}")
-        results += done
+            if compiled:
+                against = geometric_mean(getattr(c, f"{way}_ratio") for c in compiled)
+                print(f"{way}: geometric mean against torch.compile {against:.2f}x")
+        results += [{"against": "eager"} | dataclasses.asdict(c) for c in done]
+        results += [{"against": "torch.compile"} | dataclasses.asdict(c) for c in compiled]
     if args.json:
-        args.json.write_text(json.dumps([dataclasses.asdict(c) for c in results], default=str, indent=1))
+        args.json.write_text(json.dumps(results, default=str, indent=1))
 
 
 if __name__ == "__main__":

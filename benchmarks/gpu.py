@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,8 @@ def measure_one(row: Activation, dtype: torch.dtype, size: int, copy: float, com
 def report(args: argparse.Namespace) -> int:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 2^{args.log2_size} elements")
     results: list[dict] = []
+    left_out: list[str] = []
+    ends = time.monotonic() + args.seconds
     for dtype in (DTYPES[name] for name in args.dtypes):
         size = 2**args.log2_size
         copy = copy_ms(torch.randn(size, device="cuda", dtype=dtype))
@@ -118,6 +121,9 @@ def report(args: argparse.Namespace) -> int:
         print(f"{dtype}: copy {copy:.4f} ms, {moved:.2f} TB/s", flush=True)
         for row in catalogue():
             if args.activations and row.name not in args.activations:
+                continue
+            if time.monotonic() > ends:
+                left_out.append(f"{row.name} {str(dtype)[6:]}")
                 continue
             found = measure_one(row, dtype, size, copy, args.compile)
             results += found
@@ -134,6 +140,12 @@ def report(args: argparse.Namespace) -> int:
             forward, backward = min(e["forward"] for e in mine), min(e["backward"] for e in mine)
             wrong = sorted({e["activation"] for e in mine if not e["ok"]})
             print(f"{name}: worst share forward {forward:.2f}, backward {backward:.2f}; wrong: {wrong or 'none'}")
+            for way in ("forward", "backward"):
+                last = sorted(mine, key=lambda entry: entry[way])[:5]
+                cells = [f"{e['activation']} {e['dtype']} {e[way]:.2f}" for e in last]
+                print(f"  {way}, worst first: {', '.join(cells)}")
+    if left_out:
+        print(f"left out after {args.seconds} s: {', '.join(left_out)}")
     return int(any(not e.get("ok", True) for e in results))
 
 
@@ -203,6 +215,7 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--activations", nargs="+", choices=nnkernels.activations())
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--seconds", type=float, default=540, help="start no further case after this time")
     parser.add_argument("--memcheck", action="store_true")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS, help="for --memcheck")

@@ -1,16 +1,19 @@
 """What a small call costs, forward and backward, against torch's own: 8 elements on the CPU, 4,096 on a GPU.
 
-    python benchmarks/overhead.py                            # the C++ autograd node where it was built for this torch
-    NNKERNELS_AUTOGRAD=python python benchmarks/overhead.py  # the Python route
+    python benchmarks/overhead.py
 
-Both sides run in alternating rounds of one process; times are the medians of the rounds, in microseconds.
+Where the C++ autograd node was built for this torch, a second process (NNKERNELS_AUTOGRAD=python) shows the Python
+route. Eager and ours run in alternating rounds of one process; times are the medians of the rounds, in microseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -46,7 +49,16 @@ def compare(name: str, device: str, rounds: int, calls: int) -> dict[str, float 
     times = [[round_us(side, x, grad, calls) for side in sides] for _ in range(rounds)]
     eager, mine = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(mine / eager for eager, mine in times)
-    return {"activation": name, "device": device, "eager_us": eager, "ours_us": mine, "ratio": ratio, "bar": bar}
+    route = "C++" if autograd.has_cpp_node() else "Python"
+    facts = {"activation": name, "device": device, "route": route}
+    return facts | {"eager_us": eager, "ours_us": mine, "ratio": ratio, "bar": bar}
+
+
+def by_python_route(args: argparse.Namespace) -> list[dict]:
+    """The same in a process without the C++ node, which a process takes or leaves when nnkernels is imported."""
+    command = [sys.executable, __file__, "--json", "--rounds", str(args.rounds), "--calls", str(args.calls)]
+    environment = os.environ | {"NNKERNELS_AUTOGRAD": "python"}
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -58,14 +70,16 @@ def main() -> None:
     torch.set_num_threads(1)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     results = [compare(name, device, args.rounds, args.calls) for device in devices for name in NAMES]
+    if autograd.has_cpp_node():
+        results += by_python_route(args)
     if args.json:
         print(json.dumps(results))
         return
-    print(f"torch {torch.__version__}, C++ autograd node {'in use' if autograd.has_cpp_node() else 'not in use'}")
+    print(f"torch {torch.__version__}")
     for r in results:
         print(
-            f"{r['device']:5} {r['activation']:9} eager {r['eager_us']:6.1f} us   ours {r['ours_us']:6.1f} us   "
-            f"ratio {r['ratio']:.2f} (bar {r['bar']})"
+            f"{r['device']:5} {r['activation']:9} {r['route']:6} eager {r['eager_us']:6.1f} us   "
+            f"ours {r['ours_us']:6.1f} us   ratio {r['ratio']:.2f} (bar {r['bar']})"
         )
 
 

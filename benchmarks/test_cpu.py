@@ -15,7 +15,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def alone():
+    """One thread, and no graph of an earlier case: the peers share a code object, of which dynamo compiles only eight
+    before it runs the rest eagerly."""
+    torch._dynamo.reset()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -12,6 +12,22 @@ from .registry import activations
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, as argparse's `type`."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it has to be a whole number of at least 1, got {text!r}")
+    return number
+
+
+def json_file(text: str) -> Path:
+    """A path whose folder exists, so that no measurement is lost for want of it, as argparse's `type`."""
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file in a folder that exists")
+    return path
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="nnkernels", description="The activation family for PyTorch.")
     commands = top.add_subparsers(dest="command", required=True)
@@ -22,21 +38,21 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="gradcheck and accuracy of every activation on every backend here")
     check.add_argument("--backend", action="append", choices=NAMES[1:], help="only this one; may be repeated")
     check.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
-    check.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    check.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     demo = commands.add_parser(
         "demo", help="train a small network with torch's Mish and with ours, and time the family"
     )
     demo.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the picture")
-    demo.add_argument("--epochs", type=int, default=12)
+    demo.add_argument("--epochs", type=positive, default=12)
 
     bench = commands.add_parser("bench", help="time every activation against torch's")
     bench.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
     bench.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
-    bench.add_argument("--size", type=int, default=2**17, help="elements (default: 2^17, which stays in the cache)")
-    bench.add_argument("--threads", type=int, default=1)
+    bench.add_argument("--size", type=positive, default=2**17, help="elements (default: 2^17, within the cache)")
+    bench.add_argument("--threads", type=positive, default=1)
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    bench.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    bench.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
     return top
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator
 
 import torch
 
 from ..benchmark import Comparison, compare, geometric_mean
 from ..registry import activation, activations
+
+SLOWER = 0.95
+"""Below this ratio a row is marked."""
 
 HEAD = (
     f"{'activation':17} {'type':9} {'worst ulp':>11}   "
@@ -20,11 +24,13 @@ HEAD = (
 
 
 def line(c: Comparison) -> str:
+    slower = [way for way in ("forward", "backward") if getattr(c, f"{way}_ratio") < SLOWER]
     ulps = f"{c.accuracy.value:.2f} /{c.accuracy.d1:5.2f}"
     return (
         f"{c.name:17} {c.dtype:9} {ulps:>11}   "
         f"{c.eager_forward:6.2f} {c.ours_forward:6.2f} {c.forward_ratio:5.2f}x   "
         f"{c.eager_backward:6.2f} {c.ours_backward:6.2f} {c.backward_ratio:5.2f}x"
+        + (f"  slower {' and '.join(slower)}" if slower else "")
         + ("" if c.accuracy.ok else "  WRONG")
     )
 
@@ -46,7 +52,7 @@ def table(dtypes: Iterable[str], size: int, device: str, names: Iterable[str] | 
 
 def run(args: argparse.Namespace) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("nnkernels bench: --device cuda needs a CUDA device, and there is none")
+        print("nnkernels bench: --device cuda needs a CUDA device, and there is none", file=sys.stderr)
         return 2
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)

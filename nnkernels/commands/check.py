@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
+from typing import Any
 
 import torch
 
@@ -14,8 +16,9 @@ from ..registry import Activation, activation, activations
 
 
 def usable() -> list[str]:
-    """The backends that can serve a tensor on this machine."""
-    return [name for name in dispatch.NAMES[1:] if not isinstance(_found(name), str)]
+    """The backends that can serve a tensor on this machine, without Triton's interpreter, which takes minutes."""
+    gpu = torch.cuda.is_available()
+    return [name for name in dispatch.NAMES[1:] if not isinstance(_found(name), str) and (gpu or name != "triton")]
 
 
 def _device(name: str) -> str:
@@ -58,12 +61,14 @@ def check(row: Activation, name: str) -> dict:
     if isinstance(found, str):
         raise RuntimeError(f"backend {name!r} cannot be checked here: {found}")
     device = _device(name)
-    measured = [accuracy.measure(row, found, dtype, device) for dtype in accuracy.LIMITS]
-    with dispatch.backend(name):
-        gradients = gradients_hold(row, device)
-    return {
-        "activation": row.name,
-        "backend": name,
+    result = {"activation": row.name, "backend": name, "accuracy": [], "gradients": "not reached", "ok": False}
+    try:
+        measured = [accuracy.measure(row, found, dtype, device) for dtype in accuracy.LIMITS]
+        with dispatch.backend(name):
+            gradients = gradients_hold(row, device)
+    except Exception as error:  # a kernel that raises is what this command is there to find
+        return result | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
+    return result | {
         "accuracy": [{**dataclasses.asdict(one), "dtype": str(one.dtype)[6:], "ok": one.ok} for one in measured],
         "gradients": gradients,
         "ok": all(one.ok for one in measured) and gradients == "ok",
@@ -71,10 +76,20 @@ def check(row: Activation, name: str) -> dict:
 
 
 def _line(result: dict) -> str:
+    start = f"{result['activation']:17} {result['backend']:10}"
+    if "error" in result:
+        return f"{start} {result['error']} FAILED"
     cells = "".join(f"{e['value']:8.2f} /{e['d1']:6.2f}" for e in result["accuracy"])
-    return f"{result['activation']:17} {result['backend']:10}{cells}   {result['gradients']:9.40} " + (
-        "ok" if result["ok"] else "FAILED"
-    )
+    return f"{start}{cells}   {result['gradients']:9.40} " + ("ok" if result["ok"] else "FAILED")
+
+
+def _plain(found: Any) -> Any:
+    """The same with NaN and infinities as text, which JSON has no numbers for."""
+    if isinstance(found, dict):
+        return {key: _plain(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_plain(value) for value in found]
+    return str(found) if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             results.append(check(activation(row), name))
             print(_line(results[-1]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2))
+        args.json.write_text(json.dumps(_plain(results), indent=2))
     failed = [f"{r['activation']} on {r['backend']}" for r in results if not r["ok"]]
     print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     for line in failed:

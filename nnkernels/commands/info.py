@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 
 import torch
@@ -35,7 +36,9 @@ def _cpp_node() -> str:
     built = native.build_info().get("built_under_torch")
     if built and built != torch.__version__:
         return f"not in use: built for torch {built}; the Python routes serve instead"
-    return f"not in use: {native.missing().get('autograd', 'switched off with NNKERNELS_AUTOGRAD=python')}"
+    if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
+        return "not in use: switched off with NNKERNELS_AUTOGRAD=python"
+    return f"not in use: {native.missing().get('autograd', 'it could not be loaded')}; the Python routes serve instead"
 
 
 def _advice() -> list[str]:
@@ -43,8 +46,12 @@ def _advice() -> list[str]:
     advice = []
     if stale := native.stale():
         advice.append(stale)
+    parts: dict[str, list[str]] = {}
     for part, reason in native.missing().items():
-        advice.append(f"the {part} part is missing: {reason}. Then run: {native.MEND}")
+        parts.setdefault(reason, []).append(part)
+    for reason, names in parts.items():
+        which = f"the {names[0]} part is" if len(names) == 1 else f"the parts {', '.join(names)} are"
+        advice.append(f"{which} missing: {reason}. Then run: {native.MEND}")
     if _version("triton") == "not installed":
         advice.append("Triton is missing. Run: pip install triton")
     return advice
