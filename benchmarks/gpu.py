@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 import nnkernels
-from nnkernels import accuracy, dispatch, functional
+from nnkernels import accuracy, dispatch
+from nnkernels.benchmark import backward_of, ours
 from nnkernels.peers import peer
 from nnkernels.registry import Activation, activation, catalogue
 
@@ -54,12 +55,6 @@ def copy_ms(x: torch.Tensor) -> float:
     return median_ms(lambda: y.copy_(x), repeats=41)
 
 
-def backward_of(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, grad: torch.Tensor) -> Callable:
-    leaf = x.detach().requires_grad_()
-    y = function(leaf)
-    return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)
-
-
 def peak_bytes(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> int:
     """Memory that forward and backward take beyond what was held before, at its highest."""
     leaf = x.detach().requires_grad_()
@@ -80,15 +75,10 @@ def shares(
     return {"forward": copy / forward, "backward": 1.5 * copy / backward}
 
 
-def call_of(row: Activation) -> Callable[[torch.Tensor], torch.Tensor]:
-    given = accuracy.constants_of(row)[: len(row.parameters)]
-    return lambda x: functional.function_of(row)(x, *given)
-
-
 def measure_one(row: Activation, dtype: torch.dtype, size: int, copy: float, compiled: bool) -> list[dict]:
     x = torch.randn(size, device="cuda", dtype=dtype)
     grad = torch.randn(size, device="cuda", dtype=dtype)
-    ours = call_of(row)
+    mine = ours(row)
     results = []
     for name in BACKENDS:
         backend = dispatch.named(name)
@@ -99,13 +89,13 @@ def measure_one(row: Activation, dtype: torch.dtype, size: int, copy: float, com
         if not found.ok:
             print(f"    {row.name} {name} {dtype}: {found}", flush=True)
         with nnkernels.backend(name):
-            entry |= shares(ours, x, grad, copy)
+            entry |= shares(mine, x, grad, copy)
         results.append(entry)
     results.append({"backend": "eager"} | shares(peer(row), x, grad, copy))
     if compiled:
         torch._dynamo.reset()
         results.append({"backend": "compile"} | shares(torch.compile(peer(row)), x, grad, copy))
-    memory = {"ours": peak_bytes(ours, x), "eager": peak_bytes(peer(row), x)}
+    memory = {"ours": peak_bytes(mine, x), "eager": peak_bytes(peer(row), x)}
     return [{"activation": row.name, "dtype": str(dtype)[6:], "peak_bytes": memory} | entry for entry in results]
 
 
@@ -174,7 +164,7 @@ def memcheck(backends: list[str]) -> int:
             for layout, x in layouts(dtype).items():
                 with nnkernels.backend(name):
                     leaf = x.detach().requires_grad_()
-                    y = call_of(row)(leaf)
+                    y = ours(row)(leaf)
                     (slope,) = torch.autograd.grad(y, leaf, torch.ones_like(y), create_graph=True)
                     if slope.requires_grad:
                         torch.autograd.grad(slope.sum(), leaf)
@@ -197,7 +187,7 @@ def large() -> int:
             x = torch.empty(count, device="cuda", dtype=torch.bfloat16).normal_()
             with nnkernels.backend(name):
                 leaf = x.requires_grad_()
-                y = call_of(row)(leaf)
+                y = ours(row)(leaf)
                 (slope,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
             for at in (0, 2**30, 2**31 - 64, count - 64):
                 part = x.detach()[at : at + 64]

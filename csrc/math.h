@@ -37,17 +37,17 @@ struct Fast {
 };
 
 struct Single {
-  static constexpr bool exponential_is_cheap = false;
   using T = float;
   using Table = FloatPolynomials;
   static constexpr bool precise = true;
+  static constexpr bool exponential_is_cheap = false;
 };
 
 struct Double {
-  static constexpr bool exponential_is_cheap = false;
   using T = double;
   using Table = DoublePolynomials;
   static constexpr bool precise = true;
+  static constexpr bool exponential_is_cheap = false;
 };
 
 template <class To, class From>

@@ -11,6 +11,11 @@ def transforms_active() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_batched_by_autograd(x: torch.Tensor) -> bool:
+    """Whether `x` is a gradient under `is_grads_batched=True`, which runs no transform and has no storage."""
+    return torch._C._functorch.is_legacy_batchedtensor(x)
+
+
 def nested_forward_mode() -> bool:
     """Whether forward mode runs inside forward mode.
 

@@ -47,10 +47,7 @@ def call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace:
 
 def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
     if has_torch_function_unary(x):
-        constants = dict(zip(row.parameters, (a, b), strict=False))
-        if inplace:
-            constants["inplace"] = True
-        return handle_torch_function(function, (x,), x, **constants)
+        return handle_torch_function(function, (x,), x, **_keywords(row, a, b, inplace))
     if not isinstance(x, Tensor):
         raise TypeError(f"{function.__name__}(): argument 'input' must be Tensor, not {type(x).__name__}")
     if x.dtype not in SUPPORTED_DTYPES:
@@ -75,6 +72,12 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
     return route.apply(x, row, backend, a, b)
 
 
+def _keywords(row: Activation, a: float, b: float, inplace: bool) -> dict[str, float]:
+    """The arguments after the tensor, as a call of the public function names them."""
+    constants: dict[str, float] = dict(zip(row.parameters, (a, b), strict=False))
+    return constants | {"inplace": True} if inplace else constants
+
+
 def _has_plain_data(x: Tensor) -> bool:
     return (
         type(x) in (Tensor, Parameter)
@@ -82,6 +85,7 @@ def _has_plain_data(x: Tensor) -> bool:
         and not _torch.dispatch_mode_active()
         and not torch.jit.is_tracing()
         and not x.is_neg()
+        and not _torch.is_batched_by_autograd(x)
     )
 
 
@@ -100,17 +104,14 @@ def _composed(row: Activation, function: Any, x: Tensor, a: float, b: float, inp
 def _as_torch_does(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
     """For integer, bool and complex tensors: torch's own function, and torch's own exception."""
     own = getattr(torch.nn.functional, row.name, None)
-    constants = dict(zip(row.parameters, (a, b), strict=False))
     refusal = (
         f"{function.__name__}(): {x.dtype} is not supported (input of shape {tuple(x.shape)}); "
         "convert it to float64, float32, bfloat16 or float16"
     )
     if own is None:
         raise NotImplementedError(refusal)
-    if inplace:
-        constants["inplace"] = True
     try:
-        return own(x, **constants)
+        return own(x, **_keywords(row, a, b, inplace))
     except RuntimeError as error:
         raise type(error)(refusal) from error
 

@@ -78,7 +78,7 @@ def compare(
     sides = (other(theirs), ours(row))
     with torch.no_grad():
         forward = _best([partial(side, x) for side in sides], rounds, device)
-    backward = _best([_backward(side, x, grad) for side in sides], rounds, device)
+    backward = _best([backward_of(side, x, grad) for side in sides], rounds, device)
     per_element = [1e9 * seconds / size for seconds in (*forward, *backward)]
     return Comparison(row.name, str(dtype)[6:], found, *per_element)
 
@@ -88,7 +88,8 @@ def geometric_mean(ratios: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def _backward(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], object]:
+def backward_of(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], object]:
+    """A call that takes the gradient of `function` at `x` again and again, from one graph."""
     leaf = x.detach().requires_grad_()
     y = function(leaf)
     return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)

@@ -48,14 +48,17 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
     return autograd.call(row, _FUNCTIONS.get(row.name, gelu), input, 0.0, 0.0)
 
 
+_ROWS = {row.name: row for row in catalogue()}
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
+
 _TEMPLATE = """
 def {name}({signature}):
-    return _call(_row, _function, input, {a}, {b}, {inplace})
+    return autograd.call(_ROWS[{name!r}], _FUNCTIONS[{name!r}], input, {a}, {b}, {inplace})
 """
 
 _INPLACE_TEMPLATE = """
 def {name}_({signature}):
-    return _call(_row, _function, input, {a}, {b}, True)
+    return autograd.call(_ROWS[{name!r}], _FUNCTIONS["{name}_"], input, {a}, {b}, True)
 """
 
 
@@ -66,17 +69,17 @@ def signature(row: Activation, receiver: str, inplace: bool) -> str:
 
 
 def _make(template: str, row: Activation, inplace: bool) -> Callable[..., Tensor]:
-    # Compiled from source, as dataclasses do, for a true signature and a call without argument packing.
+    # Compiled from source, as dataclasses do, for a true signature and a call without argument packing; with the globals
+    # of this module, in which compilers look them up again.
     names = [f"float({name})" for name in row.parameters]
     a, b = [*names, "0.0", "0.0"][:2]
     source = template.format(
         name=row.name, signature=signature(row, "input", inplace), a=a, b=b, inplace="inplace" if inplace else "False"
     )
-    scope: dict[str, Any] = {"_call": autograd.call, "_row": row, "__name__": __name__}
-    exec(source, scope)
-    # Not by its own name, which may be that of a parameter (`threshold`).
-    function = scope["_function"] = scope.get(row.name) or scope[f"{row.name}_"]
-    return function
+    made: dict[str, Any] = {}
+    exec(source, globals(), made)
+    (name,) = made
+    return _FUNCTIONS.setdefault(name, made[name])
 
 
 def _document(function: Callable[..., Tensor], row: Activation, inplace: bool) -> None:
@@ -112,10 +115,8 @@ def _function(row: Activation) -> Callable[..., Tensor]:
     return function
 
 
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
-
 for _row in catalogue():
-    _FUNCTIONS[_row.name] = _function(_row)
+    _function(_row)
     if _row.name not in globals():
         globals()[_row.name] = _FUNCTIONS[_row.name]
         __all__.append(_row.name)

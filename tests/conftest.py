@@ -23,6 +23,15 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shard", default="1/1", help="K/N: only the K-th of N runs of adjacent tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    which, shards = map(int, config.getoption("--shard").split("/"))
+    items[:] = items[len(items) * (which - 1) // shards : len(items) * which // shards]
+
+
 @pytest.fixture(autouse=True)
 def default_backend() -> Iterator[None]:
     with nnkernels.backend("auto"):

@@ -16,12 +16,8 @@ from torch.utils.checkpoint import checkpoint
 import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, autograd, dispatch
+from nnkernels.benchmark import ours as call_of
 from nnkernels.registry import activation
-
-
-def function_for(row):
-    constants = accuracy.constants_of(row)[: len(row.parameters)]
-    return lambda x: F.function_of(row)(x, *constants)
 
 
 def off_knees(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -34,7 +30,7 @@ def off_knees(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_gradcheck_of_first_and_second_order_in_all_modes(row, backend, device):
     if backend.name == "triton" and device == "cpu":
         pytest.skip("the interpreter is covered by test_triton.py")
-    f, x = function_for(row), off_knees(6).to(device).requires_grad_()
+    f, x = call_of(row), off_knees(6).to(device).requires_grad_()
     with nnkernels.backend(backend.name):
         assert torch.autograd.gradcheck(
             f, (x,), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
@@ -43,7 +39,7 @@ def test_gradcheck_of_first_and_second_order_in_all_modes(row, backend, device):
 
 
 def test_transforms_agree_with_each_other(row):
-    f, x = function_for(row), off_knees(3, 4)
+    f, x = call_of(row), off_knees(3, 4)
 
     def total(x):
         return f(x).sum()
@@ -61,7 +57,7 @@ def test_transforms_agree_with_each_other(row):
 
 
 def test_third_derivative_is_the_same_by_both_routes(row):
-    f, x = function_for(row), off_knees(5).requires_grad_()
+    f, x = call_of(row), off_knees(5).requires_grad_()
 
     def derivative(y):
         return torch.autograd.grad(y.sum(), x, create_graph=True)[0] if y.requires_grad else torch.zeros_like(x)
@@ -79,7 +75,7 @@ def test_third_derivative_is_the_same_by_both_routes(row):
 
 @pytest.mark.parametrize("name", ["mish", "relu", "gelu", "leaky_relu"])
 def test_grad_output_of_any_strides(name, backend, device):
-    f = function_for(activation(name))
+    f = call_of(activation(name))
     x = torch.randn(6, 8, device=device)
     grads = {
         "expanded": torch.tensor(2.0, device=device).expand(6, 8),
@@ -102,7 +98,7 @@ def test_grad_output_of_any_strides(name, backend, device):
 
 
 def test_nothing_that_the_caller_owns_is_written(row, backend, device):
-    f, x = function_for(row), torch.randn(5, 33, device=device)
+    f, x = call_of(row), torch.randn(5, 33, device=device)
     grad, before = torch.randn_like(x), x.clone()
     with nnkernels.backend(backend.name):
         leaf = x.requires_grad_()
@@ -125,20 +121,20 @@ def kept_storages(call) -> list[int]:
 def test_backward_keeps_the_output_where_that_is_exact(name):
     x = torch.randn(64, requires_grad=True)
     outputs: list[torch.Tensor] = []
-    kept = kept_storages(lambda: outputs.append(function_for(activation(name))(x)))
+    kept = kept_storages(lambda: outputs.append(call_of(activation(name))(x)))
     assert kept == [outputs[0].untyped_storage().data_ptr()]
 
 
 def test_backward_keeps_one_tensor_and_no_copy(row):
     x = torch.randn(64, requires_grad=True)
     outputs: list[torch.Tensor] = []
-    kept = kept_storages(lambda: outputs.append(function_for(row)(x)))
+    kept = kept_storages(lambda: outputs.append(call_of(row)(x)))
     assert len(kept) == 1
     assert kept[0] in (x.untyped_storage().data_ptr(), outputs[0].untyped_storage().data_ptr())
 
 
 def test_checkpointing_and_hooks(row):
-    f, x = function_for(row), off_knees(9)
+    f, x = call_of(row), off_knees(9)
     plain, rerun = x.clone().requires_grad_(), x.clone().requires_grad_()
     f(plain * 1).sum().backward()
     checkpoint(lambda x: f(x * 1), rerun, use_reentrant=False).sum().backward()
@@ -174,7 +170,7 @@ def test_inplace_equals_out_of_place(row):
 
 
 def test_inference_mode_and_no_grad(row):
-    f, x = function_for(row), torch.randn(7, requires_grad=True)
+    f, x = call_of(row), torch.randn(7, requires_grad=True)
     with torch.inference_mode():
         assert f(x).is_inference()
     with torch.no_grad():

@@ -14,12 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import nnkernels.functional as F
 import nnkernels.nn as ours
 from nnkernels import accuracy
+from nnkernels.benchmark import ours as call_of
 from nnkernels.registry import catalogue
-
-
-def function_for(row):
-    constants = accuracy.constants_of(row)[: len(row.parameters)]
-    return lambda x: F.function_of(row)(x, *constants)
 
 
 def points() -> torch.Tensor:
@@ -33,7 +29,7 @@ def fresh_compiler():
 
 
 def test_fullgraph_compile_of_value_gradient_and_jvp(row):
-    f, x = function_for(row), points()
+    f, x = call_of(row), points()
 
     def total(x):
         return f(x).sum()
@@ -57,7 +53,7 @@ def every(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_inductor_keeps_the_tails(dtype):
-    """Inductor computes in float32 with functions of its own: about 100 ulp is what the argument of exp costs there."""
+    """Inductor computes in float32 with functions of its own, without compensated products."""
     x = torch.linspace(-12, 30, 601).to(dtype).requires_grad_()
     y = torch.compile(every, fullgraph=True)(x)
     names = ("mish", "relu", "gelu_tanh")
@@ -65,7 +61,7 @@ def test_inductor_keeps_the_tails(dtype):
     for name, part, slope in zip(names, y, slopes, strict=True):
         row = next(row for row in catalogue() if row.name == name)
         exact = [accuracy.truth_of(row, order, x.detach(), *accuracy.constants_of(row)) for order in ("value", "d1")]
-        allowed = 128 if dtype == torch.float32 else 1
+        allowed = 32 if dtype == torch.float32 else 1
         assert accuracy.errors(part.detach(), exact[0]).max() <= allowed, name
         assert accuracy.errors(slope, exact[1], 2.0**-6).max() <= allowed, name
 
@@ -99,7 +95,7 @@ def test_symbolic_trace_records_the_public_functions():
 
 
 def test_fake_meta_and_proxy_tensors(row):
-    f = function_for(row)
+    f = call_of(row)
     with FakeTensorMode():
         assert f(torch.empty(2, 3)).shape == (2, 3)
     assert f(torch.empty(2, 3, device="meta")).device.type == "meta"

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go: builds in place, tests, checks the memory, times. Logs go to $OUT (gpu-output).
+#
+#   bash benchmarks/gpu.sh                  # all the steps
+#   bash benchmarks/gpu.sh build test       # some of: build test memcheck large time overhead crossovers
+#   PYTHON=python3.12 SECONDS_TO_TIME=300 bash benchmarks/gpu.sh time
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-gpu-output}
+export PYTHONPATH=. PYTHONUNBUFFERED=1
+mkdir -p "$OUT"
+failed=0
+
+step() {  # name, command...
+  local name=$1 started=$SECONDS
+  shift
+  if timeout "${STEP_LIMIT:-600}" "$@" >"$OUT/$name.log" 2>&1; then
+    echo "$name: passed in $((SECONDS - started)) s: $(tail -n 1 "$OUT/$name.log")"
+  else
+    echo "$name: FAILED ($?) in $((SECONDS - started)) s:"
+    tail -n 25 "$OUT/$name.log"
+    failed=1
+  fi
+}
+
+# Processes side by side: a GPU serves them all, and a crash loses one file's results only.
+test_step() {
+  local file name shard shards
+  export OMP_NUM_THREADS=1
+  for file in tests/test_*.py; do
+    case $file in
+      *numbers.py | *triton.py | *autograd.py) shards=4 ;;
+      *) shards=1 ;;
+    esac
+    for shard in $(seq $shards); do
+      name=$(basename "$file" .py)_$shard
+      step "$name" "$PYTHON" -m pytest -q -p no:cacheprovider "$file" --shard "$shard/$shards" >"$OUT/$name.result" &
+    done
+  done
+  wait
+  unset OMP_NUM_THREADS
+  cat "$OUT"/test_*.result
+  ! grep -q FAILED "$OUT"/test_*.result || failed=1
+  cat "$OUT"/test_*.log >"$OUT/test.log"
+  rm "$OUT"/test_*
+}
+
+for name in ${*:-build test memcheck large time overhead crossovers}; do
+  case $name in
+    build) step build "$PYTHON" setup.py build_ext --inplace ;;
+    test) test_step ;;
+    memcheck) step memcheck compute-sanitizer "$PYTHON" benchmarks/gpu.py --memcheck ;;
+    large) step large "$PYTHON" benchmarks/gpu.py --large ;;
+    time)
+      step time "$PYTHON" benchmarks/gpu.py --compile --seconds "${SECONDS_TO_TIME:-540}" --out "$OUT/gpu.json"
+      cat "$OUT/time.log"
+      ;;
+    overhead) step overhead "$PYTHON" benchmarks/overhead.py && cat "$OUT/overhead.log" ;;
+    crossovers) step crossovers "$PYTHON" benchmarks/crossovers.py --dry-run && cat "$OUT/crossovers.log" ;;
+    *) echo "unknown step $name" && exit 2 ;;
+  esac
+done
+exit $failed
