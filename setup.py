@@ -36,7 +36,11 @@ X86_ISAS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
 }
-KERNEL_FLAGS = "-std=c++17 -O3 -fPIC -Wall -fvisibility=hidden -fno-math-errno -fno-trapping-math -ffp-contract=off"
+# Threading jumps turns the clamps of a formula into chains of masks, up to 10 instructions a loop.
+KERNEL_FLAGS = (
+    "-std=c++17 -O3 -fPIC -Wall -fvisibility=hidden"
+    " -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-thread-jumps"
+)
 BINDING_FLAGS = "-std=c++20 -O2 -fPIC -Wall -fvisibility=hidden"
 
 

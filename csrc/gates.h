@@ -5,36 +5,35 @@
 
 namespace nnk::NNK_ISA {
 
-// x sigmoid(z(x)). `ArgumentOfX` gives z and z' with their rounding errors, and z''.
+// x sigmoid(z(x)). `ArgumentOfX` gives z and z' with their rounding errors, z'', and the bounds beyond which |x| no
+// longer matters: infinity must not meet zero.
 template <class M, class ArgumentOfX>
 struct Gate {
   using T = typename M::T;
   ArgumentOfX argument;
 
-  // Beyond `far` the result no longer depends on |x|, but infinity would meet zero.
-  static constexpr T far = T(1e5);
-
   NNK_HD T value(T x) const {
-    const T near = at_least(at_most(x, far), -far);
-    const auto z = argument.z(near);
-    const Logistic<M> s(z.hi, z.lo);
-    const T below = s.tail.times(near * s.r);
-    return s.positive ? x * s.r : below;
+    x = argument.closed(x);
+    const auto z = argument.z(x);
+    return Odds<M>(z.hi, z.lo).times(x);
   }
 
   NNK_HD T d1(T x) const {
-    x = at_least(at_most(x, far), -far);
+    x = argument.bounded(x);
     const auto z = argument.z(x);
     const Logistic<M> s(z.hi, z.lo);
-    // Below 0: s (1 + w (1 - s)), w = x z', is e r^2 (1 + w + e), whose root is where the exact 1 + w meets -e.
     const auto dz = argument.dz(x);
-    const T below = s.tail.times(divide<M>(argument.bracket(x, dz, s.e, s.tail.lost()), square_of_one_plus(s.e)));
-    const T above = s.r * madd(x * leading(dz) * s.e, s.r, T(1));
-    return s.positive ? above : below;
+    // s (1 + w (1 - s)), w = x z', over (1 + e)^2: above 0 it is 1 + e (1 + w), below 0 e (1 + w + e), whose root is
+    // where the exact 1 + w meets -e.
+    const T above = madd(s.e, madd(x, leading(dz), T(1)), T(1));
+    const T below = argument.bracket(x, dz, s.e, s.tail.lost());
+    const T ratio = divide<M>(s.positive ? above : below, square_of_one_plus(s.e));
+    const T tail = s.tail.times(ratio);
+    return s.positive ? ratio : tail;
   }
 
   NNK_HD T d2(T x) const {
-    x = at_least(at_most(x, far), -far);
+    x = argument.bounded(x);
     const auto z = argument.z(x);
     const Logistic<M> s(z.hi, z.lo);
     const T dz = leading(argument.dz(x));
@@ -49,6 +48,12 @@ struct Gate {
 template <class M>
 struct Argument {
   using T = typename M::T;
+  static constexpr T far = T(1e5);
+
+  // Where the derivatives no longer change.
+  static NNK_HD T bounded(T x) { return at_least(at_most(x, far), -far); }
+  // Where the gate is closed.
+  static NNK_HD T closed(T x) { return at_least(x, -far); }
 
   // 1 + x z' + e. Where the large terms cancel they do so exactly, and leave what rounding took from each.
   static NNK_HD T bracket(T x, Pair<T> dz, T e, T e_lost) {
@@ -59,7 +64,7 @@ struct Argument {
 };
 
 template <class M>
-struct SameArgument {
+struct SameArgument : Argument<M> {
   using T = typename M::T;
   NNK_HD Pair<T, Exact> z(T x) const { return {x, {}}; }
   NNK_HD T dz(T) const { return T(1); }
@@ -70,10 +75,21 @@ struct SameArgument {
 template <class M>
 struct ScaledArgument : Argument<M> {
   using T = typename M::T;
+  static constexpr T infinity = T(__builtin_inf());
   Pair<T> beta;
-  explicit NNK_HD ScaledArgument(Pair<T> beta) : beta(beta) {}
+  T far;        // where |z| is
+  T low, high;  // where the gate is closed
 
-  NNK_HD Pair<T> z(T x) const { return multiply<M>(x, beta); }
+  explicit NNK_HD ScaledArgument(Pair<T> beta)
+      : beta(beta),
+        far(at_most(Argument<M>::far / magnitude(beta.hi), T(3e38))),
+        low(beta.hi > T(0) ? -far : -infinity),
+        high(beta.hi < T(0) ? far : infinity) {}
+
+  NNK_HD T bounded(T x) const { return at_least(at_most(x, far), -far); }
+  NNK_HD T closed(T x) const { return at_least(at_most(x, high), low); }
+
+  NNK_HD Pair<T> z(T x) const { return multiply<M>(bounded(x), beta); }
   NNK_HD Pair<T> dz(T) const { return beta; }
   NNK_HD T ddz(T) const { return T(0); }
 };
@@ -87,9 +103,9 @@ struct CubicArgument : Argument<M> {
   static constexpr double c2_times_3_hi = 0.21406444881780073, c2_times_3_lo = 1.2025242832367862e-17;
 
   // z(+-30) is far beyond what exp tells from 0, and z must not overflow.
-  static NNK_HD T bounded(T x) { return at_least(at_most(x, T(30)), T(-30)); }
+  static NNK_HD T near(T x) { return at_least(at_most(x, T(30)), T(-30)); }
 
-  // c1 + c x^2, x being bounded.
+  // c1 + c x^2, x being near.
   static NNK_HD Pair<T> even(T x, Pair<T> c) {
     const T square = x * x;
     const Pair<T> c1 = constant<M>(c1_hi, c1_lo);
@@ -101,13 +117,13 @@ struct CubicArgument : Argument<M> {
   }
 
   NNK_HD Pair<T> z(T x) const {
-    x = bounded(x);
+    x = near(x);
     return multiply<M>(x, even(x, constant<M>(c2_hi, c2_lo)));
   }
 
-  NNK_HD Pair<T> dz(T x) const { return even(bounded(x), constant<M>(c2_times_3_hi, c2_times_3_lo)); }
+  NNK_HD Pair<T> dz(T x) const { return even(near(x), constant<M>(c2_times_3_hi, c2_times_3_lo)); }
 
-  NNK_HD T ddz(T x) const { return T(6 * c2_hi) * bounded(x); }
+  NNK_HD T ddz(T x) const { return T(6 * c2_hi) * near(x); }
 };
 
 template <class M>
@@ -155,7 +171,7 @@ struct gelu {
       const T t = reciprocal<M>(a + k);
       const T far = t * polynomial<M::Table::mills>((a - k) * t);
       if constexpr (M::precise) {
-        const T near = polynomial<M::Table::near>(madd(T(2.0 / 3), at_most(a, T(3)), T(-1)));
+        const T near = polynomial<M::Table::near>(madd(T(2.0 / 3), a, T(-1)));
         return a < T(3) ? near : far;
       } else {
         return far;
@@ -174,9 +190,8 @@ struct gelu {
     const T below = normal.tail.times(madd(T(-inv_sqrt_2pi), normal.a, normal.mills()));
     const T outside = x < T(0) ? below : T(1) - below;
     if constexpr (M::precise) {
-      const T near = at_least(at_most(x, T(1)), T(-2));
-      const T from_root = (near - M::Table::gelu_root_hi) - M::Table::gelu_root_lo;
-      const T inside = from_root * polynomial<M::Table::gelu_d1>(near + T(0.625));
+      const T from_root = (x - M::Table::gelu_root_hi) - M::Table::gelu_root_lo;
+      const T inside = from_root * polynomial<M::Table::gelu_d1>(x + T(0.625));
       return (x > T(-1.75)) & (x < T(0.5)) ? inside : outside;
     } else {
       return outside;

@@ -189,6 +189,8 @@ struct Float<float> {
   static constexpr float log2e = 1.44269504f, ln2 = 0.693147182f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
   static constexpr float subnormal_unit = 5.42101086e-20f;  // 2^-64
   static constexpr float far = 126.0f;  // exp(-far) is far below the smallest subnormal, and its scale in range
+  static constexpr int odds_shift = -64;
+  static constexpr float odds_unit = subnormal_unit, odds_low = -43.0f, odds_high = 131.0f;
 };
 
 template <>
@@ -199,6 +201,8 @@ struct Float<double> {
   static constexpr double log2e = 1.4426950408889634, ln2_hi = 0.69314718036912382, ln2_lo = 1.9082149292705877e-10;
   static constexpr double subnormal_unit = 7.4583407312002070e-155;  // 2^-512
   static constexpr double far = 1000.0;
+  static constexpr int odds_shift = -96;
+  static constexpr double odds_unit = 1.2621774483536189e-29, odds_low = -600.0, odds_high = 770.0;
 };
 
 // The lo of a number that needed no rounding. Adding a float 0 instead would cost an instruction, for -0's sake.
@@ -213,8 +217,9 @@ NNK_HD T plus(T x, Exact) {
   return x;
 }
 
-// z + lo = n log(2) + r with |r| <= log(2)/2, for z <= 30: tail = e^r - 1 and scale = 2^n / subnormal_unit.
-template <class M>
+// z + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a normal
+// number.
+template <class M, int shift = Float<typename M::T>::subnormal_shift>
 struct Reduced {
   using T = typename M::T;
   using F = Float<T>;
@@ -224,7 +229,6 @@ struct Reduced {
 
   template <class Lo>
   explicit NNK_HD Reduced(T z, Lo lo) {
-    z = at_least(z, -F::far);
     const T shifted = madd(z, F::log2e, F::magic);
     const Bits n = bits_of<Bits>(shifted) - bits_of<Bits>(F::magic);
     const T whole = shifted - F::magic;
@@ -235,9 +239,15 @@ struct Reduced {
       r = madd(whole, -F::ln2, z);
     }
     tail = madd(r * r, polynomial<M::Table::expm1>(r), r);
-    scale = bits_of<T>((n + F::bias + F::subnormal_shift) << F::mantissa);
+    scale = bits_of<T>((n + F::bias + shift) << F::mantissa);
   }
 };
+
+// Below -far, e^z is 0 also as a subnormal number, and its scale would leave the range.
+template <class T>
+NNK_HD T not_too_far(T z) {
+  return at_least(z, -Float<T>::far);
+}
 
 // e^z for z <= 30, kept in two factors so that a product with it is rounded once, also where e^z itself is subnormal.
 template <class M>
@@ -247,7 +257,7 @@ struct Exponential {
   Reduced<M> reduced;
 
   template <class Lo = Exact>
-  explicit NNK_HD Exponential(T z, Lo lo = {}) : reduced(z, lo) {}
+  explicit NNK_HD Exponential(T z, Lo lo = {}) : reduced(not_too_far(z), lo) {}
 
   // v e^z
   NNK_HD T times(T v) const { return madd(v, reduced.tail, v) * reduced.scale * Float<T>::subnormal_unit; }
@@ -281,7 +291,7 @@ struct Exponential<Fast> {
 template <class M>
 NNK_HD typename M::T expm1_of(typename M::T z) {
   using T = typename M::T;
-  const Reduced<M> reduced(z, Exact());
+  const Reduced<M> reduced(not_too_far(z), Exact());
   const T power = reduced.scale * Float<T>::subnormal_unit;
   return madd(power, reduced.tail, power - T(1));
 }

@@ -5,6 +5,44 @@
 
 namespace nnk::NNK_ISA {
 
+// sigmoid(z + lo) = u / (u + u e^-z), with a u that keeps both terms normal until the quotient is far below the
+// smallest subnormal number: the quotient is the only rounding there, and neither sign of z needs a case of its own.
+template <class M>
+struct Odds {
+  using T = typename M::T;
+  using F = Float<T>;
+  static constexpr T unit = F::odds_unit;
+
+  T whole;
+
+  template <class Lo = Exact>
+  explicit NNK_HD Odds(T z, Lo lo = {}) : whole(unit + scaled_exponential(-z, -lo)) {}
+
+  NNK_HD T sigmoid() const { return divide<M>(unit, whole); }
+
+  // v sigmoid(z), for |v| < 2^39 (double: 2^37) where z < -odds_high. A small v would vanish in v u.
+  NNK_HD T times(T v) const {
+    const bool small = magnitude(v) < T(1);
+    const T ratio = divide<M>(small ? unit : v * unit, whole);
+    return small ? v * ratio : ratio;
+  }
+
+ private:
+  // u e^z
+  template <class Lo>
+  static NNK_HD T scaled_exponential(T z, Lo lo) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (M::exponential_is_cheap) {
+      float e;
+      asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(madd(z, F::log2e, float(F::odds_shift))));
+      return e;
+    }
+#endif
+    const Reduced<M, F::odds_shift> reduced(at_least(at_most(z, F::odds_high), F::odds_low), lo);
+    return (T(1) + reduced.tail) * reduced.scale;
+  }
+};
+
 // sigmoid and its derivatives at z + lo: s = 1 / (1 + e) above 0 and e / (1 + e) below, e = exp(-|z|).
 template <class M>
 struct Logistic {
@@ -17,8 +55,6 @@ struct Logistic {
   explicit NNK_HD Logistic(T z) : Logistic(z >= T(0), Exponential<M>(negative_magnitude(z))) {}
   NNK_HD Logistic(T z, Exact) : Logistic(z) {}
   NNK_HD Logistic(T z, T lo) : Logistic(z >= T(0), Exponential<M>(negative_magnitude(z), z >= T(0) ? -lo : lo)) {}
-
-  NNK_HD T sigmoid() const { return positive ? r : e * r; }
 
   // v sigmoid'(z)
   NNK_HD T slope(T v) const { return tail.times(v * (r * r)); }
@@ -45,7 +81,7 @@ struct sigmoid {
   using T = typename M::T;
   NNK_HD sigmoid(double, double) {}
 
-  NNK_HD T value(T x) const { return Logistic<M>(x).sigmoid(); }
+  NNK_HD T value(T x) const { return Odds<M>(x).sigmoid(); }
   NNK_HD T d1(T x) const {
     const Exponential<M> tail(negative_magnitude(x));
     return divide<M>(tail.value(), square_of_one_plus(tail.value()));
@@ -90,9 +126,8 @@ struct tanhshrink {
   NNK_HD tanhshrink(double, double) {}
 
   NNK_HD T value(T x) const {
-    const T near = at_least(at_most(x, T(1.5)), T(-1.5));
-    const T square = near * near;
-    const T small = near * (square * polynomial<M::Table::tanhres>(square - T(1.125)));
+    const T square = x * x;
+    const T small = x * (square * polynomial<M::Table::tanhres>(square - T(1.125)));
     const T large = x - (M::precise ? tanh<M>(0, 0).value(x) : tanh<M>::far_from_zero(x));
     return magnitude(x) < T(1.5) ? small : large;
   }
@@ -100,9 +135,11 @@ struct tanhshrink {
   NNK_HD T d1(T x) const {
     const T m = expm1_of<M>(T(-2) * magnitude(x));
     const Exponential<M> tail(T(-2) * magnitude(x));
-    const T square = divide<M>(m * m, square_of_one_plus(tail.value()));
+    const T e = tail.value();
     // Where tanh^2 nears 1, its complement has fewer roundings to square.
-    return magnitude(x) < T(1) ? square : T(1) - tanh<M>(0, 0).d1(x);
+    const bool near = magnitude(x) < T(1);
+    const T ratio = divide<M>(near ? m * m : T(4) * e, square_of_one_plus(e));
+    return near ? ratio : T(1) - ratio;
   }
 
   NNK_HD T d2(T x) const { return T(2) * tanh<M>(0, 0).value(x) * tanh<M>(0, 0).d1(x); }
@@ -125,7 +162,7 @@ struct softplus {
 
   NNK_HD T d1(T x) const {
     const Pair<T> z = argument(x);
-    const T s = Logistic<M>(z.hi, z.lo).sigmoid();
+    const T s = Odds<M>(z.hi, z.lo).sigmoid();
     return z.hi > threshold ? T(1) : s;
   }
 
@@ -155,7 +192,7 @@ struct logsigmoid {
     return (x < T(0) ? x : T(0)) - log;
   }
 
-  NNK_HD T d1(T x) const { return Logistic<M>(-x).sigmoid(); }
+  NNK_HD T d1(T x) const { return Odds<M>(-x).sigmoid(); }
   NNK_HD T d2(T x) const { return Logistic<M>(x).slope(T(-1)); }
 };
 

@@ -69,8 +69,8 @@ def signature(row: Activation, receiver: str, inplace: bool) -> str:
 
 
 def _make(template: str, row: Activation, inplace: bool) -> Callable[..., Tensor]:
-    # Compiled from source, as dataclasses do, for a true signature and a call without argument packing; with the globals
-    # of this module, in which compilers look them up again.
+    # Compiled from source, as dataclasses do, for a true signature and a call without argument packing. Its globals are
+    # those of this module, where compilers look them up again.
     names = [f"float({name})" for name in row.parameters]
     a, b = [*names, "0.0", "0.0"][:2]
     source = template.format(
