@@ -160,7 +160,11 @@ NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
     float r;
     asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(y));
     const float quotient = x * r;
-    if constexpr (M::precise) return madd(r, madd(-quotient, y, x), quotient);
+    if constexpr (M::precise) {
+      // An infinite quotient's residual would be infinity minus infinity.
+      const float corrected = madd(r, madd(-quotient, y, x), quotient);
+      return magnitude(quotient) < __builtin_inff() ? corrected : quotient;
+    }
     return quotient;
   }
 #endif

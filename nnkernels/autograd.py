@@ -129,6 +129,12 @@ def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: f
     return backend.backward(row.name, grad, kept, a, b)
 
 
+def _transformable_gradient(grad: Tensor, x: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:
+    if _torch.is_batched_by_autograd(grad):
+        return reference.times(grad, row.name, "d1", x, a, b)
+    return _TransformableBackward.apply(grad, x, row, backend, a, b)
+
+
 def _second(grad_grad: Tensor, grad: Tensor, x: Tensor, row: Activation, a: float, b: float) -> Tensor:
     """grad_grad grad f''(x) in torch operations, differentiable to any order."""
     return reference.times(grad_grad, row.name, "d2", x, a, b, also=grad)
@@ -193,11 +199,11 @@ class _Transformable(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _TransformableBackward.apply(grad, ctx.saved_tensors[0], *ctx.constants), None, None, None, None
+        return _transformable_gradient(grad, ctx.saved_tensors[0], *ctx.constants), None, None, None, None
 
     @staticmethod
     def jvp(ctx, tangent, *_):  # type: ignore[override]
-        return _TransformableBackward.apply(tangent, ctx.saved_tensors[0], *ctx.constants)
+        return _transformable_gradient(tangent, ctx.saved_tensors[0], *ctx.constants)
 
     @staticmethod
     def vmap(info, in_dims, x, *constants):  # type: ignore[override]
@@ -220,7 +226,7 @@ class _TransformableBackward(Function):
     def backward(ctx, grad_grad):  # type: ignore[override]
         grad, x = ctx.saved_tensors
         row, _, a, b = ctx.constants
-        for_grad = _TransformableBackward.apply(grad_grad, x, *ctx.constants)
+        for_grad = _transformable_gradient(grad_grad, x, *ctx.constants)
         return for_grad, _second(grad_grad, grad, x, row, a, b), None, None, None, None
 
     @staticmethod
@@ -230,7 +236,7 @@ class _TransformableBackward(Function):
         along_x = None if x_tangent is None else _second(x_tangent, grad, x, row, a, b)
         if grad_tangent is None:
             return along_x
-        along_grad = _TransformableBackward.apply(grad_tangent, x, *ctx.constants)
+        along_grad = _transformable_gradient(grad_tangent, x, *ctx.constants)
         return along_grad if along_x is None else along_grad + along_x
 
     @staticmethod
