@@ -39,7 +39,7 @@ X86_ISAS = {
 # Threading jumps turns the clamps of a formula into chains of masks, up to 10 instructions a loop.
 KERNEL_FLAGS = (
     "-std=c++17 -O3 -fPIC -Wall -fvisibility=hidden"
-    " -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-thread-jumps"
+    " -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-thread-jumps -fopenmp-simd"
 )
 BINDING_FLAGS = "-std=c++20 -O2 -fPIC -Wall -fvisibility=hidden"
 

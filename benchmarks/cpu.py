@@ -18,7 +18,7 @@ import torch
 from nnkernels import native
 from nnkernels.benchmark import compare, geometric_mean
 from nnkernels.commands.bench import HEAD, SLOWER, line
-from nnkernels.registry import catalogue
+from nnkernels.registry import Activation, catalogue
 
 GEOMETRIC_MEANS = {"forward": 2.0, "backward": 1.6}
 FORWARD = {"mish": 4.0, "tanh": 4.0, "elu": 2.5, "selu": 2.5, "softplus": 2.5, "gelu_tanh": 2.5}
@@ -36,7 +36,7 @@ def main() -> None:
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         done, compiled = [], []
-        for row in catalogue():
+        for row in catalogue(Activation):
             done.append(compare(row, dtype, rounds=args.rounds))
             print(line(done[-1]), flush=True)
             if args.compile:

@@ -25,7 +25,7 @@ import nnkernels
 from nnkernels import accuracy, dispatch
 from nnkernels.benchmark import backward_of, ours
 from nnkernels.peers import peer
-from nnkernels.registry import Activation, activation, catalogue
+from nnkernels.registry import Activation, catalogue, elementwise
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 BACKENDS = ("cuda", "triton")
@@ -109,7 +109,7 @@ def report(args: argparse.Namespace) -> int:
         copy = copy_ms(torch.randn(size, device="cuda", dtype=dtype))
         moved = 2 * size * dtype.itemsize / copy / 1e9
         print(f"{dtype}: copy {copy:.4f} ms, {moved:.2f} TB/s", flush=True)
-        for row in catalogue():
+        for row in catalogue(Activation):
             if args.activations and row.name not in args.activations:
                 continue
             if time.monotonic() > ends:
@@ -158,7 +158,7 @@ def layouts(dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 def memcheck(backends: list[str]) -> int:
     wrong = 0
-    for row in catalogue():
+    for row in catalogue(Activation):
         a, b = accuracy.constants_of(row)
         for name, dtype in ((backend, dtype) for backend in backends for dtype in MEMCHECK_CASES[backend]):
             for layout, x in layouts(dtype).items():
@@ -182,7 +182,7 @@ def large() -> int:
     count = 2**31 + 17
     wrong = 0
     for name in BACKENDS:
-        for row in (activation("relu"), activation("silu")):
+        for row in (elementwise("relu"), elementwise("silu")):
             a, b = accuracy.constants_of(row)
             x = torch.empty(count, device="cuda", dtype=torch.bfloat16).normal_()
             with nnkernels.backend(name):
@@ -203,7 +203,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log2-size", type=int, default=27)
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--activations", nargs="+", choices=nnkernels.activations())
+    parser.add_argument("--activations", nargs="+", choices=[row.name for row in catalogue(Activation)])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--seconds", type=float, default=540, help="start no further case after this time")
     parser.add_argument("--memcheck", action="store_true")

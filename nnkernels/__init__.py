@@ -6,7 +6,7 @@ Example:
     tensor([0., 0., 0.])
 """
 
-from . import functional, nn
+from . import catalogue, functional, nn  # noqa: F401  (the catalogue comes first: everything is derived from it)
 from .dispatch import backend
 from .native import build_info
 from .registry import Activation, activation, activations

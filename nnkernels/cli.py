@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from .dispatch import NAMES
-from .registry import activations
+from .registry import Activation, catalogue
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -30,6 +30,7 @@ def json_file(text: str) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="nnkernels", description="The activation family for PyTorch.")
+    names = [row.name for row in catalogue(Activation)]
     commands = top.add_subparsers(dest="command", required=True)
 
     info = commands.add_parser("info", help="versions, backends, and how to mend what is missing")
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="gradcheck and accuracy of every activation on every backend here")
     check.add_argument("--backend", action="append", choices=NAMES[1:], help="only this one; may be repeated")
-    check.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+    check.add_argument("--activation", action="append", choices=names, help="only this one; may be repeated")
     check.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     demo = commands.add_parser(
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time every activation against torch's")
     bench.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
-    bench.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+    bench.add_argument("--activation", action="append", choices=names, help="only this one; may be repeated")
     bench.add_argument("--size", type=positive, default=2**17, help="elements (default: 2^17, within the cache)")
     bench.add_argument("--threads", type=positive, default=1)
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

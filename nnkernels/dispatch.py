@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from functools import cache
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Protocol
 
 import torch
@@ -168,6 +169,43 @@ def select(name: str, x: Tensor) -> Backend:
         if not isinstance(found, str) and found.has(name) and found.unavailable(x.device) is None:
             return found
     return REFERENCE
+
+
+def kernels(family: str, x: Tensor) -> ModuleType:
+    """The module that computes the activations of `family`, "reducing" for instance, for `x`.
+
+    A family's kernels are functions of the same names and signatures in `cpu/`, `triton/` and `reference/`.
+
+    Raises:
+        RuntimeError: the backend chosen with `nnkernels.backend` cannot serve `x`.
+    """
+    if _chosen != "auto":
+        found = _family(_chosen, family)
+        reason = found if isinstance(found, str) else _unavailable(_chosen, x)
+        if reason:
+            raise RuntimeError(
+                f"nnkernels.backend({_chosen!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}"
+            )
+        return found  # type: ignore[return-value]
+    for name in ("cpu", "triton"):
+        found = _family(name, family)
+        if not isinstance(found, str) and not _unavailable(name, x):
+            return found
+    return importlib.import_module(f"{__package__}.reference.{family}")
+
+
+@cache
+def _family(name: str, family: str) -> ModuleType | str:
+    """The module of kernels, or one sentence why there is none."""
+    if name == "cuda":
+        return f"the {family} activations have no CUDA C++ kernels; on a GPU they run in Triton"
+    found = named(name)
+    return found if isinstance(found, str) else importlib.import_module(f"{__package__}.{name}.{family}")
+
+
+def _unavailable(name: str, x: Tensor) -> str | None:
+    found = named(name)
+    return found if isinstance(found, str) else found.unavailable(x.device)
 
 
 def _explicit(name: str, x: Tensor) -> Backend:

@@ -1,8 +1,4 @@
-"""The catalogue: one row for each activation, from which modules, functions, tests, benchmarks and tables are derived.
-
-A row says what the activation is; how it is computed stands under the same name in `reference/` (torch operations),
-`triton/activations.py` and `csrc/activations.h`. A test holds the four sets of names against each other.
-"""
+"""What a row of the catalogue says, and how to find one. The rows themselves stand in `catalogue/`."""
 
 from __future__ import annotations
 
@@ -10,14 +6,15 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 REQUIRED = float("nan")
 """The default of a parameter that the caller has to give, as `threshold` and `value` of `torch.nn.Threshold`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Activation:
-    """One activation function of a single tensor and at most two constants.
+class Row:
+    """What the catalogue tells of an activation.
 
     Attributes:
         name: the function's name in `nnkernels.functional`, and the row's name in every backend.
@@ -28,6 +25,26 @@ class Activation:
         source: who described it, and when.
         good_for: what it is used for.
         drawback: its known weakness.
+    """
+
+    name: str
+    module: str
+    formula: str
+    derivative: str
+    range: str
+    source: str
+    good_for: str
+    drawback: str
+
+    def __reduce__(self) -> tuple[Callable[[str], Row], tuple[str]]:
+        return activation, (self.name,)
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Row):
+    """An activation function of a single tensor and at most two constants, element by element.
+
+    Attributes:
         parameters: the constants' names and defaults, in the order of the signature.
         inplace: whether the function takes `inplace=`, as PyTorch's does.
         keeps_output: told the parameters, whether the derivative at the output equals the derivative at the input, so
@@ -39,15 +56,7 @@ class Activation:
         variant: the value of `approximate` under which `functional.gelu` means this row.
     """
 
-    name: str
-    module: str
-    formula: str
-    derivative: str
-    range: str
-    source: str
-    good_for: str
-    drawback: str
-    parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: Mapping[str, float] = field(default_factory=dict)
     inplace: bool = True
     keeps_output: Callable[[float, float], bool] = lambda a, b: False
     refuses: Callable[[float, float], Exception | None] | None = None
@@ -55,11 +64,38 @@ class Activation:
     float32_under_cuda_autocast: bool = False
     variant: str | None = None
 
-    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
-        return activation, (self.name,)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
 
 
-_ROWS: dict[str, Activation] = {}
+@dataclass(frozen=True, eq=False)
+class Learned(Row):
+    """An activation with parameters of its own, that training changes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Random(Row):
+    """An activation that draws random numbers in training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reducing(Row):
+    """An activation whose elements depend on each other along a dimension."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gated(Row):
+    """A product of two halves of a tensor, or of two tensors, one of them through an activation."""
+
+
+_ROWS: dict[str, Row] = {}
+
+Kind = TypeVar("Kind", bound=Row)
+
+
+def add(row: Row) -> None:
+    """Puts `row` into the catalogue."""
+    _ROWS[row.name] = row
 
 
 def activations() -> tuple[str, ...]:
@@ -73,7 +109,7 @@ def activations() -> tuple[str, ...]:
     return tuple(_ROWS)
 
 
-def activation(name: str) -> Activation:
+def activation(name: str) -> Row:
     """The catalogue's row called `name`.
 
     Raises:
@@ -92,318 +128,19 @@ def activation(name: str) -> Activation:
         raise ValueError(f"unknown activation {name!r}{hint}; the known ones are: {', '.join(_ROWS)}") from None
 
 
-def catalogue() -> tuple[Activation, ...]:
-    """All rows, in the order of the README's table."""
-    return tuple(_ROWS.values())
+def elementwise(name: str) -> Activation:
+    """The stateless row called `name`.
+
+    Raises:
+        ValueError: there is no such row, or it has parameters, randomness or neighbours of its own.
+    """
+    row = activation(name)
+    if not isinstance(row, Activation):
+        known = ", ".join(one.name for one in catalogue(Activation))
+        raise ValueError(f"{name!r} is not a stateless elementwise activation; those are: {known}")
+    return row
 
 
-def _row(name: str, module: str, *, parameters: Mapping[str, float] | None = None, **fields: object) -> None:
-    constants = MappingProxyType(dict(parameters or {}))
-    _ROWS[name] = Activation(name, module, parameters=constants, **fields)  # type: ignore[arg-type]
-
-
-_row(
-    "sigmoid",
-    "Sigmoid",
-    formula="1 / (1 + exp(-x))",
-    derivative="s (1 - s), s = sigmoid(x)",
-    range="(0, 1)",
-    source="Verhulst 1845; in networks Rumelhart, Hinton & Williams 1986",
-    good_for="gates and binary outputs",
-    drawback="saturates on both sides and is not centred on zero",
-    inplace=False,
-)
-_row(
-    "tanh",
-    "Tanh",
-    formula="(exp(x) - exp(-x)) / (exp(x) + exp(-x))",
-    derivative="1 - tanh(x)^2",
-    range="(-1, 1)",
-    source="LeCun et al. 1998, Efficient BackProp",
-    good_for="recurrent cells, bounded outputs",
-    drawback="saturates on both sides",
-    inplace=False,
-)
-_row(
-    "relu",
-    "ReLU",
-    formula="max(x, 0)",
-    derivative="1 if x > 0 else 0",
-    range="[0, inf)",
-    source="Fukushima 1969; Nair & Hinton 2010",
-    good_for="the default of convolutional networks",
-    drawback="a unit whose input stays negative never learns again",
-    keeps_output=lambda a, b: True,
-    masks=True,
-)
-_row(
-    "relu6",
-    "ReLU6",
-    formula="min(max(x, 0), 6)",
-    derivative="1 if 0 < x < 6 else 0",
-    range="[0, 6]",
-    source="Krizhevsky 2010",
-    good_for="mobile networks in low precision",
-    drawback="no gradient outside (0, 6)",
-    keeps_output=lambda a, b: True,
-    masks=True,
-)
-_row(
-    "relu_squared",
-    "ReLUSquared",
-    formula="max(x, 0)^2",
-    derivative="2 max(x, 0)",
-    range="[0, inf)",
-    source="So et al. 2021, Primer",
-    good_for="feed-forward blocks of language models, sparse activations",
-    drawback="grows quadratically: large inputs overflow 16-bit floats",
-    masks=True,
-)
-_row(
-    "leaky_relu",
-    "LeakyReLU",
-    formula="x if x > 0 else negative_slope x",
-    derivative="1 if x > 0 else negative_slope",
-    range="(-inf, inf)",
-    source="Maas, Hannun & Ng 2013",
-    good_for="discriminators; nets in which ReLU units die",
-    drawback="the slope is one more constant to choose",
-    parameters={"negative_slope": 0.01},
-    keeps_output=lambda a, b: a > 0,
-)
-_row(
-    "elu",
-    "ELU",
-    formula="x if x > 0 else alpha (exp(x) - 1)",
-    derivative="1 if x > 0 else alpha exp(x)",
-    range="(-alpha, inf)",
-    source="Clevert, Unterthiner & Hochreiter 2016",
-    good_for="mean activations near zero without normalisation",
-    drawback="its slope jumps at zero unless alpha = 1",
-    parameters={"alpha": 1.0},
-)
-_row(
-    "celu",
-    "CELU",
-    formula="x if x > 0 else alpha (exp(x / alpha) - 1)",
-    derivative="1 if x > 0 else exp(x / alpha)",
-    range="(-alpha, inf)",
-    source="Barron 2017",
-    good_for="ELU with a continuous slope for every alpha",
-    drawback="alpha = 0 is not allowed",
-    parameters={"alpha": 1.0},
-    refuses=lambda a, b: None if a else RuntimeError("celu(): alpha cannot be 0"),
-)
-_row(
-    "selu",
-    "SELU",
-    formula="scale (x if x > 0 else alpha (exp(x) - 1)), alpha = 1.67326..., scale = 1.05070...",
-    derivative="scale (1 if x > 0 else alpha exp(x))",
-    range="(-1.7581, inf)",
-    source="Klambauer et al. 2017",
-    good_for="deep fully connected networks that normalise themselves",
-    drawback="needs LeCun-normal weights and alpha dropout (not batch normalisation)",
-)
-_row(
-    "silu",
-    "SiLU",
-    formula="x sigmoid(x)",
-    derivative="s (1 + x (1 - s)), s = sigmoid(x)",
-    range="[-0.2785, inf)",
-    source="Hendrycks & Gimpel 2016; Elfwing et al. 2018; Ramachandran et al. 2017",
-    good_for="modern convolutional networks; the gate of SwiGLU",
-    drawback="not monotonic; dearer than ReLU when it is not fused",
-)
-_row(
-    "swish",
-    "Swish",
-    formula="x sigmoid(beta x)",
-    derivative="s (1 + beta x (1 - s)), s = sigmoid(beta x)",
-    range="[-0.2785 / beta, inf) for beta > 0",
-    source="Ramachandran, Zoph & Le 2017",
-    good_for="SiLU with a chosen sharpness",
-    drawback="one more constant to choose",
-    parameters={"beta": 1.0},
-)
-_row(
-    "gelu",
-    "GELU",
-    formula="x Phi(x), Phi the standard normal distribution function",
-    derivative="Phi(x) + x phi(x)",
-    range="[-0.1700, inf)",
-    source="Hendrycks & Gimpel 2016",
-    good_for="transformers",
-    drawback="not monotonic",
-    inplace=False,
-    variant="none",
-)
-_row(
-    "gelu_tanh",
-    "GELUTanh",
-    formula="x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))",
-    derivative="s + x s (1 - s) z', s = sigmoid(z), z = 2 sqrt(2/pi) (x + 0.044715 x^3)",
-    range="[-0.1700, inf)",
-    source="Hendrycks & Gimpel 2016",
-    good_for="checkpoints trained with it (GPT-2, BERT in TensorFlow, Gemma)",
-    drawback="differs from the exact GELU by up to 5e-4",
-    inplace=False,
-    variant="tanh",
-)
-_row(
-    "gelu_sigmoid",
-    "QuickGELU",
-    formula="x sigmoid(1.702 x)",
-    derivative="s (1 + 1.702 x (1 - s)), s = sigmoid(1.702 x)",
-    range="[-0.1636, inf)",
-    source="Hendrycks & Gimpel 2016; CLIP (Radford et al. 2021)",
-    good_for="checkpoints trained with it (CLIP)",
-    drawback="differs from the exact GELU by up to 0.02",
-    inplace=False,
-    variant="sigmoid",
-)
-_row(
-    "hardsigmoid",
-    "Hardsigmoid",
-    formula="min(max(x + 3, 0), 6) / 6",
-    derivative="1/6 if -3 < x < 3 else 0",
-    range="[0, 1]",
-    source="Courbariaux, Bengio & David 2015; Howard et al. 2019",
-    good_for="gates on small devices",
-    drawback="reaches 0 and 1 and has no gradient beyond",
-    masks=True,
-)
-_row(
-    "hardswish",
-    "Hardswish",
-    formula="x min(max(x + 3, 0), 6) / 6",
-    derivative="0 if x <= -3, 1 if x >= 3, else x/3 + 1/2",
-    range="[-0.375, inf)",
-    source="Howard et al. 2019, MobileNetV3",
-    good_for="mobile networks",
-    drawback="quadratic between -3 and 3, with kinks at both ends",
-    masks=True,
-)
-_row(
-    "hardtanh",
-    "Hardtanh",
-    formula="min(max(x, min_val), max_val)",
-    derivative="1 if min_val < x < max_val else 0",
-    range="[min_val, max_val]",
-    source="Collobert 2004",
-    good_for="bounded outputs, quantised networks",
-    drawback="no gradient outside the interval",
-    parameters={"min_val": -1.0, "max_val": 1.0},
-    refuses=lambda a, b: ValueError(f"hardtanh(): min_val {a} is greater than max_val {b}") if a > b else None,
-    keeps_output=lambda a, b: True,
-    masks=True,
-)
-_row(
-    "mish",
-    "Mish",
-    formula="x tanh(softplus(x))",
-    derivative="t + x (1 - t^2) sigmoid(x), t = tanh(softplus(x))",
-    range="[-0.3088, inf)",
-    source="Misra 2019",
-    good_for="detectors (YOLOv4); a smooth alternative to SiLU",
-    drawback="PyTorch's own runs below the memory bus's speed",
-)
-_row(
-    "softplus",
-    "Softplus",
-    formula="log(1 + exp(beta x)) / beta, and x where beta x > threshold",
-    derivative="sigmoid(beta x)",
-    range="(0, inf)",
-    source="Dugas et al. 2001",
-    good_for="positive outputs: scales, rates, variances",
-    drawback="never zero: no sparsity",
-    parameters={"beta": 1.0, "threshold": 20.0},
-    inplace=False,
-    float32_under_cuda_autocast=True,
-)
-_row(
-    "softsign",
-    "Softsign",
-    formula="x / (1 + |x|)",
-    derivative="1 / (1 + |x|)^2",
-    range="(-1, 1)",
-    source="Bergstra et al. 2009; Turian et al. 2009",
-    good_for="a tanh that saturates polynomially",
-    drawback="approaches its limits slowly",
-    inplace=False,
-)
-_row(
-    "logsigmoid",
-    "LogSigmoid",
-    formula="-log(1 + exp(-x))",
-    derivative="sigmoid(-x)",
-    range="(-inf, 0)",
-    source="Cox 1958, the logistic log-likelihood",
-    good_for="losses (binary cross-entropy, preference learning)",
-    drawback="a loss's term rather than a hidden layer's",
-    inplace=False,
-)
-_row(
-    "threshold",
-    "Threshold",
-    formula="x if x > threshold else value",
-    derivative="1 if x > threshold else 0",
-    range="{value} and (threshold, inf)",
-    source="Torch7",
-    good_for="cutting off small activations",
-    drawback="jumps unless value = threshold",
-    parameters={"threshold": REQUIRED, "value": REQUIRED},
-    keeps_output=lambda a, b: b <= a,
-    masks=True,
-)
-_row(
-    "thresholded_relu",
-    "ThresholdedReLU",
-    formula="x if x > theta else 0",
-    derivative="1 if x > theta else 0",
-    range="{0} and (theta, inf)",
-    source="Konda, Memisevic & Krueger 2014",
-    good_for="sparse autoencoders without biases",
-    drawback="jumps by theta",
-    parameters={"theta": 1.0},
-    keeps_output=lambda a, b: a >= 0,
-    masks=True,
-)
-_row(
-    "softshrink",
-    "Softshrink",
-    formula="x - lambd if x > lambd, x + lambd if x < -lambd, else 0",
-    derivative="0 if -lambd <= x <= lambd else 1",
-    range="(-inf, inf)",
-    source="Donoho 1995",
-    good_for="sparse coding (the proximal step of an L1 penalty)",
-    drawback="biases every value towards zero by lambd",
-    parameters={"lambd": 0.5},
-    refuses=lambda a, b: RuntimeError(f"softshrink(): lambd must be at least 0, got {a}") if a < 0 else None,
-    inplace=False,
-    masks=True,
-)
-_row(
-    "hardshrink",
-    "Hardshrink",
-    formula="0 if -lambd <= x <= lambd else x",
-    derivative="0 if -lambd <= x <= lambd else 1",
-    range="{0} and |x| > lambd",
-    source="Donoho & Johnstone 1994",
-    good_for="sparse codes without bias",
-    drawback="jumps at both edges",
-    parameters={"lambd": 0.5},
-    inplace=False,
-    keeps_output=lambda a, b: a >= 0,
-    masks=True,
-)
-_row(
-    "tanhshrink",
-    "Tanhshrink",
-    formula="x - tanh(x)",
-    derivative="tanh(x)^2",
-    range="(-inf, inf)",
-    source="Torch7",
-    good_for="sparse coding with a smooth threshold",
-    drawback="no gradient at zero",
-    inplace=False,
-)
+def catalogue(kind: type[Kind] = Row) -> tuple[Kind, ...]:  # type: ignore[assignment]
+    """The rows of one kind (by default of all), in the order of the README's table."""
+    return tuple(row for row in _ROWS.values() if isinstance(row, kind))

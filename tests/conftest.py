@@ -38,7 +38,7 @@ def default_backend() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=catalogue(), ids=lambda row: row.name)
+@pytest.fixture(params=catalogue(Activation), ids=lambda row: row.name)
 def row(request: pytest.FixtureRequest) -> Activation:
     return request.param
 

@@ -28,7 +28,7 @@ from nnkernels.triton import TritonBackend
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if INTERPRETED else "cuda"
-NAMES = registry.activations()
+NAMES = [row.name for row in registry.catalogue(registry.Activation)]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 BACKEND = TritonBackend()
 

@@ -2,7 +2,7 @@
 //
 // Compiled against the torch that is installed and used only while that torch runs, since autograd has no stable ABI.
 // Whatever is not a plain call (subclasses, transforms, modes, tangents, a graph of the gradient) is handed to the
-// Python routes of nnkernels/autograd.py, which stay the truth for everything.
+// Python routes of nnkernels/autograd/, which stay the truth for everything.
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>

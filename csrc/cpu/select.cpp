@@ -4,25 +4,15 @@
 
 #include "../activations.h"
 #include "../kernels.h"
+#include "isa.h"
 
-#define NNK_DECLARE(isa)                                \
-  namespace nnk::isa {                                  \
-  void run(const Job& job, int64_t begin, int64_t end); \
-  }
-
-#if defined(__x86_64__)
-NNK_DECLARE(baseline)
-NNK_DECLARE(avx2)
-NNK_DECLARE(avx512)
-#else
-NNK_DECLARE(neon)
-#endif
+NNK_KERNEL(run, (const Job& job, int64_t begin, int64_t end), (job, begin, end))
 
 namespace {
 
 struct InstructionSet {
   const char* name;
-  void (*run)(const nnk::Job&, int64_t, int64_t);
+  nnk::Isa isa;
   bool usable;
 };
 
@@ -33,12 +23,12 @@ InstructionSet choose() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const InstructionSet best_first[] = {
-      {"avx512", nnk::avx512::run, avx512},
-      {"avx2", nnk::avx2::run, avx2},
-      {"baseline", nnk::baseline::run, true},
+      {"avx512", nnk::Isa::avx512, avx512},
+      {"avx2", nnk::Isa::avx2, avx2},
+      {"baseline", nnk::Isa::baseline, true},
   };
 #else
-  const InstructionSet best_first[] = {{"neon", nnk::neon::run, true}};
+  const InstructionSet best_first[] = {{"neon", nnk::Isa::neon, true}};
 #endif
   if (const char* asked = std::getenv("NNKERNELS_ISA")) {
     for (const InstructionSet& isa : best_first) {
@@ -55,6 +45,8 @@ const InstructionSet chosen = choose();
 
 }  // namespace
 
+nnk::Isa nnk::chosen_isa() { return chosen.isa; }
+
 #define NNK_NAME(name) "," #name
 
 extern "C" {
@@ -63,5 +55,5 @@ const char* nnk_activation_names() { return &(NNK_ACTIVATIONS(NNK_NAME))[1]; }
 
 const char* nnk_cpu_isa() { return chosen.name; }
 
-void nnk_cpu_run(const nnk::Job* job, int64_t begin, int64_t end) { chosen.run(*job, begin, end); }
+void nnk_cpu_run(const nnk::Job* job, int64_t begin, int64_t end) { nnk::run(*job, begin, end); }
 }

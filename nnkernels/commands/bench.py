@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ..benchmark import Comparison, compare, geometric_mean
-from ..registry import activation, activations
+from ..registry import Activation, catalogue, elementwise
 
 SLOWER = 0.95
 """Below this ratio a row is marked."""
@@ -40,8 +40,8 @@ def table(dtypes: Iterable[str], size: int, device: str, names: Iterable[str] | 
     print(HEAD)
     for dtype in dtypes:
         done = []
-        for name in names or activations():
-            done.append(compare(activation(name), getattr(torch, dtype), size, device))
+        for name in names or [row.name for row in catalogue(Activation)]:
+            done.append(compare(elementwise(name), getattr(torch, dtype), size, device))
             print(line(done[-1]), flush=True)
             yield done[-1]
         forward, backward = (

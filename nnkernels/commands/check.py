@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import accuracy, dispatch, functional
-from ..registry import Activation, activation, activations
+from ..registry import Activation, catalogue, elementwise
 
 
 def usable() -> list[str]:
@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
     head = "".join(f"{str(dtype)[6:]:>16}" for dtype in accuracy.LIMITS)
     print(f"{'activation':17} {'backend':10}{head}   gradcheck   (worst ulp: value / derivative)")
     results = []
-    for row in args.activation or activations():
+    for row in args.activation or [row.name for row in catalogue(Activation)]:
         for name in backends:
-            results.append(check(activation(row), name))
+            results.append(check(elementwise(row), name))
             print(_line(results[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(_plain(results), indent=2))

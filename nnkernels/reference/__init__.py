@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..registry import activation
+from ..registry import elementwise
 from . import piecewise, smooth  # noqa: F401  (whose classes are found below)
 from .base import Formula
 
@@ -53,7 +53,7 @@ def times(grad: Tensor, name: str, order: str, x: Tensor, a: float, b: float, al
         also = also.to(wide)
     slope = getattr(FORMULAS[name], order)(x.to(wide), *rounded(x, a, b))
     product = grad.to(wide) * also * slope
-    if activation(name).masks:
+    if elementwise(name).masks:
         product = torch.where(slope == 0, 0.0, product)
     return product.to(x.dtype)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Geometry, plan
-from ..registry import activation
+from ..registry import elementwise
 
 # 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread,
 # and no spilling in any row.
@@ -59,7 +59,7 @@ class TritonBackend:
         grad_x = torch.empty_like(x)
         geometry, (grad, x) = _fit((grad, x), (grad_x,))
         _launch(
-            kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1, activation(name).masks
+            kernels.backward, geometry, (grad, x, grad_x), a, b, activations.FORMULAS[name].d1, elementwise(name).masks
         )
         return grad_x
 
@@ -73,9 +73,8 @@ class TritonBackend:
         for_grad, for_x = torch.empty_like(x), torch.empty_like(x)
         outputs = (for_grad, for_x)
         geometry, inputs = _fit((grad_grad, grad, x), outputs)
-        _launch(
-            kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2, activation(name).masks
-        )
+        masks = elementwise(name).masks
+        _launch(kernels.double_backward, geometry, (*inputs, *outputs), a, b, formula.d1, formula.d2, masks)
         return for_grad, for_x
 
 

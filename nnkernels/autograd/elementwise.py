@@ -1,4 +1,4 @@
-"""The routes from a call to its kernels, written once for the family.
+"""The routes from a call of a stateless activation to its kernels.
 
     a plain call                   the C++ node (csrc/bindings/autograd.cpp) where it was built for this torch
     the same without it            `_Plain`: a ctx-style Function, the cheapest that Python offers
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.parameter import Parameter
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from . import _torch, dispatch, native, reference
-from .dispatch import SUPPORTED_DTYPES, Backend
-from .registry import Activation, activation
+from .. import _torch, dispatch, native, reference
+from ..dispatch import SUPPORTED_DTYPES, Backend
+from ..registry import Activation, elementwise
+from .context import has_plain_data
 
 _cpp_apply: Any = None
 """The C++ node's entry while it may be used: built for this torch, and no backend chosen by name."""
@@ -59,7 +59,7 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
             f"{function.__name__}(): a leaf Variable that requires grad is being used in an in-place operation "
             f"(input of shape {tuple(x.shape)})"
         )
-    if not _has_plain_data(x) or _torch.nested_forward_mode():
+    if not has_plain_data(x) or _torch.nested_forward_mode():
         return _composed(row, function, x, a, b, inplace)
 
     backend = dispatch.select(row.name, x)
@@ -76,17 +76,6 @@ def _keywords(row: Activation, a: float, b: float, inplace: bool) -> dict[str, f
     """The arguments after the tensor, as a call of the public function names them."""
     constants: dict[str, float] = dict(zip(row.parameters, (a, b), strict=False))
     return constants | {"inplace": True} if inplace else constants
-
-
-def _has_plain_data(x: Tensor) -> bool:
-    return (
-        type(x) in (Tensor, Parameter)
-        and x.layout == torch.strided
-        and not _torch.dispatch_mode_active()
-        and not torch.jit.is_tracing()
-        and not x.is_neg()
-        and not _torch.is_batched_by_autograd(x)
-    )
 
 
 def _autocast(row: Activation, x: Tensor) -> Tensor:
@@ -120,7 +109,7 @@ def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: f
     """grad f'(kept), itself differentiable where autograd or a transform asks for that."""
     if grad.dtype != kept.dtype:
         grad = grad.to(kept.dtype)
-    if not _has_plain_data(kept) or not _has_plain_data(grad) or _torch.nested_forward_mode():
+    if not has_plain_data(kept) or not has_plain_data(grad) or _torch.nested_forward_mode():
         return reference.times(grad, row.name, "d1", kept, a, b)
     if _torch.transforms_active() or _torch.has_forward_level():
         return _TransformableBackward.apply(grad, kept, row, backend, a, b)
@@ -177,7 +166,7 @@ class _PlainBackward(Function):
     def backward(ctx, grad_grad):  # type: ignore[override]
         grad, x = ctx.saved_tensors
         row, backend, a, b = ctx.constants
-        plain = _has_plain_data(grad_grad) and not _torch.transforms_active() and not _torch.has_forward_level()
+        plain = has_plain_data(grad_grad) and not _torch.transforms_active() and not _torch.has_forward_level()
         if plain and not torch.is_grad_enabled():
             both = backend.double_backward(row.name, grad_grad, grad, x, a, b)
         else:
@@ -249,7 +238,7 @@ class _TransformableBackward(Function):
 
 def _python_backward(grad: Tensor, kept: Tensor, index: int, a: float, b: float) -> Tensor:
     """What the C++ node calls where its own backward is not a plain one."""
-    row = activation(native.activation_names()[index])
+    row = elementwise(native.activation_names()[index])
     return gradient(grad, kept, row, dispatch.select(row.name, kept), a, b)
 
 

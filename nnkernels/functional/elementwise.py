@@ -1,23 +1,22 @@
-"""The family as functions, with the signatures of `torch.nn.functional`: swapping the import is the whole migration.
+"""The stateless activations as functions.
 
 Every function but `gelu` is made from its row of the catalogue; `help(nnkernels.functional.mish)` shows the result.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from . import autograd
-from .registry import Activation, catalogue
+from ..autograd import elementwise as autograd
+from ..registry import Activation, catalogue
 
 __all__ = ["gelu"]
 
-_VARIANTS = {row.variant: row for row in catalogue() if row.variant}
+_VARIANTS = {row.variant: row for row in catalogue(Activation) if row.variant}
 
 
 def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
@@ -48,7 +47,7 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
     return autograd.call(row, _FUNCTIONS.get(row.name, gelu), input, 0.0, 0.0)
 
 
-_ROWS = {row.name: row for row in catalogue()}
+_ROWS = {row.name: row for row in catalogue(Activation)}
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
 
 _TEMPLATE = """
@@ -115,7 +114,7 @@ def _function(row: Activation) -> Callable[..., Tensor]:
     return function
 
 
-for _row in catalogue():
+for _row in catalogue(Activation):
     _function(_row)
     if _row.name not in globals():
         globals()[_row.name] = _FUNCTIONS[_row.name]
@@ -128,9 +127,3 @@ for _row in catalogue():
 def function_of(row: Activation) -> Callable[..., Tensor]:
     """The public function of a row: `F.mish` of the row called "mish"."""
     return _FUNCTIONS[row.name]
-
-
-def __getattr__(name: str) -> Callable[..., Tensor]:
-    close = difflib.get_close_matches(name, __all__, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise AttributeError(f"module {__name__!r} has no activation {name!r}{hint}")

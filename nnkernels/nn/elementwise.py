@@ -1,20 +1,18 @@
-"""The family as modules: each a subclass of its `torch.nn` namesake where there is one, so that constructor, state
-dict, repr, pickling and `isinstance` stay what they were; only `forward` is ours.
+"""The stateless activations as modules.
 
 Every class but `GELU` is made from its row of the catalogue.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import functional
-from .registry import Activation, catalogue
+from ..functional import elementwise as functional
+from ..registry import Activation, catalogue
 
 __all__ = ["GELU"]
 
@@ -99,7 +97,7 @@ def _document(row: Activation) -> str:
     """
 
 
-for _row in catalogue():
+for _row in catalogue(Activation):
     if _row.module not in globals():
         globals()[_row.module] = _module(_row)
         __all__.append(_row.module)
@@ -108,9 +106,3 @@ for _row in catalogue():
 def module_of(row: Activation) -> type[torch.nn.Module]:
     """The module class of a row: `nn.Mish` of the row called "mish"."""
     return globals()[row.module]
-
-
-def __getattr__(name: str) -> type[torch.nn.Module]:
-    close = difflib.get_close_matches(name, __all__, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise AttributeError(f"module {__name__!r} has no activation {name!r}{hint}")

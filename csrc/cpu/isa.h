@@ -1,0 +1,42 @@
+// Calls a kernel as it was compiled for the instruction set that was chosen when the library was loaded.
+#pragma once
+
+namespace nnk {
+
+enum class Isa : int { baseline, avx2, avx512, neon };
+
+Isa chosen_isa();
+
+}  // namespace nnk
+
+// Declares nnk::<isa>::name, which csrc/cpu/*.cpp define in namespace nnk::NNK_ISA, and nnk::name, which calls the
+// right one: NNK_KERNEL(run, (const Job& job, int64_t begin, int64_t end), (job, begin, end)).
+#if defined(__x86_64__)
+#define NNK_KERNEL(name, parameters, arguments)        \
+  namespace nnk::baseline {                            \
+  void name parameters;                                \
+  }                                                    \
+  namespace nnk::avx2 {                                \
+  void name parameters;                                \
+  }                                                    \
+  namespace nnk::avx512 {                              \
+  void name parameters;                                \
+  }                                                    \
+  namespace nnk {                                      \
+  inline void name parameters {                        \
+    switch (chosen_isa()) {                            \
+      case Isa::avx512: return avx512::name arguments; \
+      case Isa::avx2: return avx2::name arguments;     \
+      default: return baseline::name arguments;        \
+    }                                                  \
+  }                                                    \
+  }
+#else
+#define NNK_KERNEL(name, parameters, arguments)         \
+  namespace nnk::neon {                                 \
+  void name parameters;                                 \
+  }                                                     \
+  namespace nnk {                                       \
+  inline void name parameters { neon::name arguments; } \
+  }
+#endif

@@ -1,0 +1,52 @@
+"""Which calls a kernel may serve, and the gradients of those it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from .. import _torch
+
+
+def has_plain_data(x: Tensor) -> bool:
+    """Whether `x` has memory of its own that a kernel can read: no subclass, no mode, nothing lazily negated."""
+    return (
+        type(x) in (Tensor, Parameter)
+        and x.layout == torch.strided
+        and not _torch.dispatch_mode_active()
+        and not torch.jit.is_tracing()
+        and not x.is_neg()
+        and not _torch.is_batched_by_autograd(x)
+    )
+
+
+def is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether kernels may serve a call on `tensors`: data of their own, no compiler, no transform, no tangent.
+
+    Everything else is served by the reference's torch operations, which all of those understand.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not _torch.transforms_active()
+        and not _torch.has_forward_level()
+        and all(tensor is None or has_plain_data(tensor) for tensor in tensors)
+    )
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `function(*inputs)` for those inputs that require one, themselves differentiable.
+
+    For the backward of a Function while `create_graph` is on: `function`, in torch operations, is evaluated again.
+    """
+    with torch.enable_grad():
+        # Views, so that a tensor given twice counts as two inputs.
+        views = [tensor.view_as(tensor) for tensor in inputs]
+        y = function(*views)
+        wanted = [view for view in views if view.requires_grad]
+        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True))
+    return tuple(next(found) if view.requires_grad else None for view in views)

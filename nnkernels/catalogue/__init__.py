@@ -1,0 +1,7 @@
+"""The catalogue: one row for each activation, from which modules, functions, tests, benchmarks and tables are derived.
+
+Importing it fills the registry, in the order of the README's table.
+"""
+
+from . import elementwise  # noqa: F401, I001  (the order of the README's table)
+from . import learned, random, reducing, pooling, gated  # noqa: F401

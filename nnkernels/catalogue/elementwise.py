@@ -1,0 +1,365 @@
+"""The stateless activations: one tensor in, one of its shape out, at most two constants.
+
+How each is computed stands under the same name in `reference/`, `triton/` and `csrc/activations.h`; a test holds the
+four sets of names against each other.
+"""
+
+from ..registry import REQUIRED, Activation, add
+
+add(
+    Activation(
+        "sigmoid",
+        "Sigmoid",
+        formula="1 / (1 + exp(-x))",
+        derivative="s (1 - s), s = sigmoid(x)",
+        range="(0, 1)",
+        source="Verhulst 1845; in networks Rumelhart, Hinton & Williams 1986",
+        good_for="gates and binary outputs",
+        drawback="saturates on both sides and is not centred on zero",
+        inplace=False,
+    )
+)
+add(
+    Activation(
+        "tanh",
+        "Tanh",
+        formula="(exp(x) - exp(-x)) / (exp(x) + exp(-x))",
+        derivative="1 - tanh(x)^2",
+        range="(-1, 1)",
+        source="LeCun et al. 1998, Efficient BackProp",
+        good_for="recurrent cells, bounded outputs",
+        drawback="saturates on both sides",
+        inplace=False,
+    )
+)
+add(
+    Activation(
+        "relu",
+        "ReLU",
+        formula="max(x, 0)",
+        derivative="1 if x > 0 else 0",
+        range="[0, inf)",
+        source="Fukushima 1969; Nair & Hinton 2010",
+        good_for="the default of convolutional networks",
+        drawback="a unit whose input stays negative never learns again",
+        keeps_output=lambda a, b: True,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "relu6",
+        "ReLU6",
+        formula="min(max(x, 0), 6)",
+        derivative="1 if 0 < x < 6 else 0",
+        range="[0, 6]",
+        source="Krizhevsky 2010",
+        good_for="mobile networks in low precision",
+        drawback="no gradient outside (0, 6)",
+        keeps_output=lambda a, b: True,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "relu_squared",
+        "ReLUSquared",
+        formula="max(x, 0)^2",
+        derivative="2 max(x, 0)",
+        range="[0, inf)",
+        source="So et al. 2021, Primer",
+        good_for="feed-forward blocks of language models, sparse activations",
+        drawback="grows quadratically: large inputs overflow 16-bit floats",
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "leaky_relu",
+        "LeakyReLU",
+        formula="x if x > 0 else negative_slope x",
+        derivative="1 if x > 0 else negative_slope",
+        range="(-inf, inf)",
+        source="Maas, Hannun & Ng 2013",
+        good_for="discriminators; nets in which ReLU units die",
+        drawback="the slope is one more constant to choose",
+        parameters={"negative_slope": 0.01},
+        keeps_output=lambda a, b: a > 0,
+    )
+)
+add(
+    Activation(
+        "elu",
+        "ELU",
+        formula="x if x > 0 else alpha (exp(x) - 1)",
+        derivative="1 if x > 0 else alpha exp(x)",
+        range="(-alpha, inf)",
+        source="Clevert, Unterthiner & Hochreiter 2016",
+        good_for="mean activations near zero without normalisation",
+        drawback="its slope jumps at zero unless alpha = 1",
+        parameters={"alpha": 1.0},
+    )
+)
+add(
+    Activation(
+        "celu",
+        "CELU",
+        formula="x if x > 0 else alpha (exp(x / alpha) - 1)",
+        derivative="1 if x > 0 else exp(x / alpha)",
+        range="(-alpha, inf)",
+        source="Barron 2017",
+        good_for="ELU with a continuous slope for every alpha",
+        drawback="alpha = 0 is not allowed",
+        parameters={"alpha": 1.0},
+        refuses=lambda a, b: None if a else RuntimeError("celu(): alpha cannot be 0"),
+    )
+)
+add(
+    Activation(
+        "selu",
+        "SELU",
+        formula="scale (x if x > 0 else alpha (exp(x) - 1)), alpha = 1.67326..., scale = 1.05070...",
+        derivative="scale (1 if x > 0 else alpha exp(x))",
+        range="(-1.7581, inf)",
+        source="Klambauer et al. 2017",
+        good_for="deep fully connected networks that normalise themselves",
+        drawback="needs LeCun-normal weights and alpha dropout (not batch normalisation)",
+    )
+)
+add(
+    Activation(
+        "silu",
+        "SiLU",
+        formula="x sigmoid(x)",
+        derivative="s (1 + x (1 - s)), s = sigmoid(x)",
+        range="[-0.2785, inf)",
+        source="Hendrycks & Gimpel 2016; Elfwing et al. 2018; Ramachandran et al. 2017",
+        good_for="modern convolutional networks; the gate of SwiGLU",
+        drawback="not monotonic; dearer than ReLU when it is not fused",
+    )
+)
+add(
+    Activation(
+        "swish",
+        "Swish",
+        formula="x sigmoid(beta x)",
+        derivative="s (1 + beta x (1 - s)), s = sigmoid(beta x)",
+        range="[-0.2785 / beta, inf) for beta > 0",
+        source="Ramachandran, Zoph & Le 2017",
+        good_for="SiLU with a chosen sharpness",
+        drawback="one more constant to choose",
+        parameters={"beta": 1.0},
+    )
+)
+add(
+    Activation(
+        "gelu",
+        "GELU",
+        formula="x Phi(x), Phi the standard normal distribution function",
+        derivative="Phi(x) + x phi(x)",
+        range="[-0.1700, inf)",
+        source="Hendrycks & Gimpel 2016",
+        good_for="transformers",
+        drawback="not monotonic",
+        inplace=False,
+        variant="none",
+    )
+)
+add(
+    Activation(
+        "gelu_tanh",
+        "GELUTanh",
+        formula="x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))",
+        derivative="s + x s (1 - s) z', s = sigmoid(z), z = 2 sqrt(2/pi) (x + 0.044715 x^3)",
+        range="[-0.1700, inf)",
+        source="Hendrycks & Gimpel 2016",
+        good_for="checkpoints trained with it (GPT-2, BERT in TensorFlow, Gemma)",
+        drawback="differs from the exact GELU by up to 5e-4",
+        inplace=False,
+        variant="tanh",
+    )
+)
+add(
+    Activation(
+        "gelu_sigmoid",
+        "QuickGELU",
+        formula="x sigmoid(1.702 x)",
+        derivative="s (1 + 1.702 x (1 - s)), s = sigmoid(1.702 x)",
+        range="[-0.1636, inf)",
+        source="Hendrycks & Gimpel 2016; CLIP (Radford et al. 2021)",
+        good_for="checkpoints trained with it (CLIP)",
+        drawback="differs from the exact GELU by up to 0.02",
+        inplace=False,
+        variant="sigmoid",
+    )
+)
+add(
+    Activation(
+        "hardsigmoid",
+        "Hardsigmoid",
+        formula="min(max(x + 3, 0), 6) / 6",
+        derivative="1/6 if -3 < x < 3 else 0",
+        range="[0, 1]",
+        source="Courbariaux, Bengio & David 2015; Howard et al. 2019",
+        good_for="gates on small devices",
+        drawback="reaches 0 and 1 and has no gradient beyond",
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "hardswish",
+        "Hardswish",
+        formula="x min(max(x + 3, 0), 6) / 6",
+        derivative="0 if x <= -3, 1 if x >= 3, else x/3 + 1/2",
+        range="[-0.375, inf)",
+        source="Howard et al. 2019, MobileNetV3",
+        good_for="mobile networks",
+        drawback="quadratic between -3 and 3, with kinks at both ends",
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "hardtanh",
+        "Hardtanh",
+        formula="min(max(x, min_val), max_val)",
+        derivative="1 if min_val < x < max_val else 0",
+        range="[min_val, max_val]",
+        source="Collobert 2004",
+        good_for="bounded outputs, quantised networks",
+        drawback="no gradient outside the interval",
+        parameters={"min_val": -1.0, "max_val": 1.0},
+        refuses=lambda a, b: ValueError(f"hardtanh(): min_val {a} is greater than max_val {b}") if a > b else None,
+        keeps_output=lambda a, b: True,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "mish",
+        "Mish",
+        formula="x tanh(softplus(x))",
+        derivative="t + x (1 - t^2) sigmoid(x), t = tanh(softplus(x))",
+        range="[-0.3088, inf)",
+        source="Misra 2019",
+        good_for="detectors (YOLOv4); a smooth alternative to SiLU",
+        drawback="PyTorch's own runs below the memory bus's speed",
+    )
+)
+add(
+    Activation(
+        "softplus",
+        "Softplus",
+        formula="log(1 + exp(beta x)) / beta, and x where beta x > threshold",
+        derivative="sigmoid(beta x)",
+        range="(0, inf)",
+        source="Dugas et al. 2001",
+        good_for="positive outputs: scales, rates, variances",
+        drawback="never zero: no sparsity",
+        parameters={"beta": 1.0, "threshold": 20.0},
+        inplace=False,
+        float32_under_cuda_autocast=True,
+    )
+)
+add(
+    Activation(
+        "softsign",
+        "Softsign",
+        formula="x / (1 + |x|)",
+        derivative="1 / (1 + |x|)^2",
+        range="(-1, 1)",
+        source="Bergstra et al. 2009; Turian et al. 2009",
+        good_for="a tanh that saturates polynomially",
+        drawback="approaches its limits slowly",
+        inplace=False,
+    )
+)
+add(
+    Activation(
+        "logsigmoid",
+        "LogSigmoid",
+        formula="-log(1 + exp(-x))",
+        derivative="sigmoid(-x)",
+        range="(-inf, 0)",
+        source="Cox 1958, the logistic log-likelihood",
+        good_for="losses (binary cross-entropy, preference learning)",
+        drawback="a loss's term rather than a hidden layer's",
+        inplace=False,
+    )
+)
+add(
+    Activation(
+        "threshold",
+        "Threshold",
+        formula="x if x > threshold else value",
+        derivative="1 if x > threshold else 0",
+        range="{value} and (threshold, inf)",
+        source="Torch7",
+        good_for="cutting off small activations",
+        drawback="jumps unless value = threshold",
+        parameters={"threshold": REQUIRED, "value": REQUIRED},
+        keeps_output=lambda a, b: b <= a,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "thresholded_relu",
+        "ThresholdedReLU",
+        formula="x if x > theta else 0",
+        derivative="1 if x > theta else 0",
+        range="{0} and (theta, inf)",
+        source="Konda, Memisevic & Krueger 2014",
+        good_for="sparse autoencoders without biases",
+        drawback="jumps by theta",
+        parameters={"theta": 1.0},
+        keeps_output=lambda a, b: a >= 0,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "softshrink",
+        "Softshrink",
+        formula="x - lambd if x > lambd, x + lambd if x < -lambd, else 0",
+        derivative="0 if -lambd <= x <= lambd else 1",
+        range="(-inf, inf)",
+        source="Donoho 1995",
+        good_for="sparse coding (the proximal step of an L1 penalty)",
+        drawback="biases every value towards zero by lambd",
+        parameters={"lambd": 0.5},
+        refuses=lambda a, b: RuntimeError(f"softshrink(): lambd must be at least 0, got {a}") if a < 0 else None,
+        inplace=False,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "hardshrink",
+        "Hardshrink",
+        formula="0 if -lambd <= x <= lambd else x",
+        derivative="0 if -lambd <= x <= lambd else 1",
+        range="{0} and |x| > lambd",
+        source="Donoho & Johnstone 1994",
+        good_for="sparse codes without bias",
+        drawback="jumps at both edges",
+        parameters={"lambd": 0.5},
+        inplace=False,
+        keeps_output=lambda a, b: a >= 0,
+        masks=True,
+    )
+)
+add(
+    Activation(
+        "tanhshrink",
+        "Tanhshrink",
+        formula="x - tanh(x)",
+        derivative="tanh(x)^2",
+        range="(-inf, inf)",
+        source="Torch7",
+        good_for="sparse coding with a smooth threshold",
+        drawback="no gradient at zero",
+        inplace=False,
+    )
+)
