@@ -1,4 +1,4 @@
-// The operators of maxout, over tensors that Python arranged as rows x pieces x inner; see csrc/cpu/pooling.h.
+// The operators of maxout. Tensors are dense, of any strides; only their memory counts, as csrc/cpu/pooling.h sees it.
 #pragma once
 
 #include <optional>
@@ -9,19 +9,17 @@
 namespace nnk {
 
 // `wide` holds the pieces, `narrow` one element for each group; `forward` reads the former and writes the latter.
-inline void run_maxout(const Tensor& wide, const Tensor& narrow, const std::optional<Tensor>& winners, bool forward) {
-  STD_TORCH_CHECK(wide.dim() == 3 && wide.is_contiguous(),
-                  "nnkernels: expected rows x pieces x inner adjacent elements");
-  STD_TORCH_CHECK(
-      narrow.dim() == 2 && narrow.is_contiguous() && narrow.size(0) == wide.size(0) && narrow.size(1) == wide.size(2),
-      "nnkernels: expected rows x inner adjacent elements");
-  STD_TORCH_CHECK(wide.scalar_type() == narrow.scalar_type(), "nnkernels: expected tensors of one dtype");
-  const int64_t pieces = wide.size(1), count = narrow.numel();
+inline void run_maxout(const Tensor& wide, const Tensor& narrow, const std::optional<Tensor>& winners, int64_t pieces,
+                       int64_t inner, bool forward) {
   STD_TORCH_CHECK(pieces >= 2 && pieces <= 256, "nnkernels: maxout takes 2 to 256 pieces, got ", pieces);
+  const int64_t count = narrow.numel();
+  STD_TORCH_CHECK(wide.numel() == count * pieces && inner >= 0 && (count == 0 || (inner > 0 && count % inner == 0)),
+                  "nnkernels: ", wide.numel(), " and ", count, " elements are not ", pieces, " pieces of ", inner);
+  STD_TORCH_CHECK(wide.scalar_type() == narrow.scalar_type(), "nnkernels: expected tensors of one dtype");
+  if (count == 0) return;
   const int width = pieces <= 2 ? 1 : pieces <= 4 ? 2 : pieces <= 16 ? 4 : 8;
   const Tensor &in = forward ? wide : narrow, &out = forward ? narrow : wide;
-  MaxoutJob job{scalar_of(wide),        wide.size(0), pieces, wide.size(2), width, in.mutable_data_ptr(),
-                out.mutable_data_ptr(), nullptr,      0};
+  MaxoutJob job{scalar_of(wide), pieces, inner, width, in.mutable_data_ptr(), out.mutable_data_ptr(), nullptr, 0};
   if (winners) {
     STD_TORCH_CHECK(winners->scalar_type() == torch::headeronly::ScalarType::Byte && winners->is_contiguous() &&
                         winners->numel() * 8 >= count * width,
@@ -38,15 +36,18 @@ inline void run_maxout(const Tensor& wide, const Tensor& narrow, const std::opti
   });
 }
 
-inline void maxout_op(const Tensor& x, Tensor y, std::optional<Tensor> winners) { run_maxout(x, y, winners, true); }
+inline void maxout_op(const Tensor& x, Tensor y, std::optional<Tensor> winners, int64_t pieces, int64_t inner) {
+  run_maxout(x, y, winners, pieces, inner, true);
+}
 
-inline void maxout_backward_op(const Tensor& grad, const Tensor& winners, Tensor grad_x) {
-  run_maxout(grad_x, grad, winners, false);
+inline void maxout_backward_op(const Tensor& grad, const Tensor& winners, Tensor grad_x, int64_t pieces,
+                               int64_t inner) {
+  run_maxout(grad_x, grad, winners, pieces, inner, false);
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
-  m.def("maxout(Tensor x, Tensor(a!) y, Tensor(b!)? winners) -> ()");
-  m.def("maxout_backward(Tensor grad, Tensor winners, Tensor(a!) grad_x) -> ()");
+  m.def("maxout(Tensor x, Tensor(a!) y, Tensor(b!)? winners, int pieces, int inner) -> ()");
+  m.def("maxout_backward(Tensor grad, Tensor winners, Tensor(a!) grad_x, int pieces, int inner) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

@@ -1,36 +1,24 @@
 #include "pooling.h"
 
+#include <cstdint>
 #include <cstring>
-
-#include "../math.h"
+#include <limits>
 
 namespace nnk::NNK_ISA {
 namespace {
 
-// How numbers of one type compare. `Code` holds the number of a piece and is as wide as the type, so that a loop over
-// both fills whole vectors.
-template <class T, class Integer>
-struct Floating {
-  using Value = T;
-  using Code = Integer;
-  using Key = T;
-  static Key key(T x) { return x; }
-  static bool beats(T x, T best) { return !(x <= best) & (best == best); }
-};
-
-// 16-bit floats as integers of the same order: both zeros are 0, and NaN is above infinity.
-template <int16_t kInfinity>
-struct Bits16 {
-  using Value = uint16_t;
-  using Code = int16_t;
-  using Key = int16_t;
-  static int16_t key(uint16_t x) {
-    const int16_t sign = static_cast<int16_t>(x) >> 15;
-    const int16_t size = x & 0x7fff;
-    const int16_t ordered = static_cast<int16_t>((size ^ sign) - sign);
-    return size > kInfinity ? int16_t{0x7fff} : ordered;
+// Floats of any size as integers of the same order: both zeros are 0, and NaN is above infinity. `Code`, which also
+// holds the number of a piece, is as wide as the float, so that a loop over both fills whole vectors.
+template <class Unsigned, class Signed, Signed kInfinity>
+struct Ordered {
+  using Value = Unsigned;
+  using Code = Signed;
+  static Signed key(Unsigned x) {
+    const Signed sign = static_cast<Signed>(x) >> (8 * sizeof(Signed) - 1);
+    const Signed size = x & std::numeric_limits<Signed>::max();
+    const Signed ordered = static_cast<Signed>((size ^ sign) - sign);
+    return size > kInfinity ? std::numeric_limits<Signed>::max() : ordered;
   }
-  static bool beats(int16_t x, int16_t best) { return x > best; }
 };
 
 // Eight codes of a byte each, as one word, to W bits each, and back.
@@ -123,7 +111,7 @@ void greatest(const typename Type::Value* x, int64_t pieces, int64_t inner, int6
       for (int p = 1; p < kPieces; ++p) {
         const auto value = x[i * step.element + p * step.piece];
         const auto key = Type::key(value);
-        const bool beats = Type::beats(key, best_key);
+        const bool beats = key > best_key;
         best = beats ? value : best;
         best_key = beats ? key : best_key;
         code = beats ? static_cast<Code>(p) : code;
@@ -138,7 +126,7 @@ void greatest(const typename Type::Value* x, int64_t pieces, int64_t inner, int6
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) {
         const auto value = piece[i * step.element];
-        const bool beats = Type::beats(Type::key(value), Type::key(y[i]));
+        const bool beats = Type::key(value) > Type::key(y[i]);
         y[i] = beats ? value : y[i];
         codes[i] = beats ? static_cast<Code>(p) : codes[i];
       }
@@ -242,10 +230,10 @@ void backward_of(const MaxoutJob& job, int64_t begin, int64_t end) {
 
 void maxout(const MaxoutJob& job, int64_t begin, int64_t end) {
   switch (job.scalar) {
-    case Scalar::f64: return forward_of<Floating<double, int64_t>>(job, begin, end);
-    case Scalar::f32: return forward_of<Floating<float, int32_t>>(job, begin, end);
-    case Scalar::bf16: return forward_of<Bits16<0x7f80>>(job, begin, end);
-    case Scalar::f16: return forward_of<Bits16<0x7c00>>(job, begin, end);
+    case Scalar::f64: return forward_of<Ordered<uint64_t, int64_t, 0x7ff0000000000000>>(job, begin, end);
+    case Scalar::f32: return forward_of<Ordered<uint32_t, int32_t, 0x7f800000>>(job, begin, end);
+    case Scalar::bf16: return forward_of<Ordered<uint16_t, int16_t, 0x7f80>>(job, begin, end);
+    case Scalar::f16: return forward_of<Ordered<uint16_t, int16_t, 0x7c00>>(job, begin, end);
   }
 }
 

@@ -9,7 +9,7 @@ namespace nnk {
 
 struct MaxoutJob {
   Scalar scalar;
-  int64_t rows, pieces, inner;
+  int64_t pieces, inner;
   int width;             // 1, 2, 4 or 8
   const void* in;        // forward: x; backward: the gradient of y
   void* out;             // forward: y; backward: the gradient of x

@@ -18,47 +18,35 @@ from .context import is_plain_call
 
 
 class _Frame(NamedTuple):
-    """The input as `rows` x `pieces` x `inner` adjacent elements."""
+    """The input as rows x `pieces` x `inner` adjacent elements, its dimensions in the `order` of memory."""
 
-    order: tuple[int, ...]  # the dimensions as they lie in memory
-    outer: tuple[int, ...]  # sizes in that order, before the pooled dimension
-    groups: int
     pieces: int
-    after: tuple[int, ...]
+    inner: int
+    order: tuple[int, ...] | None  # None: as they are
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
 
-    @property
-    def rows(self) -> int:
-        return prod(self.outer) * self.groups
+    def memory(self, x: Tensor) -> Tensor:
+        """The elements of an input or output in the order of memory; a copy only if they do not lie so."""
+        return x.contiguous() if self.order is None else x.permute(self.order).contiguous()
 
-    @property
-    def inner(self) -> int:
-        return prod(self.after)
-
-    def empty(self, like: Tensor, channels: int) -> Tensor:
+    def empty(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Memory for an input or output; not a view, which a user could not write in place after a Function."""
-        sizes = (*self.outer, channels, *self.after)
-        shape, strides, step = [0] * len(sizes), [0] * len(sizes), 1
-        for dim, size in zip(reversed(self.order), reversed(sizes), strict=True):
-            shape[dim], strides[dim] = size, step
-            step *= max(size, 1)
-        return torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)
-
-    def input(self, x: Tensor) -> Tensor:
-        return x.permute(self.order).reshape(self.rows, self.pieces, self.inner)
-
-    def output(self, y: Tensor) -> Tensor:
-        return y.permute(self.order).reshape(self.rows, self.inner)
-
-    def restored(self, x: Tensor) -> Tensor:
-        """The inverse of `input`."""
-        sizes = (*self.outer, self.groups * self.pieces, *self.after)
-        return x.reshape(sizes).permute([self.order.index(axis) for axis in range(len(sizes))])
+        if self.order is None:
+            return like.new_empty(shape)
+        strides, step = [0] * len(shape), 1
+        for dim in reversed(self.order):
+            strides[dim] = step
+            step *= max(shape[dim], 1)
+        return like.new_empty_strided(shape, strides)
 
 
 def _frame(x: Tensor, pieces: int, dim: int) -> _Frame:
+    shape = tuple(x.shape)
     order = reference.memory_order(x)
-    sizes, at = tuple(x.shape[axis] for axis in order), order.index(dim)
-    return _Frame(order, sizes[:at], sizes[at] // pieces, pieces, sizes[at + 1 :])
+    following = shape[dim + 1 :] if order is None else [shape[axis] for axis in order[order.index(dim) + 1 :]]
+    groups = shape[dim] // pieces
+    return _Frame(pieces, prod(following), order, shape, (*shape[:dim], groups, *shape[dim + 1 :]))
 
 
 def call(x: Tensor, pieces: int, dim: int) -> Tensor:
@@ -78,17 +66,17 @@ def call(x: Tensor, pieces: int, dim: int) -> Tensor:
     frame = _frame(x, pieces, dim)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Maxout.apply(x, frame, kernels)
-    y = frame.empty(x, frame.groups)
-    kernels.maxout(frame.input(x).contiguous(), frame.output(y), None)
+    y = frame.empty(x, frame.out_shape)
+    kernels.maxout(frame.memory(x), y, None, frame.pieces, frame.inner)
     return y
 
 
 class _Maxout(Function):
     @staticmethod
     def forward(ctx, x, frame, kernels):  # type: ignore[override]
-        y = frame.empty(x, frame.groups)
-        winners = torch.empty(reference.packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8, device=x.device)
-        kernels.maxout(frame.input(x).contiguous(), frame.output(y), winners)
+        y = frame.empty(x, frame.out_shape)
+        winners = x.new_empty(reference.packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8)
+        kernels.maxout(frame.memory(x), y, winners, frame.pieces, frame.inner)
         ctx.save_for_backward(winners)
         ctx.constants = (frame, kernels)
         return y
@@ -97,8 +85,16 @@ class _Maxout(Function):
     def backward(ctx, grad):  # type: ignore[override]
         (winners,) = ctx.saved_tensors
         frame, kernels = ctx.constants
-        if torch.is_grad_enabled() or not is_plain_call(grad, winners):
-            return frame.restored(reference.scattered(frame.output(grad), winners, frame.pieces)), None, None
-        grad_x = frame.empty(grad, frame.groups * frame.pieces)
-        kernels.maxout_backward(frame.output(grad).contiguous(), winners, frame.input(grad_x))
+        if torch.is_grad_enabled() or not is_plain_call(grad):
+            return _differentiable(grad, winners, frame), None, None
+        grad_x = frame.empty(grad, frame.in_shape)
+        kernels.maxout_backward(frame.memory(grad), winners, grad_x, frame.pieces, frame.inner)
         return grad_x, None, None
+
+
+def _differentiable(grad: Tensor, winners: Tensor, frame: _Frame) -> Tensor:
+    """The gradient in torch operations."""
+    order = frame.order or tuple(range(len(frame.in_shape)))
+    rows = grad.permute(order).reshape(prod(frame.out_shape) // max(frame.inner, 1), frame.inner)
+    grad_x = reference.scattered(rows, winners, frame.pieces)
+    return reference.restored(grad_x.reshape([frame.in_shape[dim] for dim in order]), order)

@@ -1,7 +1,7 @@
 """Maxout in torch operations, and how its winners are packed.
 
-The kernels of every backend see a contiguous input of `rows` x `pieces` x `inner` elements and an output of `rows` x
-`inner`. The winner of an output element is the number of its greatest piece: the first NaN, else the first of the
+The kernels of every backend take dense tensors of any strides and see their memory: rows x `pieces` x `inner` elements
+of the input, rows x `inner` of the output. The winner of an output element is the number of its greatest piece: the first NaN, else the first of the
 greatest, as in `torch.max`. Output element i, counted in memory order, has the `width(pieces)` bits from i width on,
 the lowest bit of a byte first; an element never spans two bytes.
 """
@@ -25,34 +25,47 @@ def packed_bytes(elements: int, pieces: int) -> int:
     return -(-elements * width(pieces) // 64) * 8
 
 
-def memory_order(x: Tensor) -> tuple[int, ...]:
-    """The dimensions from the outermost in memory to the innermost; as they are where memory repeats."""
-    dims = range(x.dim())
+def memory_order(x: Tensor) -> tuple[int, ...] | None:
+    """The dimensions from the outermost in memory to the innermost, or None where they are in order or memory repeats."""
+    if x.is_contiguous():
+        return None
     strides = x.stride()
-    if x.is_contiguous() or 0 in strides:
-        return tuple(dims)
-    return tuple(sorted(dims, key=lambda dim: -strides[dim]))
+    order = tuple(sorted(range(x.dim()), key=lambda dim: -strides[dim]))
+    return None if 0 in strides or order == tuple(range(x.dim())) else order
+
+
+def restored(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The inverse of `x.permute(order)`."""
+    return x.permute([order.index(dim) for dim in range(x.dim())])
 
 
 def composed(x: Tensor, pieces: int, dim: int) -> Tensor:
     """Maxout for any tensor, differentiable to any order; `dim` is not negative. The output lies as the input does."""
     order = memory_order(x)
+    groups = x.shape[dim] // pieces
+    if order is None:
+        return x.unflatten(dim, (groups, pieces)).max(dim + 1).values
     at = order.index(dim)
-    y = x.permute(order).unflatten(at, (x.shape[dim] // pieces, pieces)).max(at + 1).values
-    return y.permute([order.index(axis) for axis in range(x.dim())])
+    return restored(x.permute(order).unflatten(at, (groups, pieces)).max(at + 1).values, order)
 
 
-def maxout(x: Tensor, y: Tensor, winners: Tensor | None) -> None:
+def maxout(x: Tensor, y: Tensor, winners: Tensor | None, pieces: int, inner: int) -> None:
     """Writes the greatest pieces and, where asked for, the packed winners."""
-    values, index = x.max(1)
-    y.copy_(values)
+    values, index = _arranged(x, pieces, inner).max(1)
+    _arranged(y, 1, inner).copy_(values.unsqueeze(1))
     if winners is not None:
-        winners.copy_(_packed(index, x.shape[1]))
+        winners.copy_(_packed(index, pieces))
 
 
-def maxout_backward(grad: Tensor, winners: Tensor, grad_x: Tensor) -> None:
+def maxout_backward(grad: Tensor, winners: Tensor, grad_x: Tensor, pieces: int, inner: int) -> None:
     """Writes `grad` where a piece won, and 0 elsewhere."""
-    grad_x.copy_(scattered(grad, winners, grad_x.shape[1]))
+    _arranged(grad_x, pieces, inner).copy_(scattered(_arranged(grad, 1, inner).squeeze(1), winners, pieces))
+
+
+def _arranged(x: Tensor, pieces: int, inner: int) -> Tensor:
+    """The memory of a dense tensor as rows x pieces x inner."""
+    rows = x.numel() // max(pieces * inner, 1)
+    return x.as_strided((rows, pieces, inner), (pieces * inner, inner, 1))
 
 
 def scattered(grad: Tensor, winners: Tensor, pieces: int) -> Tensor:
