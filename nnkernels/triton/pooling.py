@@ -19,7 +19,8 @@ from .backend import _guard
 
 _NUM_WARPS = 4
 _THREADS = 32 * _NUM_WARPS
-_IN_FLIGHT = 4  # 16-byte loads or stores for each thread
+_IN_FLIGHT = 4  # 16-byte loads or stores for each thread where pieces lie apart
+TILES = 2  # of as many, where they are neighbours
 UNROLLED = tl.constexpr(16)
 _INTEGERS = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 
@@ -49,8 +50,8 @@ def _launch(
         if is_adjacent(pieces, inner):
             block = adjacent_block(pieces, size)
             packed = tensors[0] if winners is None else winners
-            adjacent[-(-outputs // block),](
-                *tensors, packed, outputs, pieces, bits, *flags, block, num_warps=_NUM_WARPS
+            adjacent[-(-outputs // (TILES * block)),](
+                *tensors, packed, outputs, pieces, bits, *flags, TILES, block, num_warps=_NUM_WARPS
             )
             return
         vec, vectors = apart_block(pieces, inner, size)
@@ -68,8 +69,9 @@ def is_adjacent(pieces: int, inner: int) -> bool:
 
 
 def adjacent_block(pieces: int, size: int) -> int:
-    """Output elements of a tile: at least the 8 whose winners fill a byte."""
-    return max(8, _THREADS * _IN_FLIGHT * 16 // size // pieces)
+    """Output elements of a tile: one 16-byte vector of the input for each thread, so that no value changes threads
+    between load and store; at least the 8 whose winners fill a byte."""
+    return max(8, _THREADS * 16 // size // pieces)
 
 
 def apart_block(pieces: int, inner: int, size: int) -> tuple[int, int]:
@@ -128,6 +130,14 @@ def _pack(pieces, BITS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr):
     return tl.sum(codes << (tl.arange(0, PER) * BITS)[None, :].to(codes.dtype), axis=1)
 
 
+@triton.jit
+def _compete(y, piece, LEVEL: tl.constexpr, PAIRS: tl.constexpr):
+    even, odd = tl.split(tl.reshape(y, [PAIRS, 2]))
+    even_piece, odd_piece = tl.split(tl.reshape(piece, [PAIRS, 2]))
+    beats = _beats(odd, even)
+    return tl.where(beats, odd, even), tl.where(beats, odd_piece + (1 << LEVEL), even_piece)
+
+
 @triton.jit(do_not_specialize=["outputs"])
 def forward_adjacent(
     x_ptr,
@@ -137,29 +147,31 @@ def forward_adjacent(
     PIECES: tl.constexpr,
     BITS: tl.constexpr,
     RECORD: tl.constexpr,
+    TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     LEVELS: tl.constexpr = _log2(PIECES)
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    left = tl.minimum(outputs - first, BLOCK).to(tl.int32)
+    PER: tl.constexpr = 8 // BITS
+    first = tl.program_id(0).to(tl.int64) * (TILES * BLOCK)
+    left = tl.minimum(outputs - first, TILES * BLOCK).to(tl.int32)
+    full = left == TILES * BLOCK
     flat = tl.arange(0, BLOCK * PIECES)
-    x = _load(x_ptr + first * PIECES + flat, flat < left * PIECES, left == BLOCK)
-    y = _wide(x)
-    piece = tl.zeros([BLOCK * PIECES], tl.int32)
-    for level in tl.static_range(LEVELS):
-        PAIRS: tl.constexpr = [BLOCK * PIECES >> (level + 1), 2]
-        even, odd = tl.split(tl.reshape(y, PAIRS))
-        even_piece, odd_piece = tl.split(tl.reshape(piece, PAIRS))
-        beats = _beats(odd, even)
-        y = tl.where(beats, odd, even)
-        piece = tl.where(beats, odd_piece + (1 << level), even_piece)
     out = tl.arange(0, BLOCK)
-    _store(y_ptr + first + out, y.to(y_ptr.dtype.element_ty), out < left, left == BLOCK)
-    if RECORD:
-        PER: tl.constexpr = 8 // BITS
-        byte = tl.arange(0, BLOCK // PER)
-        packed = _pack(piece, BITS, 8, BLOCK).to(tl.uint8)
-        _store(winners_ptr + first // PER + byte, packed, byte * PER < left, left == BLOCK)
+    byte = tl.arange(0, BLOCK // PER)
+    loaded = ()
+    for tile in tl.static_range(TILES):  # all before the first store, behind which the compiler moves no load
+        at = tile * BLOCK * PIECES + flat
+        loaded = loaded + (_load(x_ptr + first * PIECES + at, at < left * PIECES, full),)
+    for tile in tl.static_range(TILES):
+        y = _wide(loaded[tile])
+        piece = tl.zeros([BLOCK * PIECES], tl.int32)
+        for level in tl.static_range(LEVELS):
+            y, piece = _compete(y, piece, level, BLOCK * PIECES >> (level + 1))
+        at = tile * BLOCK + out
+        _store(y_ptr + first + at, y.to(y_ptr.dtype.element_ty), at < left, full)
+        if RECORD:
+            at = tile * (BLOCK // PER) + byte
+            _store(winners_ptr + first // PER + at, _pack(piece, BITS, 8, BLOCK).to(tl.uint8), at * PER < left, full)
 
 
 @triton.jit(do_not_specialize=["outputs"])
@@ -170,21 +182,31 @@ def backward_adjacent(
     outputs,
     PIECES: tl.constexpr,
     BITS: tl.constexpr,
+    TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     PER: tl.constexpr = 8 // BITS
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    left = tl.minimum(outputs - first, BLOCK).to(tl.int32)
-    out = tl.arange(0, BLOCK)
-    grad = _load(grad_ptr + first + out, out < left, left == BLOCK)
-    byte = tl.arange(0, BLOCK // PER)
-    packed = _load(winners_ptr + first // PER + byte, byte * PER < left, left == BLOCK).to(tl.int32)
-    shifts = tl.arange(0, PER) * BITS
-    piece = tl.reshape((packed[:, None] >> shifts[None, :]) & ((1 << BITS) - 1), [BLOCK])
-    number = tl.arange(0, PIECES)
-    grad_x = tl.reshape(tl.where(piece[:, None] == number[None, :], grad[:, None], 0.0), [BLOCK * PIECES])
+    first = tl.program_id(0).to(tl.int64) * (TILES * BLOCK)
+    left = tl.minimum(outputs - first, TILES * BLOCK).to(tl.int32)
+    full = left == TILES * BLOCK
     flat = tl.arange(0, BLOCK * PIECES)
-    _store(grad_x_ptr + first * PIECES + flat, grad_x, flat < left * PIECES, left == BLOCK)
+    out = tl.arange(0, BLOCK)
+    byte = tl.arange(0, BLOCK // PER)
+    number = tl.arange(0, PIECES)
+    shifts = tl.arange(0, PER) * BITS
+    grads = ()
+    bytes = ()
+    for tile in tl.static_range(TILES):
+        at = tile * BLOCK + out
+        grads = grads + (_load(grad_ptr + first + at, at < left, full),)
+        at = tile * (BLOCK // PER) + byte
+        bytes = bytes + (_load(winners_ptr + first // PER + at, at * PER < left, full),)
+    for tile in tl.static_range(TILES):
+        packed = bytes[tile].to(tl.int32)
+        piece = tl.reshape((packed[:, None] >> shifts[None, :]) & ((1 << BITS) - 1), [BLOCK])
+        grad_x = tl.where(piece[:, None] == number[None, :], grads[tile][:, None], 0.0)
+        at = tile * BLOCK * PIECES + flat
+        _store(grad_x_ptr + first * PIECES + at, tl.reshape(grad_x, [BLOCK * PIECES]), at < left * PIECES, full)
 
 
 @triton.jit
