@@ -126,10 +126,11 @@ def chosen() -> str:
     return _chosen
 
 
-def on_choice(listener) -> None:
+def on_choice(listener):
     """Calls `listener(name)` now and at each later choice."""
     _listeners.append(listener)
     listener(_chosen)
+    return listener
 
 
 def _choose(name: str) -> None:

@@ -49,6 +49,8 @@ class Activation(Row):
         inplace: whether the function takes `inplace=`, as PyTorch's does.
         keeps_output: told the parameters, whether the derivative at the output equals the derivative at the input, so
             that backward may keep the output, which the next layer often keeps as well.
+        slopes: told the parameters, the two values of the derivative, left and right of its first knee, of which
+            backward may keep one bit; None for the others.
         refuses: told the parameters, the exception that torch raises for them, or None.
         masks: whether the derivative is made of pieces, so that the gradient is 0 where the derivative is, also if what
             comes from above is infinite or NaN; a smooth derivative that underflowed to 0 hides neither.
@@ -59,6 +61,7 @@ class Activation(Row):
     parameters: Mapping[str, float] = field(default_factory=dict)
     inplace: bool = True
     keeps_output: Callable[[float, float], bool] = lambda a, b: False
+    slopes: Callable[[float, float], tuple[float, float]] | None = None
     refuses: Callable[[float, float], Exception | None] | None = None
     masks: bool = False
     float32_under_cuda_autocast: bool = False

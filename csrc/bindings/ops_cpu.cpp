@@ -5,6 +5,7 @@
 #include "pooling.h"
 #include "random.h"
 #include "reducing.h"
+#include "saving.h"
 
 extern "C" NNK_EXPORT int nnk_cpu_launch(const nnk::Job* job, int) {
   // As many elements for each thread as ATen gives its own elementwise loops.

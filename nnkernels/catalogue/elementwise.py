@@ -44,6 +44,7 @@ add(
         drawback="a unit whose input stays negative never learns again",
         keeps_output=lambda a, b: True,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -58,6 +59,7 @@ add(
         drawback="no gradient outside (0, 6)",
         keeps_output=lambda a, b: True,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -85,6 +87,7 @@ add(
         drawback="the slope is one more constant to choose",
         parameters={"negative_slope": 0.01},
         keeps_output=lambda a, b: a > 0,
+        slopes=lambda a, b: (a, 1.0),
     )
 )
 add(
@@ -204,6 +207,7 @@ add(
         good_for="gates on small devices",
         drawback="reaches 0 and 1 and has no gradient beyond",
         masks=True,
+        slopes=lambda a, b: (0.0, 1 / 6),
     )
 )
 add(
@@ -233,6 +237,7 @@ add(
         refuses=lambda a, b: ValueError(f"hardtanh(): min_val {a} is greater than max_val {b}") if a > b else None,
         keeps_output=lambda a, b: True,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -301,6 +306,7 @@ add(
         parameters={"threshold": REQUIRED, "value": REQUIRED},
         keeps_output=lambda a, b: b <= a,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -316,6 +322,7 @@ add(
         parameters={"theta": 1.0},
         keeps_output=lambda a, b: a >= 0,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -332,6 +339,7 @@ add(
         refuses=lambda a, b: RuntimeError(f"softshrink(): lambd must be at least 0, got {a}") if a < 0 else None,
         inplace=False,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -348,6 +356,7 @@ add(
         inplace=False,
         keeps_output=lambda a, b: a >= 0,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(

@@ -41,10 +41,20 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
         >>> F.gelu(torch.tensor([-10.0]))  # torch.nn.functional.gelu gives -0.0
         tensor([-7.6199e-23])
     """
+    row = variant(approximate)
+    return autograd.call(row, _FUNCTIONS.get(row.name, gelu), input, 0.0, 0.0)
+
+
+def variant(approximate: str) -> Activation:
+    """The row that `approximate` means.
+
+    Raises:
+        RuntimeError: it is none of the three.
+    """
     row = _VARIANTS.get(approximate)
     if row is None:
         raise RuntimeError(f"gelu(): approximate must be one of {', '.join(map(repr, _VARIANTS))}, got {approximate!r}")
-    return autograd.call(row, _FUNCTIONS.get(row.name, gelu), input, 0.0, 0.0)
+    return row
 
 
 _ROWS = {row.name: row for row in catalogue(Activation)}
