@@ -4,7 +4,7 @@
                  input
     input        exact for every activation: the input
     output       the output, from which the derivative follows: exact for the ReLU-like ones; for sigmoid, tanh, elu,
-                 celu and selu it loses the tails, as torch's own backward does
+                 celu, selu, softplus, softsign and logsigmoid the tails are lost, as in torch's own backward
     bits         exact for derivatives of two values: one bit for each element
     compressed   the derivative itself in 8 bits ("compressed4": in 4), rounded to the nearest of 256 (16) levels from
                  its least to its greatest value; derivatives of two values take one bit and stay exact
@@ -28,7 +28,7 @@ from .registry import Activation
 
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4", "recompute")
 
-FROM_OUTPUT = ("sigmoid", "tanh", "elu", "celu", "selu")
+FROM_OUTPUT = ("sigmoid", "tanh", "elu", "celu", "selu", "softplus", "softsign", "logsigmoid")
 """Whose derivative follows from the output, but for the tails."""
 
 

@@ -18,7 +18,7 @@ class _Made(NamedTuple):
 
     storage: StorageWeakRef
     version: int
-    x: Tensor
+    x: Tensor | _Again
     x_version: int
     row: Activation
     backend: Backend
@@ -63,7 +63,7 @@ def remember(y: Tensor, row: Activation, x: Tensor, backend: Backend, a: float, 
         del _outputs[key]
     storage = StorageWeakRef(y.untyped_storage())
     _outputs[storage.cdata] = _Made(
-        storage, y._version, x.detach(), x._version, row, backend, a, b, int(y.storage_offset())
+        storage, y._version, _pack(x.detach()), x._version, row, backend, a, b, int(y.storage_offset())
     )
 
 
@@ -80,11 +80,12 @@ def _unpack(kept: Tensor | _Again) -> Tensor:
     if isinstance(kept, Tensor):
         return kept
     made = kept.made
-    if made.x._version != made.x_version:
+    x = _unpack(made.x)
+    if isinstance(made.x, Tensor) and x._version != made.x_version:
         raise RuntimeError(
-            f"{made.row.name}: its input, of shape {tuple(made.x.shape)}, was changed in place after the forward pass "
+            f"{made.row.name}: its input, of shape {tuple(x.shape)}, was changed in place after the forward pass "
             "under saving('recompute'), so that its output cannot be computed again"
         )
     with torch.no_grad():
-        y = made.backend.forward(made.row.name, made.x, made.a, made.b)
+        y = made.backend.forward(made.row.name, x, made.a, made.b)
     return y.as_strided(kept.shape, kept.strides, kept.offset - made.offset)

@@ -49,7 +49,7 @@ class _Whole(Function):
 
 
 class _Output(Function):
-    """Keeps the output, from which torch's own backward finds the derivative, but for the tails."""
+    """Keeps the output, from which the derivative follows, but for the tails."""
 
     @staticmethod
     def forward(ctx, x, row, backend, a, b, inplace):  # type: ignore[override]
@@ -57,12 +57,12 @@ class _Output(Function):
         if inplace:
             ctx.mark_dirty(y)
         ctx.save_for_backward(y)
-        ctx.name, ctx.alpha = row.name, a
+        ctx.name, ctx.constant = row.name, a
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _from_output(ctx.name, ctx.alpha, grad, ctx.saved_tensors[0]), *[None] * 5
+        return _from_output(ctx.name, ctx.constant, grad, ctx.saved_tensors[0]), *[None] * 5
 
 
 def _from_output(name: str, a: float, grad: Tensor, y: Tensor) -> Tensor:
@@ -71,6 +71,13 @@ def _from_output(name: str, a: float, grad: Tensor, y: Tensor) -> Tensor:
         return aten.sigmoid_backward(grad, y)
     if name == "tanh":
         return aten.tanh_backward(grad, y)
+    if name in ("softplus", "logsigmoid", "softsign"):
+        wide = y.to(reference.compute_dtype(y))
+        if name == "softsign":
+            slope = (1 - wide.abs()).square()
+        else:
+            slope = -torch.expm1(wide if name == "logsigmoid" else -a * wide)
+        return (grad * slope).to(grad.dtype)
     alpha, scale, input_scale = {
         "elu": (a, 1.0, 1.0),
         "celu": (a, 1.0, 1 / a if a else 1.0),
@@ -97,12 +104,17 @@ class _Quantised(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
+        row, levels, _ = ctx.constants
+        if torch.is_grad_enabled() and levels.bits != 1:
+            raise RuntimeError(
+                f"{row.name}: the derivative was kept in {levels.bits} bits, which do not tell the second derivative; "
+                "use saving('auto') where a graph of the gradient is asked for (create_graph)"
+            )
         return _QuantisedBackward.apply(grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 5
 
 
 class _QuantisedBackward(Function):
-    """Linear in the gradient: its own backward is itself. What is kept does not tell the second derivative, so that a
-    derivative with more than two values refuses to be differentiated again."""
+    """Linear in the gradient: its own backward is itself."""
 
     @staticmethod
     def forward(ctx, grad, packed, row, levels, strides):  # type: ignore[override]
@@ -121,12 +133,6 @@ class _QuantisedBackward(Function):
 
     @staticmethod
     def backward(ctx, grad_grad):  # type: ignore[override]
-        row, levels, _ = ctx.constants
-        if levels.bits != 1:
-            raise RuntimeError(
-                f"{row.name}: the derivative was kept in {levels.bits} bits, which do not tell the second derivative; "
-                "use saving('auto') to differentiate twice"
-            )
         return _QuantisedBackward.apply(grad_grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 4
 
 

@@ -36,7 +36,7 @@ def quantised_backward(name: str, grad: Tensor, packed: Tensor, levels: Levels) 
     if levels.bits == 1:
         product = torch.where(codes == 1, wide * high, wide * low)
     else:
-        product = wide * (codes * ((high - low) / most) + low)
+        product = wide * (codes.to(wide.dtype) * ((high - low) / most) + low)
     if elementwise(name).masks:
         product = torch.where(codes == 0, 0.0, product) if low == 0 else product
     return product.to(grad.dtype)
