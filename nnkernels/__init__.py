@@ -10,7 +10,8 @@ from . import catalogue, functional, nn  # noqa: F401  (the catalogue comes firs
 from .dispatch import backend
 from .native import build_info
 from .policies import saving
+from .registering import register
 from .registry import Activation, activation, activations
 
 __version__ = "0.1.0"
-__all__ = ["Activation", "activation", "activations", "backend", "build_info", "functional", "nn", "saving"]
+__all__ = ["Activation", "activation", "activations", "backend", "build_info", "functional", "nn", "register", "saving"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 from pathlib import Path
 
 from .dispatch import NAMES
@@ -28,8 +30,29 @@ def json_file(text: str) -> Path:
     return path
 
 
+def _importer() -> argparse.ArgumentParser:
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this Python module first, which may register activations of your own; may be repeated",
+    )
+    return first
+
+
+def _import(modules: list[str]) -> None:
+    sys.path.insert(0, os.getcwd())
+    for name in modules:
+        importlib.import_module(name)
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="nnkernels", description="The activation family for PyTorch.")
+    top = argparse.ArgumentParser(
+        prog="nnkernels", description="The activation family for PyTorch.", parents=[_importer()]
+    )
     names = [row.name for row in catalogue(Activation)]
     commands = top.add_subparsers(dest="command", required=True)
 
@@ -66,5 +89,10 @@ def main(argv: list[str] | None = None) -> int:
         activation...
         0
     """
+    try:
+        _import(_importer().parse_known_args(argv)[0].modules)  # before the names of activations are listed
+    except ImportError as error:
+        print(f"nnkernels: --import: {error}", file=sys.stderr)
+        return 2
     args = parser().parse_args(argv)
     return importlib.import_module(f".commands.{args.command}", __package__).run(args)

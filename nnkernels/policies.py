@@ -166,6 +166,7 @@ def _range(name: str, a: float, b: float) -> tuple[float, float]:
     far = torch.logspace(1, 6, 501, dtype=torch.float64)
     x = torch.cat([near, 1e-3 * near, far, -far])
     slopes = reference.FORMULAS[name].d1(x, a, b)
+    slopes = slopes[~slopes.isnan()]  # as a user's own formula may have it far out
     low, high = slopes.min().item(), slopes.max().item()
     if high - low > 100:
         raise ValueError(f"saving('compressed') cannot serve {name}: its derivative has no bounds; 'input' is exact")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
+from torch import Tensor
+
 REQUIRED = float("nan")
 """The default of a parameter that the caller has to give, as `threshold` and `value` of `torch.nn.Threshold`."""
 
@@ -55,6 +57,8 @@ class Activation(Row):
         masks: whether the derivative is made of pieces, so that the gradient is 0 where the derivative is, also if what
             comes from above is infinite or NaN; a smooth derivative that underflowed to 0 hides neither.
         float32_under_cuda_autocast: whether PyTorch's CUDA autocast runs it in float32.
+        reference: the value in torch operations, told the tensor and the parameters, of an activation that a user
+            registered; the others' stand in `reference/`.
         variant: the value of `approximate` under which `functional.gelu` means this row.
     """
 
@@ -65,6 +69,7 @@ class Activation(Row):
     refuses: Callable[[float, float], Exception | None] | None = None
     masks: bool = False
     float32_under_cuda_autocast: bool = False
+    reference: Callable[..., Tensor] | None = None
     variant: str | None = None
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ def variant(approximate: str) -> Activation:
     return row
 
 
-_ROWS = {row.name: row for row in catalogue(Activation)}
+_ROWS: dict[str, Activation] = {}
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
 
 _TEMPLATE = """
@@ -118,20 +118,22 @@ def _document(function: Callable[..., Tensor], row: Activation, inplace: bool) -
     """
 
 
-def _function(row: Activation) -> Callable[..., Tensor]:
+def install(row: Activation) -> dict[str, Callable[..., Tensor]]:
+    """Makes the functions of `row`, which this module has from then on; returns them by name."""
+    _ROWS[row.name] = row
     function = _make(_TEMPLATE, row, row.inplace)
     _document(function, row, row.inplace)
-    return function
+    made = {row.name: function}
+    if row.inplace:
+        made[f"{row.name}_"] = _make(_INPLACE_TEMPLATE, row, False)
+    for name in made.keys() - globals().keys():
+        globals()[name] = made[name]
+        __all__.append(name)
+    return made
 
 
 for _row in catalogue(Activation):
-    _function(_row)
-    if _row.name not in globals():
-        globals()[_row.name] = _FUNCTIONS[_row.name]
-        __all__.append(_row.name)
-    if _row.inplace:
-        globals()[f"{_row.name}_"] = _make(_INPLACE_TEMPLATE, _row, False)
-        __all__.append(f"{_row.name}_")
+    install(_row)
 
 
 def function_of(row: Activation) -> Callable[..., Tensor]:

@@ -147,10 +147,16 @@ def _document(row: Activation) -> str:
     """
 
 
+def install(row: Activation) -> type[torch.nn.Module]:
+    """Makes the module class of `row`, which this module has from then on."""
+    if row.module not in globals():
+        globals()[row.module] = _module(row)
+        __all__.append(row.module)
+    return globals()[row.module]
+
+
 for _row in catalogue(Activation):
-    if _row.module not in globals():
-        globals()[_row.module] = _module(_row)
-        __all__.append(_row.module)
+    install(_row)
 
 
 def module_of(row: Activation) -> type[torch.nn.Module]:

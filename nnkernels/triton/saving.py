@@ -16,8 +16,10 @@ from . import activations
 from .backend import _guard
 from .kernels import _times
 
+# On an H100 one 16-byte load for each thread and many small programs hide the exchange that packing takes: four loads
+# reached 0.85 of the copy's bandwidth for silu's codes, one reaches 0.93.
 _NUM_WARPS = 4
-_TILE_BYTES = 8192  # of the data: four 16-byte loads in flight for each thread
+_TILE_BYTES = 2048
 
 
 def quantised_forward(name: str, x: Tensor, a: float, b: float, levels: Levels, y: Tensor) -> Tensor:
