@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import dispatch, reference
 from .registry import Activation
+from .samples import Sample
 
 LIMITS = {torch.float64: 64.0, torch.float32: 4.0, torch.bfloat16: 1.0, torch.float16: 1.0}
 """What is promised, in ulp; for 16-bit types counted from the correctly rounded value. 64 ulp is 1.4e-14 at most."""
@@ -107,6 +108,25 @@ def truth_of(row: Activation, order: str, x: Tensor, a: float, b: float) -> Tens
     """The row's value or derivative at `x` in float64, for the constants as `x`'s type takes them."""
     formula = getattr(reference.FORMULAS[row.name], order)
     return formula(x.to(torch.float64), *reference.rounded(x, a, b))
+
+
+def measure_sample(sample: Sample, dtype: torch.dtype, device: str = "cpu") -> Accuracy:
+    """The worst errors of a sample's value and gradients on the backend in use, in ulp.
+
+    Where a number is smaller than their root mean square, ulp of that count: sums and products cancel.
+    """
+    inputs = tuple(tensor.requires_grad_() for tensor in sample.inputs(dtype, device))
+    wide = tuple(tensor.detach().double().requires_grad_() for tensor in inputs)
+    y = sample.call(*inputs)
+    with dispatch.backend("reference"):
+        exact = sample.call(*wide)
+    grad = torch.linspace(-1, 1, y.numel(), device=device).to(dtype).view_as(y)
+    pairs = [
+        (y, exact),
+        *zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(exact, wide, grad.double()), strict=True),
+    ]
+    worst = [errors(got.detach(), truth.detach(), truth.detach().square().mean().sqrt()).max() for got, truth in pairs]
+    return Accuracy(dtype, worst[0].item(), math.nan, max(worst[1:]).item(), math.nan)
 
 
 def measure(row: Activation, backend: dispatch.Backend, dtype: torch.dtype, device: str = "cpu") -> Accuracy:

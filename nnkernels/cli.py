@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from .dispatch import NAMES
-from .registry import Activation, catalogue
+from .registry import Activation, activations, catalogue
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="gradcheck and accuracy of every activation on every backend here")
     check.add_argument("--backend", action="append", choices=NAMES[1:], help="only this one; may be repeated")
-    check.add_argument("--activation", action="append", choices=names, help="only this one; may be repeated")
+    check.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
     check.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     demo = commands.add_parser(

@@ -1,7 +1,7 @@
 """What backward keeps: the policy, whom it can serve, and what it keeps instead of the input.
 
     auto         exact, and the fastest of the exact ones: the output where the derivative there is the same, else the
-                 input
+                 input; bits on a GPU from 2^25 elements on
     input        exact for every activation: the input
     output       the output, from which the derivative follows: exact for the ReLU-like ones; for sigmoid, tanh, elu,
                  celu, selu, softplus, softsign and logsigmoid the tails are lost, as in torch's own backward
@@ -27,6 +27,9 @@ from . import reference
 from .registry import Activation
 
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4", "recompute")
+
+BITS_PAY = 2**25
+"""From how many elements on a GPU's passes with one bit, less memory traffic but a launch from Python, are faster."""
 
 FROM_OUTPUT = ("sigmoid", "tanh", "elu", "celu", "selu", "softplus", "softsign", "logsigmoid")
 """Whose derivative follows from the output, but for the tails."""

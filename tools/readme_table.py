@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnkernels.registry import catalogue
+from nnkernels.registry import Activation, catalogue
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- activations: written by tools/readme_table.py -->", "<!-- end of activations -->"
@@ -16,9 +16,8 @@ BEGIN, END = "<!-- activations: written by tools/readme_table.py -->", "<!-- end
 def table() -> str:
     lines = ["| function | module | formula | range | source |", "|---|---|---|---|---|"]
     for row in catalogue():
-        signature = ", ".join(
-            f"{name}={default:g}" if default == default else name for name, default in row.parameters.items()
-        )
+        parameters = row.parameters if isinstance(row, Activation) else {}
+        signature = ", ".join(f"{name}={value:g}" if value == value else name for name, value in parameters.items())
         formula = row.formula.replace("|", "\\|")
         cells = (
             f"`{row.name}({signature})`" if signature else f"`{row.name}`",

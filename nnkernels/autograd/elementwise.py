@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.parameter import Parameter
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import _torch, dispatch, native, policies, reference
@@ -41,6 +42,8 @@ def call(
         raise refusal
     if torch.compiler.is_compiling():
         return _composed(row, function, x, a, b, inplace)
+    if policy is None and row.slopes is not None and type(x) in (Tensor, Parameter) and x.is_cuda and _bits_pay(x):
+        policy = "bits"
     casts = row.float32_under_cuda_autocast and _torch.autocasts("cuda")
     if _cpp_apply is not None and policy is None and not inplace and not casts:
         index = native.index_of(row.name)
@@ -49,6 +52,17 @@ def call(
             if y is not None:
                 return y
     return _call(row, function, x, a, b, inplace, policy or policies.chosen())
+
+
+def _bits_pay(x: Tensor) -> bool:
+    """Whether one bit for each element is the fastest exact choice, and nobody chose otherwise."""
+    return (
+        x.numel() >= policies.BITS_PAY
+        and x.requires_grad
+        and torch.is_grad_enabled()
+        and policies.chosen() == dispatch.chosen() == "auto"
+        and not isinstance(dispatch.named("triton"), str)
+    )
 
 
 def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool, policy: str) -> Tensor:
