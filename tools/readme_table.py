@@ -17,17 +17,16 @@ def table() -> str:
     lines = ["| function | module | formula | range | source |", "|---|---|---|---|---|"]
     for row in catalogue():
         signature = ", ".join(
-            f"{name}={default:g}" if default == default else name for name, default in row.parameters.items()
+            f"{name}={default:g}" if default == default else name for name, default in getattr(row, "parameters", {}).items()
         )
-        formula = row.formula.replace("|", "\\|")
         cells = (
             f"`{row.name}({signature})`" if signature else f"`{row.name}`",
             f"`{row.module}`",
-            formula,
+            row.formula,
             row.range,
             row.source,
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
