@@ -17,7 +17,8 @@ def table() -> str:
     lines = ["| function | module | formula | range | source |", "|---|---|---|---|---|"]
     for row in catalogue():
         signature = ", ".join(
-            f"{name}={default:g}" if default == default else name for name, default in getattr(row, "parameters", {}).items()
+            f"{name}={default:g}" if default == default else name
+            for name, default in getattr(row, "parameters", {}).items()
         )
         cells = (
             f"`{row.name}({signature})`" if signature else f"`{row.name}`",
