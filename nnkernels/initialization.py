@@ -1,16 +1,17 @@
 """Initial weights for the layers around each activation.
 
-The criterion is that of He et al. 2015: the second moment of the pre-activations shall be the same in every layer. Where
-y = W f(x) and x has the second moment 1, that takes weights of variance gain^2 / fan_in with gain = 1 / sqrt(E[f(z)^2]),
-z standard normal: in closed form where there is one, else by quadrature in float64 from the reference formula.
+The criterion is that of He et al. 2015: the second moment of the pre-activations shall be the same in every layer.
+Where y = W f(x) and x has the second moment 1, that takes weights of variance gain^2 / fan_in with
+gain = 1 / sqrt(E[f(z)^2]), z standard normal: in closed form where there is one, else by quadrature in float64 from the
+reference formula.
 
 The moment includes the mean. Sigmoid, hardsigmoid, softplus and logsigmoid have 70 to 90 % of theirs in it: the gain
 keeps the size of the signal, not the part that differs between samples.
 
 The gain puts a fixed point at 1; `Initializer.sensitivity` says whether signals return to it. Positively homogeneous
 activations (ReLU, leaky ReLU, PReLU, Maxout) have 1: every size is a fixed point. Below 1 (tanh, SELU, ELU) deviations
-die out. Above 1 (GELU, SiLU, Mish, squared ReLU, shrinkage, gated units) they grow from layer to layer whatever the gain:
-deep stacks of those need normalisation layers or residual connections as well.
+die out. Above 1 (GELU, SiLU, Mish, squared ReLU, shrinkage, gated units) they grow from layer to layer, whatever the
+gain: deep stacks of those need normalisation layers or residual connections as well.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Initializer:
         """
         if weight.ndim < 2:
             raise ValueError(
-                f"only weights of at least two dimensions (out, in, ...) have a fan, got the shape {tuple(weight.shape)}; "
+                f"only weights of two dimensions (out, in) and more have a fan, got the shape {tuple(weight.shape)}; "
                 "biases start best at 0: torch.nn.init.zeros_"
             )
         receptive = weight.shape[2:].numel()
@@ -124,9 +125,9 @@ def init_for(
     return Initializer(name, gain, sensitivity, mode, distribution)
 
 
-def has_gain(name: str) -> bool:
-    """Whether `init_for` knows the activation called `name`."""
-    return name == "linear" or name in _OTHERS or isinstance(row_called(name), Activation)
+def has_gain(row: Row) -> bool:
+    """Whether `init_for` knows this row."""
+    return row.name in _OTHERS or isinstance(row, Activation)
 
 
 def _expectation(square: Callable[[Tensor], Tensor], q: float, knees: tuple[float, ...] = ()) -> float:
@@ -155,9 +156,9 @@ def _maxout(q: float, pieces: float) -> float:
     return _expectation(lambda x: x * x * pieces * torch.special.ndtr(x / math.sqrt(q)) ** (pieces - 1), q)
 
 
-def _gated(gate: str) -> _Other:
+def _gated(gate: str, **constants: float) -> _Other:
     """up * gate(x), up and x independent: the moments multiply."""
-    return _Other({}, lambda q: q * _elementwise(gate, q, ()))
+    return _Other(constants, lambda q, *given: q * _elementwise(gate, q, given))
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ _OTHERS: dict[str, _Other] = {
     "glu": _gated("sigmoid"),
     "reglu": _gated("relu"),
     "geglu": _gated("gelu"),
-    "swiglu": _gated("silu"),
+    "swiglu": _gated("swish", beta=1.0),
     # What goes into these is a network's logits, for which no layer follows: they keep the size of the features.
     "softmax": _LINEAR,
     "log_softmax": _LINEAR,
@@ -196,16 +197,14 @@ _CLOSED: dict[str, Callable[..., float]] = {
 
 def _completed(name: str, given: tuple[float, ...]) -> tuple[float, ...]:
     """The constants, with defaults where none are given."""
-    if not has_gain(name):
-        raise ValueError(f"no gain is known for {name!r}: it is not a function of single numbers")
     if name in _OTHERS:
         known: Mapping[str, float] = _OTHERS[name].constants
-    else:
-        row = row_called(name)
-        assert isinstance(row, Activation)
+    elif isinstance(row := row_called(name), Activation):
         known = row.parameters
         if row.refuses and len(given) == len(known) and (refusal := row.refuses(*[*given, 0.0, 0.0][:2])):
             raise refusal
+    else:
+        raise ValueError(f"no gain is known for {name!r}, a {type(row).__name__} row")
     if len(given) > len(known):
         raise TypeError(f"{name} takes {len(known)} constants ({', '.join(known) or 'none'}), got {len(given)}")
     constants = (*given, *list(known.values())[len(given) :])

@@ -18,7 +18,7 @@ BEGIN, END = "<!-- gains: written by tools/initialization_table.py -->", "<!-- e
 def table() -> str:
     lines = ["| activation | gain | sensitivity |", "|---|---|---|"]
     for row in catalogue():
-        if not has_gain(row.name):
+        if not has_gain(row):
             continue
         defaults = getattr(row, "parameters", {}).values()
         constants = SHOWN[row.name] if any(default != default for default in defaults) else ()

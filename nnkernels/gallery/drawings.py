@@ -78,18 +78,24 @@ def _parted(curve: Tensor, between: Tensor) -> Tensor:
     return parted
 
 
-def _softmax_like(name: str, across: str = "one logit, the others 0 and 1") -> Drawing:
-    function = getattr(functional, name)
+def _softmax_like(name: str) -> Drawing:
+    """How one output depends on its own logit, the other two being 0 and 1."""
 
     def first(x: Tensor) -> Tensor:
-        return function(torch.stack([x, torch.zeros_like(x), torch.ones_like(x)]), dim=0)[0]
+        return getattr(functional, name)(torch.stack([x, torch.zeros_like(x), torch.ones_like(x)]), dim=0)[0]
 
-    return Drawing(trace(first), "of three", across, "its output")
+    return Drawing(trace(first), "the other logits are 0 and 1", "logit", "its output")
 
 
-def _gated(name: str, gate: Callable[[Tensor], Tensor], note: str) -> Drawing:
-    """How the product depends on the gate's half where the other half is 1."""
-    return Drawing(trace(gate), note, "gate", "output for up = 1")
+def _gated(name: str) -> Drawing:
+    """How the product depends on the gate where what it gates is 1."""
+
+    def product(x: Tensor) -> Tensor:
+        if name == "glu":
+            return functional.glu(torch.stack([torch.ones_like(x), x]), dim=0)[0]
+        return getattr(functional, name)(x, up=torch.ones_like(x))
+
+    return Drawing(trace(product), "what it gates is 1", "gate", "product")
 
 
 def _prelu() -> Drawing:
@@ -109,6 +115,10 @@ DRAWN: dict[str, Callable[[], Drawing]] = {
     "softmax": lambda: _softmax_like("softmax"),
     "log_softmax": lambda: _softmax_like("log_softmax"),
     "softmin": lambda: _softmax_like("softmin"),
+    "glu": lambda: _gated("glu"),
+    "swiglu": lambda: _gated("swiglu"),
+    "geglu": lambda: _gated("geglu"),
+    "reglu": lambda: _gated("reglu"),
 }
 """How the rows are drawn that are no function of one number. Their functions are looked up when they are drawn."""
 

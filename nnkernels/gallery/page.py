@@ -120,7 +120,7 @@ def _constants(row: Row) -> str:
 
 
 def _gain(row: Row) -> str:
-    if not has_gain(row.name):
+    if not has_gain(row):
         return ""
     given = SHOWN[row.name] if isinstance(row, Activation) and any(d != d for d in row.parameters.values()) else ()
     init = init_for(row.name, *given)

@@ -1,7 +1,6 @@
 """Draws the gallery with matplotlib, without pyplot's state: one picture for each row, and one of all.
 
-Value and slope differ in colour, of Okabe and Ito's palette, which colour-blind readers can tell apart, and in dash, for
-readers in print.
+Value and slope differ in colour (Okabe and Ito's palette, which colour-blind readers can tell apart) and in dash.
 """
 
 from __future__ import annotations
