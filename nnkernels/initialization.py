@@ -133,7 +133,9 @@ def has_gain(row: Row) -> bool:
 def _expectation(square: Callable[[Tensor], Tensor], q: float, knees: tuple[float, ...] = ()) -> float:
     """E[square(x)], x normal with variance q: Gauss-Legendre panels that end at the knees, so that jumps are exact."""
     grid = {i / _PANELS_PER_UNIT for i in range(-_FAR * _PANELS_PER_UNIT, _FAR * _PANELS_PER_UNIT + 1)}
-    ends = torch.tensor(sorted(grid.union(knee for knee in knees if abs(knee) < _FAR)), dtype=torch.float64)
+    ends = torch.tensor(
+        sorted(grid.union(knee for knee in knees if abs(knee) < _FAR)), dtype=torch.float64, device="cpu"
+    )
     nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(_NODES))
     half = (ends[1:] - ends[:-1]).unsqueeze(1) / 2
     x = ends[:-1].unsqueeze(1) + half * (1 + nodes)

@@ -155,6 +155,18 @@ def test_every_row_has_a_gain(row):
     assert has_gain(row) and 0 < init_for(row.name, *constants_of(row)).gain < 10
 
 
+def test_gains_do_not_depend_on_the_default_device_or_type():
+    expected = init_for("mish", mode="fan_out").gain
+    initialization._measured.cache_clear()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            assert init_for("mish").gain == expected
+            assert init_for("mish")(torch.empty(4, 4)).is_meta
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_an_empty_weight_is_left_alone():
     assert init_for("relu")(torch.empty(4, 0)).shape == (4, 0)
 

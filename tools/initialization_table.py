@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnkernels.gallery.drawings import SHOWN
+from nnkernels.gallery.drawings import required_of
 from nnkernels.initialization import has_gain, init_for
 from nnkernels.registry import catalogue
 
@@ -20,8 +20,7 @@ def table() -> str:
     for row in catalogue():
         if not has_gain(row):
             continue
-        defaults = getattr(row, "parameters", {}).values()
-        constants = SHOWN[row.name] if any(default != default for default in defaults) else ()
+        constants = required_of(row)
         shown = f"{row.name}({', '.join(f'{constant:g}' for constant in constants)})" if constants else row.name
         init = init_for(row.name, *constants)
         lines.append(f"| `{shown}` | {init.gain:.4f} | {init.sensitivity:.2f} |")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,7 +57,7 @@ class Drawing:
 
 def trace(function: Callable[[Tensor], Tensor], low: float = -4.0, high: float = 4.0) -> Curve:
     """Samples `function`, which maps each number for itself, finds its knees and jumps, and parts the curves there."""
-    x = torch.linspace(low, high, SAMPLES, dtype=torch.float64, requires_grad=True)
+    x = torch.linspace(low, high, SAMPLES, dtype=torch.float64, device="cpu", requires_grad=True)
     value = function(x)
     (slope,) = torch.autograd.grad(value.sum(), x)
     x, value, slope = x.detach(), value.detach(), slope.detach()
@@ -99,7 +101,7 @@ def _gated(name: str) -> Drawing:
 
 
 def _prelu() -> Drawing:
-    weight = torch.full((1,), 0.25, dtype=torch.float64)
+    weight = torch.full((1,), 0.25, dtype=torch.float64, device="cpu")
     return Drawing(trace(lambda x: functional.prelu(x, weight)), "weight = 0.25, where training starts")
 
 
@@ -109,16 +111,26 @@ def _rrelu() -> Drawing:
     return Drawing(middle, "line: evaluation; band: training, 1/8 to 1/3", band=(lower, upper))
 
 
+def _apl() -> Drawing:
+    slopes = torch.tensor([[0.6], [-0.5]], dtype=torch.float64, device="cpu")
+    offsets = torch.tensor([[-2.0], [2.0]], dtype=torch.float64, device="cpu")
+    curve = trace(lambda x: functional.apl(x.unsqueeze(1), slopes, offsets).squeeze(1))
+    return Drawing(curve, "slopes 0.6 and -0.5, offsets -2 and 2")
+
+
+def _maxout() -> Drawing:
+    lines = (lambda x: -0.8 * x - 2, lambda x: 0.2 * x, lambda x: 1.2 * x - 1.5)
+    curve = trace(lambda x: functional.maxout(torch.stack([line(x) for line in lines], dim=1), 3, dim=1).squeeze(1))
+    return Drawing(curve, "of three lines", helpers=tuple(map(trace, lines)))
+
+
 DRAWN: dict[str, Callable[[], Drawing]] = {
     "prelu": _prelu,
+    "apl": _apl,
     "rrelu": _rrelu,
-    "softmax": lambda: _softmax_like("softmax"),
-    "log_softmax": lambda: _softmax_like("log_softmax"),
-    "softmin": lambda: _softmax_like("softmin"),
-    "glu": lambda: _gated("glu"),
-    "swiglu": lambda: _gated("swiglu"),
-    "geglu": lambda: _gated("geglu"),
-    "reglu": lambda: _gated("reglu"),
+    "maxout": _maxout,
+    **{name: partial(_softmax_like, name) for name in ("softmax", "log_softmax", "softmin")},
+    **{name: partial(_gated, name) for name in ("glu", "swiglu", "geglu", "reglu")},
 }
 """How the rows are drawn that are no function of one number. Their functions are looked up when they are drawn."""
 
@@ -126,6 +138,18 @@ SHOWN = {"leaky_relu": (0.1,), "celu": (2.0,), "swish": (2.0,), "threshold": (1.
 """Constants that show more than the defaults do, or where there are none."""
 
 WINDOWS = {"relu6": (-2.0, 8.0)}
+
+
+def constants_of(row: Activation) -> tuple[float, ...]:
+    """The constants with which a row is drawn."""
+    return SHOWN.get(row.name, accuracy.constants_of(row)[: len(row.parameters)])
+
+
+def required_of(row: Row) -> tuple[float, ...]:
+    """The constants of a row that lacks defaults; of other rows none, so that their defaults hold."""
+    if isinstance(row, Activation) and any(map(math.isnan, row.parameters.values())):
+        return constants_of(row)
+    return ()
 
 
 def drawing_of(row: Row) -> Drawing:
@@ -141,7 +165,7 @@ def drawing_of(row: Row) -> Drawing:
             f"the gallery does not know how to draw {row.name!r}, a {type(row).__name__} row: "
             "add it to DRAWN in nnkernels/gallery/drawings.py"
         )
-    constants = SHOWN.get(row.name, accuracy.constants_of(row)[: len(row.parameters)])
+    constants = constants_of(row)
     note = ", ".join(f"{name} = {value:g}" for name, value in zip(row.parameters, constants, strict=True))
     function = functional.function_of(row)
     return Drawing(trace(lambda x: function(x, *constants), *WINDOWS.get(row.name, (-4.0, 4.0))), note)

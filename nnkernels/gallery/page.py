@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 
 from ..initialization import has_gain, init_for
-from ..registry import Activation, Row
-from .drawings import SHOWN
+from ..registry import Row
+from .drawings import required_of
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _constants(row: Row) -> str:
 def _gain(row: Row) -> str:
     if not has_gain(row):
         return ""
-    given = SHOWN[row.name] if isinstance(row, Activation) and any(d != d for d in row.parameters.values()) else ()
+    given = required_of(row)
     init = init_for(row.name, *given)
     where = f" (at {', '.join(f'{value:g}' for value in given)})" if given else ""
     return f"{init.gain:.4g}{where}; sensitivity {init.sensitivity:.2f}"

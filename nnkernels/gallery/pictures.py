@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..registry import Activation, Row
-from .drawings import Curve, Drawing
+from .drawings import Drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ def _draw(axes: Axes, drawing: Drawing, theme: Theme, width: float) -> None:
             zorder=4,
         )
     axes.set_xlim(curve.x[0].item(), curve.x[-1].item())
-    axes.set_ylim(*_limits(curve))
+    axes.set_ylim(*_limits(drawing))
     axes.tick_params(colors=theme.ink, length=2.5, width=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.ink)
@@ -116,10 +116,10 @@ def _draw(axes: Axes, drawing: Drawing, theme: Theme, width: float) -> None:
     axes.locator_params(nbins=6)
 
 
-def _limits(curve: Curve) -> tuple[float, float]:
-    both = torch.cat([curve.value, curve.slope])
-    both = both[both.isfinite()]
-    low, high = max(both.min().item(), LOWEST), min(both.max().item(), HIGHEST)
+def _limits(drawing: Drawing) -> tuple[float, float]:
+    shown = torch.cat([drawing.curve.value, drawing.curve.slope, *(edge.value for edge in drawing.band or ())])
+    shown = shown[shown.isfinite()]
+    low, high = max(shown.min().item(), LOWEST), min(shown.max().item(), HIGHEST)
     margin = 0.07 * (high - low)
     return low - margin, high + margin
 
