@@ -1,4 +1,4 @@
-"""The command line: `nnkernels info | check | demo | bench`."""
+"""The command line: `nnkernels info | check | demo | bench | gallery`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def _import(modules: list[str]) -> None:
         importlib.import_module(name)
 
 
+def folder(text: str) -> Path:
+    """A folder that exists or can be made, as argparse's `type`."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+    return path
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nnkernels", description="The activation family for PyTorch.", parents=[_importer()]
@@ -77,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=positive, default=1)
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     bench.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
+
+    gallery = commands.add_parser("gallery", help="draw every activation and its derivative: pictures and a page")
+    gallery.add_argument(
+        "--out", type=folder, default=Path("gallery-output"), help="folder for the pictures and the page"
+    )
+    gallery.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
     return top
 
 

@@ -18,15 +18,14 @@ def table() -> str:
     for row in catalogue():
         parameters = row.parameters if isinstance(row, Activation) else {}
         signature = ", ".join(f"{name}={value:g}" if value == value else name for name, value in parameters.items())
-        formula = row.formula.replace("|", "\\|")
         cells = (
             f"`{row.name}({signature})`" if signature else f"`{row.name}`",
             f"`{row.module}`",
-            formula,
+            row.formula,
             row.range,
             row.source,
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 

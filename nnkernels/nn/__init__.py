@@ -7,7 +7,8 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import elementwise, gated, learned, pooling, random, reducing
+from . import companions, elementwise, gated, learned, pooling, random, reducing
+from .companions import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import module_of as module_of
 from .gated import *  # noqa: F403
@@ -23,6 +24,7 @@ __all__ = [
     *reducing.__all__,
     *pooling.__all__,
     *gated.__all__,
+    *companions.__all__,
 ]
 
 
