@@ -1,8 +1,6 @@
 // Gated activations in tiles that stay in the first-level cache: the family's loops, and products around them.
 #include "gated.h"
 
-#include <cstring>
-
 #include "convert.h"
 #include "loops.h"
 
@@ -10,22 +8,6 @@ namespace nnk::NNK_ISA {
 namespace {
 
 constexpr int64_t kTile = 512;
-
-inline void widen(const float* from, float* to, int64_t count) { std::memcpy(to, from, count * sizeof(float)); }
-inline void widen(const double* from, double* to, int64_t count) { std::memcpy(to, from, count * sizeof(double)); }
-inline void narrow(const float* from, float* to, int64_t count) { std::memcpy(to, from, count * sizeof(float)); }
-inline void narrow(const double* from, double* to, int64_t count) { std::memcpy(to, from, count * sizeof(double)); }
-
-// Calls `copy(element, done, size)` for each piece of a row in [begin, begin + count).
-template <class S, class Copy>
-void for_each_piece(const GatedJob& job, const GatedOperand& operand, int64_t begin, int64_t count, Copy copy) {
-  for (int64_t done = 0; done < count;) {
-    const int64_t row = (begin + done) / job.cols, col = (begin + done) % job.cols;
-    const int64_t size = count - done < job.cols - col ? count - done : job.cols - col;
-    copy(static_cast<S*>(operand.data) + (row * operand.row_stride + col) * operand.step, done, size);
-    done += size;
-  }
-}
 
 // One operand's elements [begin, begin + count) as adjacent numbers of the compute type: in place where they are that
 // already, else in a tile.
@@ -39,21 +21,21 @@ class Tile {
   }
 
   const T* read() {
-    if (!adjacent_) {
-      S gathered[kTile];
-      for_each_piece<S>(job_, operand_, begin_, count_, [&](const S* from, int64_t done, int64_t size) {
-        const int64_t step = operand_.step;
-        if (step == 2) {
-          for (int64_t i = 0; i < size; ++i) gathered[done + i] = from[2 * i];
-        } else {
-          for (int64_t i = 0; i < size; ++i) gathered[done + i] = from[step * i];
-        }
-      });
-      widen(gathered, numbers_, count_);
-      return numbers_;
+    if (adjacent_) {
+      if constexpr (sizeof(S) == sizeof(T)) {
+        return first_;
+      } else {
+        widen(first_, numbers_, count_);
+        return numbers_;
+      }
     }
-    if constexpr (sizeof(S) == sizeof(T)) return first_;
-    widen(first_, numbers_, count_);
+    if constexpr (sizeof(S) == sizeof(T)) {
+      gather(numbers_);
+    } else {
+      S gathered[kTile];
+      gather(gathered);
+      widen(gathered, numbers_, count_);
+    }
     return numbers_;
   }
 
@@ -66,23 +48,51 @@ class Tile {
   }
 
   void written() {
-    if (adjacent_) {
-      if constexpr (sizeof(S) != sizeof(T)) narrow(numbers_, first_, count_);
-      return;
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (!adjacent_) scatter(numbers_);
+    } else if (adjacent_) {
+      narrow(numbers_, first_, count_);
+    } else {
+      S scattered[kTile];
+      narrow(numbers_, scattered, count_);
+      scatter(scattered);
     }
-    S scattered[kTile];
-    narrow(numbers_, scattered, count_);
-    for_each_piece<S>(job_, operand_, begin_, count_, [&](S* to, int64_t done, int64_t size) {
+  }
+
+ private:
+  void gather(S* to) const {
+    for_each_piece([&](const S* from, int64_t done, int64_t size) {
       const int64_t step = operand_.step;
       if (step == 2) {
-        for (int64_t i = 0; i < size; ++i) to[2 * i] = scattered[done + i];
+        for (int64_t i = 0; i < size; ++i) to[done + i] = from[2 * i];
       } else {
-        for (int64_t i = 0; i < size; ++i) to[step * i] = scattered[done + i];
+        for (int64_t i = 0; i < size; ++i) to[done + i] = from[step * i];
       }
     });
   }
 
- private:
+  void scatter(const S* from) const {
+    for_each_piece([&](S* to, int64_t done, int64_t size) {
+      const int64_t step = operand_.step;
+      if (step == 2) {
+        for (int64_t i = 0; i < size; ++i) to[2 * i] = from[done + i];
+      } else {
+        for (int64_t i = 0; i < size; ++i) to[step * i] = from[done + i];
+      }
+    });
+  }
+
+  // Calls `copy(element, done, size)` for each piece of a row.
+  template <class Copy>
+  void for_each_piece(Copy copy) const {
+    for (int64_t done = 0; done < count_;) {
+      const int64_t row = (begin_ + done) / job_.cols, col = (begin_ + done) % job_.cols;
+      const int64_t size = count_ - done < job_.cols - col ? count_ - done : job_.cols - col;
+      copy(static_cast<S*>(operand_.data) + (row * operand_.row_stride + col) * operand_.step, done, size);
+      done += size;
+    }
+  }
+
   const GatedJob& job_;
   const GatedOperand& operand_;
   int64_t begin_, count_;
@@ -114,15 +124,116 @@ struct Bounds {
   }
 };
 
+// f(x) and f'(x) where they share an exponential and a quotient, which separate loops would take twice.
+template <class T>
+struct Both {
+  T value, slope;
+};
+
+template <class M>
+NNK_HD Both<typename M::T> both(const gelu<M>& f, typename M::T x) {
+  return {f.value(x), f.d1(x)};
+}
+
+template <class T>
+NNK_HD T leading(T dz) {
+  return dz;
+}
+template <class T>
+NNK_HD T leading(Pair<T> dz) {
+  return dz.hi;
+}
+
+// As in Gate, but with one quotient: 1/(1 + e) = (1 + e)/(1 + e)^2.
+template <class M, class ArgumentOfX>
+NNK_HD Both<typename M::T> both(const Gate<M, ArgumentOfX>& f, typename M::T x) {
+  using T = typename M::T;
+  const T closed = f.argument.closed(x);
+  x = f.argument.bounded(x);
+  const auto z = f.argument.z(x);
+  const Logistic<M> s(z.hi, z.lo);
+  const auto dz = f.argument.dz(x);
+  const T q = reciprocal<M>(square_of_one_plus(s.e));
+  const T value = closed * ((T(1) + s.e) * q);
+  const T above = madd(s.e, madd(x, leading(dz), T(1)), T(1));
+  const T below = f.argument.bracket(x, dz, s.e, s.tail.lost());
+  const T slope = (s.positive ? above : below) * q;
+  const T value_tail = s.tail.times(value), slope_tail = s.tail.times(slope);
+  return {s.positive ? value : value_tail, s.positive ? slope : slope_tail};
+}
+
+template <class M>
+NNK_HD Both<typename M::T> both(const sigmoid<M>&, typename M::T x) {
+  using T = typename M::T;
+  const Logistic<M> s(x);
+  const T q = reciprocal<M>(square_of_one_plus(s.e));
+  const T value = (T(1) + s.e) * q, value_tail = s.tail.times(value);
+  return {s.positive ? value : value_tail, s.tail.times(q)};
+}
+
+// `data` holds grad, gate, up, grad_gate and grad_up.
+template <template <class> class Activation, class M>
+void both_gradients(double a, double b, void* const* data, int64_t count) {
+  using T = typename M::T;
+  const Activation<M> f(a, b);
+  const T *grad = static_cast<const T*>(data[0]), *gate = static_cast<const T*>(data[1]);
+  const T* up = static_cast<const T*>(data[2]);
+  T *grad_gate = static_cast<T*>(data[3]), *grad_up = static_cast<T*>(data[4]);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const Both<T> y = both(f, gate[i]);
+    const T g = grad[i];
+    grad_gate[i] = g * up[i] * y.slope;
+    grad_up[i] = g * y.value;
+  }
+}
+
+#define NNK_INDEX(name) index_of_##name,
+enum Index { NNK_ACTIVATIONS(NNK_INDEX) };
+
+// The loop for both gradients of the usual gates, or null.
+Loop both_gradients_loop(int activation, Arithmetic arithmetic) {
+#define NNK_BOTH(name)                                                                                                 \
+  case index_of_##name: {                                                                                              \
+    constexpr Loop loops[] = {both_gradients<name, Double>, both_gradients<name, Single>, both_gradients<name, Fast>}; \
+    return loops[arithmetic];                                                                                          \
+  }
+  switch (activation) {
+    NNK_BOTH(sigmoid)
+    NNK_BOTH(silu)
+    NNK_BOTH(swish)
+    NNK_BOTH(gelu)
+    NNK_BOTH(gelu_tanh)
+    NNK_BOTH(gelu_sigmoid)
+    default: return nullptr;
+  }
+}
+
+// Both gradients of any other gate, from the loops of value and slope.
+template <class T>
+void separate_gradients(const GatedJob& job, Arithmetic arithmetic, void* const* data, int64_t count) {
+  const T *grad = static_cast<const T*>(data[0]), *up = static_cast<const T*>(data[2]);
+  T* grad_up = static_cast<T*>(data[4]);
+  alignas(64) T products[kTile], values[kTile];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) products[i] = grad[i] * up[i];
+  void* const slope_data[] = {products, data[1], data[3]};
+  backward_loop(job.activation, arithmetic)(job.a, job.b, slope_data, count);
+  void* const value_data[] = {data[1], values};
+  forward_loop(job.activation, arithmetic)(job.a, job.b, value_data, count);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) grad_up[i] = grad[i] * values[i];
+}
+
 template <class S, class T>
-void forward(const GatedJob& job, Loop value, int64_t begin, int64_t count) {
+void forward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t count) {
   Tile<S, T> gates(job, 0, begin, count), ups(job, 1, begin, count), ys(job, 2, begin, count);
   const T *gate = gates.read(), *up = ups.read();
   Bounds<T> bounds(job);
   bounds.apply(gate, up, count);
   alignas(64) T values[kTile];
   void* const data[] = {const_cast<T*>(gate), values};
-  value(job.a, job.b, data, count);
+  forward_loop(job.activation, arithmetic)(job.a, job.b, data, count);
   T* y = ys.to_write();
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) y[i] = values[i] * up[i];
@@ -130,7 +241,7 @@ void forward(const GatedJob& job, Loop value, int64_t begin, int64_t count) {
 }
 
 template <class S, class T>
-void backward(const GatedJob& job, Loop value, Loop times_slope, int64_t begin, int64_t count) {
+void backward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t count) {
   Tile<S, T> grads(job, 0, begin, count), gates(job, 1, begin, count), ups(job, 2, begin, count);
   Tile<S, T> grad_gates(job, 3, begin, count), grad_ups(job, 4, begin, count);
   const T *grad = grads.read(), *raw_gate = gates.read(), *raw_up = ups.read();
@@ -139,16 +250,12 @@ void backward(const GatedJob& job, Loop value, Loop times_slope, int64_t begin, 
   bounds.apply(gate, up, count);
   T *grad_gate = grad_gates.to_write(), *grad_up = grad_ups.to_write();
 
-  alignas(64) T products[kTile], values[kTile];
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) products[i] = grad[i] * up[i];
-  void* const slope_data[] = {products, const_cast<T*>(gate), grad_gate};
-  times_slope(job.a, job.b, slope_data, count);
-  void* const value_data[] = {const_cast<T*>(gate), values};
-  value(job.a, job.b, value_data, count);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) grad_up[i] = grad[i] * values[i];
-
+  void* const data[] = {const_cast<T*>(grad), const_cast<T*>(gate), const_cast<T*>(up), grad_gate, grad_up};
+  if (const Loop loop = both_gradients_loop(job.activation, arithmetic)) {
+    loop(job.a, job.b, data, count);
+  } else {
+    separate_gradients<T>(job, arithmetic, data, count);
+  }
   if (bounds.active) {
     const T limit = bounds.limit;
 #pragma GCC ivdep
@@ -163,14 +270,12 @@ void backward(const GatedJob& job, Loop value, Loop times_slope, int64_t begin, 
 
 template <class S, class T>
 void run_tiles(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t end) {
-  const Loop value = forward_loop(job.activation, arithmetic);
-  const Loop times_slope = backward_loop(job.activation, arithmetic);
   for (; begin < end; begin += kTile) {
     const int64_t count = end - begin < kTile ? end - begin : kTile;
     if (job.backward) {
-      backward<S, T>(job, value, times_slope, begin, count);
+      backward<S, T>(job, arithmetic, begin, count);
     } else {
-      forward<S, T>(job, value, begin, count);
+      forward<S, T>(job, arithmetic, begin, count);
     }
   }
 }
