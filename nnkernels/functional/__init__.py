@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import elementwise, gated, learned, pooling, random, reducing
+from . import elementwise, learned, pooling, random, reducing
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of
 from .gated import *  # noqa: F403
+from .gated import __all__ as _gated  # here the function has the module's name
 from .learned import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .random import *  # noqa: F403
@@ -20,7 +21,7 @@ __all__ = [
     *random.__all__,
     *reducing.__all__,
     *pooling.__all__,
-    *gated.__all__,
+    *_gated,
 ]
 
 
