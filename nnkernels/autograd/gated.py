@@ -21,7 +21,7 @@ def call(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
     """The gated activation of checked arguments."""
     if not is_plain_call(input, up):
         return reference.gated(gating, input, up)
-    kernels = dispatch.kernels("gated", input)
+    kernels = dispatch.kernels("gated", input, gating.activation)
     if torch.is_grad_enabled() and (input.requires_grad or (up is not None and up.requires_grad)):
         return _Gated.apply(input, up, gating, kernels)
     return kernels.gated(gating, input, up)

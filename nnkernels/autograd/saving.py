@@ -93,7 +93,7 @@ class _Quantised(Function):
     def forward(ctx, x, row, a, b, inplace, levels):  # type: ignore[override]
         source = x if is_dense(x) else torch.empty_like(x).copy_(x)
         y = x if inplace and source is x else torch.empty_like(source)
-        kernels = dispatch.kernels("saving", x)
+        kernels = dispatch.kernels("saving", x, row.name)
         packed = kernels.quantised_forward(row.name, adjacent(source), a, b, levels, adjacent(y))
         ctx.save_for_backward(packed)
         ctx.constants = (row, levels, y.stride())

@@ -21,7 +21,7 @@ from ..dispatch import SUPPORTED_DTYPES
 from ..gating import Gating
 from ..registry import Activation, catalogue, elementwise
 
-__all__ = ["geglu", "gated", "glu", "reglu", "swiglu"]
+__all__ = ["gated", "geglu", "glu", "reglu", "swiglu"]
 
 _VARIANTS = {row.variant: row.name for row in catalogue(Activation) if row.variant}
 

@@ -142,7 +142,7 @@ def backward(
     """grad_gate = grad up f'(gate), grad_up = grad f(gate)"""
     STORED: tl.constexpr = grad_gate_ptr.dtype.element_ty
     FAST: tl.constexpr = STORED.primitive_bitwidth == 16
-    COMPUTE: tl.constexpr = tl.float64 if STORED == tl.float64 else tl.float32
+    COMPUTE: tl.constexpr = tl.float64 if tl.float64 == STORED else tl.float32
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     gate, up = _load_parts(
         gate_ptr, up_ptr, gate_stride, up_stride, rows, cols, row, first_col, col, mask, full,
@@ -214,7 +214,9 @@ def _alternate(gating: Gating, packed: Tensor) -> bool:
     """Whether gate and up alternate in memory, in whole pairs; a dimension of size 2 may be seen either way."""
     dim = gating.dim % packed.dim()
     others = (s for d, (s, n) in enumerate(zip(packed.stride(), packed.shape, strict=True)) if d != dim and n > 1)
-    return (gating.interleaved or packed.shape[dim] == 2) and packed.stride(dim) == 1 and all(s % 2 == 0 for s in others)
+    return (
+        (gating.interleaved or packed.shape[dim] == 2) and packed.stride(dim) == 1 and all(s % 2 == 0 for s in others)
+    )
 
 
 def _pairs(gating: Gating, packed: Tensor) -> Tensor:
