@@ -28,13 +28,11 @@ def is_bounded(gating: Gating) -> bool:
 
 def halves(gating: Gating, packed: Tensor) -> tuple[Tensor, Tensor]:
     """Gate and up as views of the packed tensor."""
-    dim = gating.dim % packed.dim()
-    half = packed.shape[dim] // 2
     if gating.interleaved:
-        pairs = packed.unflatten(dim, (half, 2))
-        first, second = pairs.select(dim + 1, 0), pairs.select(dim + 1, 1)
+        dim = gating.dim % packed.dim()
+        first, second = packed.unflatten(dim, (packed.shape[dim] // 2, 2)).unbind(dim + 1)
     else:
-        first, second = packed.narrow(dim, 0, half), packed.narrow(dim, half, half)
+        first, second = packed.chunk(2, gating.dim)
     return (first, second) if gating.gate_first else (second, first)
 
 

@@ -135,31 +135,20 @@ NNK_HD Both<typename M::T> both(const gelu<M>& f, typename M::T x) {
   return {f.value(x), f.d1(x)};
 }
 
-template <class T>
-NNK_HD T leading(T dz) {
-  return dz;
-}
-template <class T>
-NNK_HD T leading(Pair<T> dz) {
-  return dz.hi;
-}
-
-// As in Gate, but with one quotient: 1/(1 + e) = (1 + e)/(1 + e)^2.
+// With e = exp(z), D = (1 + e)^2 and w = x z': the value is x e (1 + e)/D, the slope e (1 + w + e)/D. Above 40 (60)
+// they are x and 1, whatever e: D must not overflow.
 template <class M, class ArgumentOfX>
 NNK_HD Both<typename M::T> both(const Gate<M, ArgumentOfX>& f, typename M::T x) {
   using T = typename M::T;
   const T closed = f.argument.closed(x);
   x = f.argument.bounded(x);
+  constexpr T high = T(sizeof(T) == 8 ? 60 : 40);
   const auto z = f.argument.z(x);
-  const Logistic<M> s(z.hi, z.lo);
-  const auto dz = f.argument.dz(x);
-  const T q = reciprocal<M>(square_of_one_plus(s.e));
-  const T value = closed * ((T(1) + s.e) * q);
-  const T above = madd(s.e, madd(x, leading(dz), T(1)), T(1));
-  const T below = f.argument.bracket(x, dz, s.e, s.tail.lost());
-  const T slope = (s.positive ? above : below) * q;
-  const T value_tail = s.tail.times(value), slope_tail = s.tail.times(slope);
-  return {s.positive ? value : value_tail, s.positive ? slope : slope_tail};
+  const Exponential<M> tail(at_most(z.hi, high), z.lo);
+  const T e = tail.value(), q = reciprocal<M>(square_of_one_plus(e));
+  const T value = tail.times(closed * ((T(1) + e) * q));
+  const T bracket = f.argument.bracket(x, f.argument.dz(x), e, tail.lost());
+  return {z.hi > high ? closed : value, tail.times(bracket * q)};
 }
 
 template <class M>

@@ -13,7 +13,7 @@ def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
     """f(gate) up, laid out as the gate is."""
     gate, up = gate_and_up(gating, input, up)
     y = torch.empty_like(gate)
-    torch.ops.nnkernels.gated(gate, up, y, index_of(gating.activation), *_constants(gating))
+    torch.ops.nnkernels.gated.default(gate, up, y, index_of(gating.activation), *_constants(gating))
     return y
 
 
@@ -25,7 +25,7 @@ def gated_backward(
     grad_input = torch.empty_like(input)
     grad_up = None if up is None else torch.empty_like(input)
     grads = halves(gating, grad_input) if grad_up is None else (grad_input, grad_up)
-    torch.ops.nnkernels.gated_backward(grad, gate, linear, *grads, index_of(gating.activation), *_constants(gating))
+    torch.ops.nnkernels.gated_backward.default(grad, gate, linear, *grads, index_of(gating.activation), *_constants(gating))
     return grad_input, grad_up
 
 
