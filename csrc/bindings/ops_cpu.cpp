@@ -1,6 +1,8 @@
 // The CPU library: declares the operators and runs them over torch's own threads.
+#include "batch_normalization.h"
 #include "gated.h"
 #include "learned.h"
+#include "normalization.h"
 #include "ops.h"
 #include "pooling.h"
 #include "random.h"

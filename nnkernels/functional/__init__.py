@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import elementwise, learned, pooling, random, reducing
+from . import batch_normalization, elementwise, learned, normalization, pooling, random, reducing
+from .batch_normalization import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of
 from .gated import *  # noqa: F403
 from .gated import __all__ as _gated  # here the function has the module's name
 from .learned import *  # noqa: F403
+from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
@@ -22,6 +24,8 @@ __all__ = [
     *reducing.__all__,
     *pooling.__all__,
     *_gated,
+    *normalization.__all__,
+    *batch_normalization.__all__,
 ]
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import companions, elementwise, gated, learned, pooling, random, reducing
+from . import companions, elementwise, gated, learned, normalization, pooling, random, reducing
+from .batch_normalization import *  # noqa: F403
 from .companions import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import module_of as module_of
 from .gated import *  # noqa: F403
 from .learned import *  # noqa: F403
+from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
@@ -25,6 +27,8 @@ __all__ = [
     *pooling.__all__,
     *gated.__all__,
     *companions.__all__,
+    *normalization.__all__,
+    *batch_normalization.__all__,
 ]
 
 
