@@ -136,12 +136,28 @@ def activation(name: str) -> Row:
         raise ValueError(f"unknown activation {name!r}{hint}; the known ones are: {', '.join(_ROWS)}") from None
 
 
+IDENTITY = Activation(
+    "identity",
+    "Identity",
+    formula="x",
+    derivative="1",
+    range="(-inf, inf)",
+    source="none",
+    good_for="fused forms without an activation",
+    drawback="no activation: it is no row of the catalogue",
+    inplace=False,
+    keeps_output=lambda a, b: True,
+)
+
+
 def elementwise(name: str) -> Activation:
-    """The stateless row called `name`.
+    """The stateless row called `name`; "identity", which fused forms take as well, is in no catalogue.
 
     Raises:
         ValueError: there is no such row, or it has parameters, randomness or neighbours of its own.
     """
+    if name == IDENTITY.name:
+        return IDENTITY
     row = activation(name)
     if not isinstance(row, Activation):
         known = ", ".join(one.name for one in catalogue(Activation))

@@ -18,6 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..autograd import gated as autograd
 from ..dispatch import SUPPORTED_DTYPES
+from ..fusing import inner
 from ..gating import Gating
 from ..registry import Activation, catalogue, elementwise
 
@@ -267,21 +268,11 @@ def gating(
     constants: dict[str, float],
 ) -> Gating:
     """What the options of a call say, checked as far as they can be without a tensor."""
-    row = elementwise(activation)
-    for name in constants:
-        if name not in row.parameters:
-            has = f"its constants are: {', '.join(row.parameters)}" if row.parameters else "it has no constants"
-            raise TypeError(f"gated(): {activation} has no constant {name!r}; {has}")
-    a, b = [*(float(constants.get(name, default)) for name, default in row.parameters.items()), 0.0, 0.0][:2]
-    for name, value in zip(row.parameters, (a, b), strict=False):
-        if math.isnan(value):
-            raise TypeError(f"gated(): {activation} needs {name}=, a number, got {constants.get(name, 'nothing')}")
-    if row.refuses is not None and (refusal := row.refuses(a, b)) is not None:
-        raise refusal
+    row = inner("gated", activation, constants)
     if limit is not None and not limit > 0:
         raise ValueError(f"gated(): limit must be greater than 0, got {limit}; None sets no limit")
     bound = math.inf if limit is None else float(limit)
-    return Gating(activation, a, b, dim, interleaved, gate_first, bound, float(offset) or -0.0)
+    return Gating(*row, dim, interleaved, gate_first, bound, float(offset) or -0.0)
 
 
 def _call(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> Tensor:

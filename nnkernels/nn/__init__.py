@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import companions, elementwise, gated, learned, normalization, pooling, random, reducing
+from . import batch_normalization, companions, elementwise, gated, learned, normalization, pooling, random, reducing
 from .batch_normalization import *  # noqa: F403
 from .companions import *  # noqa: F403
 from .elementwise import *  # noqa: F403
