@@ -34,15 +34,17 @@ class Sample:
 
 
 SAMPLES: dict[str, Sample] = {
-    "prelu": Sample(functional.prelu, ((3, 4, 5), (4,))),
-    "apl": Sample(functional.apl, ((3, 4, 5), (2, 4), (2, 4))),
-    "rrelu": Sample(functional.rrelu, ((6, 7),)),  # as in evaluation: two backends need not draw the same numbers
+    "prelu": Sample(lambda x, weight: functional.prelu(x, weight), ((3, 4, 5), (4,))),
+    "apl": Sample(lambda x, slopes, offsets: functional.apl(x, slopes, offsets), ((3, 4, 5), (2, 4), (2, 4))),
+    "rrelu": Sample(
+        lambda x: functional.rrelu(x), ((6, 7),)
+    ),  # as in evaluation: two backends need not draw the same numbers
     "softmax": Sample(lambda x: functional.softmax(x, 1), ((3, 5, 4),)),
     "log_softmax": Sample(lambda x: functional.log_softmax(x, 1), ((3, 5, 4),)),
     "softmin": Sample(lambda x: functional.softmin(x, -1), ((3, 5, 4),)),
     "maxout": Sample(lambda x: functional.maxout(x, 3), ((4, 6, 2),)),
-    "glu": Sample(functional.glu, ((3, 8),)),
-    "swiglu": Sample(functional.swiglu, ((3, 8),)),
-    "geglu": Sample(functional.geglu, ((3, 8),)),
-    "reglu": Sample(functional.reglu, ((3, 8),)),
+    "glu": Sample(lambda x: functional.glu(x), ((3, 8),)),
+    "swiglu": Sample(lambda x: functional.swiglu(x), ((3, 8),)),
+    "geglu": Sample(lambda x: functional.geglu(x), ((3, 8),)),
+    "reglu": Sample(lambda x: functional.reglu(x), ((3, 8),)),
 }
