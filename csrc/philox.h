@@ -1,6 +1,7 @@
 // Philox4x32 (Salmon, Moraes, Dror & Shaw 2011, Parallel random numbers: as easy as 1, 2, 3): four random 32-bit words
-// for each counter and seed. Counter i serves the elements 4i to 4i + 3 (8i to 8i + 7 where 16 bits are enough for one),
-// so any element can be drawn again, by any thread and in any order. nnkernels/triton/philox.py draws the same words.
+// for each counter and seed. Counter i serves the elements 4i to 4i + 3 (8i to 8i + 7 where 16 bits are enough for
+// one), so any element can be drawn again, by any thread and in any order. nnkernels/triton/philox.py draws the same
+// words.
 #pragma once
 
 #include <cstdint>

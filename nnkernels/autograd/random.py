@@ -12,7 +12,6 @@ Every other call (compilers, transforms, forward mode, modes, subclasses) is com
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +103,7 @@ def _rrelu_gradient(
 ) -> Tensor:
     """The gradient for rrelu's input, itself differentiable where autograd or a transform asks for that."""
     if not is_plain_call(grad, x, seed):
-        return reference.rrelu_backward(grad, x, seed, strides, lower, upper)
+        return reference.times_slopes(grad, x, seed, strides, lower, upper)
     if torch.is_grad_enabled() and (grad.requires_grad or x.requires_grad):
         return _RReLUGradient.apply(grad, x, seed, kernels, strides, lower, upper)
     return kernels.rrelu_backward(grad, x, seed, strides, lower, upper)
@@ -118,7 +117,7 @@ class _Dropout(Function):
         dense = x if inplace and _is_dense(x) else None
         y = kernels.dropout(x, seed, p, strides, dense)
         ctx.save_for_backward(seed)
-        ctx.constants: Any = (kernels, p, y.stride())
+        ctx.constants = (kernels, p, y.stride())
         if inplace:
             y = y if y is x else x.copy_(y)
             ctx.mark_dirty(y)
@@ -129,7 +128,7 @@ class _Dropout(Function):
         (seed,) = ctx.saved_tensors
         kernels, p, strides = ctx.constants
         if not is_plain_call(grad, seed):
-            grad_x = reference.dropout(grad, seed, p, strides)
+            grad_x = reference.times_kept(grad, seed, strides, p)
         elif torch.is_grad_enabled() and grad.requires_grad:
             grad_x = _Dropout.apply(grad, seed, kernels, p, strides, False)
         else:

@@ -27,7 +27,7 @@ def rrelu_backward(
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x / (1 - p), or 0 with probability p: the elements chosen for a dense output with these strides (else x's own)."""
+    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
     y = out
     if y is None:
         y = torch.empty_like(x) if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype)

@@ -57,7 +57,7 @@ def rrelu(
         True
     """
     if has_torch_function_unary(input):
-        given = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
+        given: dict[str, Any] = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
         return handle_torch_function(rrelu, (input,), input, **given)
     return _rrelu(rrelu, input, lower, upper, training, inplace)
 

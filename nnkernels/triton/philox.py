@@ -44,9 +44,9 @@ def _interleave(w0, w1, w2, w3):
 
 @triton.jit
 def words(seed, first, ROWS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr):
-    """A random word for each of ROWS x COLS elements, row r starting with number `first[r]` (int64, a multiple of EACH).
+    """A random word for each of ROWS x COLS elements; row r starts with number `first[r]`, an int64.
 
-    EACH is how many adjacent elements a thread holds, 4 or 8.
+    EACH is how many adjacent elements a thread holds, 4 or 8; rows start with a multiple of it.
     """
     CALLS: tl.constexpr = EACH // 4
     counter = first // 4 + tl.arange(0, COLS // EACH)[None, :] * CALLS
@@ -60,7 +60,7 @@ def words(seed, first, ROWS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexp
 
 @triton.jit
 def halves(seed, first, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """16 random bits, as uint32, for each of ROWS x COLS elements; row r starts with number `first[r]`, a multiple of 8."""
+    """16 random bits, as uint32, for each of ROWS x COLS elements; row r starts with `first[r]`, a multiple of 8."""
     counter = first // 8 + tl.arange(0, COLS // 8)[None, :]
     w0, w1, w2, w3 = philox(seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32))
     both = _interleave(w0, w1, w2, w3)

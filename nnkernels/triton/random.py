@@ -1,4 +1,4 @@
-"""The random family's Triton kernels. Rows that are not whole groups of 8 elements are copied until they are one run."""
+"""The random family's Triton kernels. Rows that are no whole groups of 8 elements are copied until they are one run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,18 @@ def rrelu_backward(
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x / (1 - p), or 0 with probability p: the elements chosen for a dense output with these strides (else x's own)."""
+    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
     from . import random_kernels
 
     y = out
     if y is None:
         shape = x.shape
-        y = torch.empty_like(x) if strides is None else torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
-    _launch(random_kernels.dropout, (x,), y, seed, float(threshold(p)), 1 / (1 - p))
+        y = (
+            torch.empty_like(x)
+            if strides is None
+            else torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
+        )
+    _launch(random_kernels.dropout, (x,), y, seed, threshold(p), 1 / (1 - p))
     return y
 
 

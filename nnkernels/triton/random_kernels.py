@@ -14,9 +14,9 @@ from .philox import halves, words
 @triton.jit
 def _slopes(seed, number, scale, offset, DTYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
     """The slopes of a tile, as csrc/cpu/random.cpp forms them from the same bits."""
-    if DTYPE == tl.float64:
+    if DTYPE.primitive_bitwidth == 64:
         slope = tl.fma(words(seed, number, ROWS, COLS, 4).to(tl.float64), scale, offset)
-    elif DTYPE == tl.float32:
+    elif DTYPE.primitive_bitwidth == 32:
         one_to_two = (words(seed, number, ROWS, COLS, 4) >> 9 | 0x3F800000).to(tl.float32, bitcast=True)
         slope = tl.fma(one_to_two, scale, offset)
     else:
@@ -44,7 +44,7 @@ def rrelu(
 ):
     """y = x, times a slope of its own where x <= 0"""
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    COMPUTE: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
@@ -74,7 +74,7 @@ def rrelu_backward(
 ):
     """grad_x = grad, times the slope that forward drew where x <= 0"""
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    COMPUTE: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     grad = _load(_at(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
@@ -90,7 +90,7 @@ def dropout(
     x_ptr,
     y_ptr,
     seed_ptr,
-    threshold,
+    threshold: tl.int64,
     scale: tl.float64,
     rows,
     cols,
@@ -101,13 +101,13 @@ def dropout(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """y = x scale where the random word is at least `threshold` (an int64), else 0"""
+    """y = x scale where the random word is at least `threshold`, else 0"""
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    COMPUTE: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
     EACH: tl.constexpr = 8 if DTYPE.primitive_bitwidth == 16 else 4
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     word = words(tl.load(seed_ptr), row * cols + first_col, BLOCK_ROWS, BLOCK_COLS, EACH)
     # Multiplied by 0 rather than replaced by it where dropped, as PyTorch does: a NaN stays one.
-    y = x * tl.where(word >= threshold.to(tl.uint32), tl.full((), scale, COMPUTE), 0.0)
+    y = x * tl.where(word >= tl.full((), threshold, tl.uint32), tl.full((), scale, COMPUTE), 0.0)
     _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
