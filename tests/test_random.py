@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -616,3 +617,47 @@ def test_under_the_interpreter():
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def compiled(kernel_name: str, dtype: str, arch: int, flat: bool):
+    """What `triton/random.py` would have compiled for aligned tensors."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from nnkernels.triton import backend, random_kernels
+
+    kernel = getattr(random_kernels, kernel_name)
+    block = backend._TILE_BYTES // (2 if kernel_name == "rrelu_backward" else 1) // (2 if dtype == "bf16" else 4)
+    tile = (1, block) if flat else (block // backend._ROW_TILE, backend._ROW_TILE)
+    constants = {"FLAT": flat, "EVEN": True, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]} | (
+        {"rows": 1} if flat else {}
+    )
+    kinds = {"seed_ptr": "*i64", "scale": "fp64", "offset": "fp64", "threshold": "i64"}
+    signature, divisible = {}, {}
+    for i, argument in enumerate(kernel.arg_names):
+        pointer = f"*{dtype}" if argument.endswith("_ptr") else "i32"
+        signature[argument] = "constexpr" if argument in constants else kinds.get(argument, pointer)
+        if signature[argument][0] in "*i" and argument not in ("rows", "threshold"):
+            divisible[i,] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
+    options = {"num_warps": backend._NUM_WARPS}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options), block // 128
+
+
+@pytest.mark.skipif(INTERPRETED or importlib.util.find_spec("triton") is None, reason="needs Triton's compiler")
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "rows"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("kernel", ["rrelu", "rrelu_backward", "dropout"])
+def test_kernels_share_calls_and_load_16_bytes(kernel, dtype, flat, monkeypatch, tmp_path):
+    """Two products a round for 8 elements of 16-bit slopes, else for 4; no exchange between threads; no spills."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for arch in (80, 90, 100) if flat and dtype == "bf16" else (90,):
+        made, elements = compiled(kernel, dtype, arch, flat)
+        ptx = made.asm["ptx"]
+        assert "shared" not in ptx and "local" not in ptx
+        for access in ("ld", "st"):
+            assert len(re.findall(rf"{access}\.global\.v4\.b32", ptx)) >= 2, access
+        assert not re.findall(r"(?:ld|st)\.global\.b(?:16|32)", ptx)
+        calls = elements / (8 if dtype == "bf16" and kernel != "dropout" else 4)
+        assert len(re.findall(r"mul\.wide\.u32|mul\.hi\.u32", ptx)) <= (2 * reference.ROUNDS - 1) * calls + 4

@@ -1,8 +1,8 @@
 """Random activations and dropout in plain torch operations.
 
-`rrelu`, `rrelu_backward` and `dropout` are the kernels in torch operations, the truth for the others. What
-no kernel can follow is served by `times_slopes` and `times_kept`. `composed_rrelu` and `composed_dropout` draw with
-torch's own random functions, which compilers, transforms and modes understand.
+`rrelu`, `rrelu_backward` and `dropout` are the kernels in torch operations, the truth for the others. What no kernel
+can follow is served by `times_slopes` and `times_kept`, which draw the same numbers, and, where a call begins, by
+`composed_rrelu` and `composed_dropout`: compilers, transforms and modes understand torch's own random functions.
 """
 
 from __future__ import annotations
