@@ -37,9 +37,7 @@ SAMPLES: dict[str, Sample] = {
     "prelu": Sample(lambda x, weight: functional.prelu(x, weight), ((3, 4, 5), (4,))),
     "apl": Sample(lambda x, slopes, offsets: functional.apl(x, slopes, offsets), ((3, 4, 5), (2, 4), (2, 4))),
     # As in evaluation: two backends need not draw the same numbers.
-    "rrelu": Sample(
-        lambda x: functional.rrelu(x), ((6, 7),)
-    ),
+    "rrelu": Sample(lambda x: functional.rrelu(x), ((6, 7),)),
     "softmax": Sample(lambda x: functional.softmax(x, 1), ((3, 5, 4),)),
     "log_softmax": Sample(lambda x: functional.log_softmax(x, 1), ((3, 5, 4),)),
     "softmin": Sample(lambda x: functional.softmin(x, -1), ((3, 5, 4),)),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import batch_normalization, elementwise, learned, normalization, pooling, random, reducing
+from . import batch_normalization, elementwise, fused, learned, normalization, pooling, random, reducing
 from .batch_normalization import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of
+from .fused import *  # noqa: F403
 from .gated import *  # noqa: F403
 from .gated import __all__ as _gated  # here the function has the module's name
 from .learned import *  # noqa: F403
@@ -26,6 +27,7 @@ __all__ = [
     *_gated,
     *normalization.__all__,
     *batch_normalization.__all__,
+    *fused.__all__,
 ]
 
 

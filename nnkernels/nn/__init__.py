@@ -7,11 +7,23 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import batch_normalization, companions, elementwise, gated, learned, normalization, pooling, random, reducing
+from . import (
+    batch_normalization,
+    companions,
+    elementwise,
+    fused,
+    gated,
+    learned,
+    normalization,
+    pooling,
+    random,
+    reducing,
+)
 from .batch_normalization import *  # noqa: F403
 from .companions import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import module_of as module_of
+from .fused import *  # noqa: F403
 from .gated import *  # noqa: F403
 from .learned import *  # noqa: F403
 from .normalization import *  # noqa: F403
@@ -29,6 +41,7 @@ __all__ = [
     *companions.__all__,
     *normalization.__all__,
     *batch_normalization.__all__,
+    *fused.__all__,
 ]
 
 
