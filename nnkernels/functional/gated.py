@@ -49,7 +49,7 @@ def gated(
         interleaved: whether gate and up alternate along `dim` (`x[..., ::2]` and `x[..., 1::2]`) rather than being halves.
         gate_first: whether the gate is the first half (of each pair, if interleaved).
         limit: if given, the gate is held below `limit` and up within `[-limit, limit]` before anything else; what lies
-            outside gets a gradient of 0. This is gpt-oss's convention.
+            outside (not at the limit) gets a gradient of 0. This is gpt-oss's convention.
         offset: added to up after it was limited; gpt-oss multiplies by up + 1.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 

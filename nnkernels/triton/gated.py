@@ -71,7 +71,8 @@ def _load_parts(
 @triton.jit
 def _bounded(gate, up, limit, offset, BOUNDED: tl.constexpr):
     if BOUNDED:
-        return tl.where(gate > limit, limit, gate), near(up, limit) + offset
+        up = near(up, limit)
+        return tl.where(gate > limit, limit, gate), tl.where(offset == 0, up, up + offset)
     else:
         return gate, up
 
