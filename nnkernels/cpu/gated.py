@@ -25,7 +25,9 @@ def gated_backward(
     grad_input = torch.empty_like(input)
     grad_up = None if up is None else torch.empty_like(input)
     grads = halves(gating, grad_input) if grad_up is None else (grad_input, grad_up)
-    torch.ops.nnkernels.gated_backward.default(grad, gate, linear, *grads, index_of(gating.activation), *_constants(gating))
+    torch.ops.nnkernels.gated_backward.default(
+        grad, gate, linear, *grads, index_of(gating.activation), *_constants(gating)
+    )
     return grad_input, grad_up
 
 

@@ -1,7 +1,7 @@
 """The gated activations in Triton: one forward and one backward kernel, the formula a compile-time parameter.
 
-Operands are rows of adjacent elements, as in `kernels`. Where gate and up alternate in memory (PAIRS), both come from one
-tensor whose tile is twice as wide: a program loads and stores it 16 bytes at a time, and splits and joins it in between.
+Operands are rows of adjacent elements, as in `kernels`. Where gate and up alternate in memory (PAIRS), both come from
+one tensor whose tile is twice as wide: it is loaded and stored 16 bytes at a time, split and joined in between.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def backward(
     """grad_gate = grad up f'(gate), grad_up = grad f(gate)"""
     STORED: tl.constexpr = grad_gate_ptr.dtype.element_ty
     FAST: tl.constexpr = STORED.primitive_bitwidth == 16
-    COMPUTE: tl.constexpr = tl.float64 if STORED == tl.float64 else tl.float32
+    COMPUTE: tl.constexpr = tl.float64 if STORED.primitive_bitwidth == 64 else tl.float32
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     gate, up = _load_parts(
         gate_ptr, up_ptr, gate_stride, up_stride, rows, cols, row, first_col, col, mask, full,
@@ -215,7 +215,9 @@ def _alternate(gating: Gating, packed: Tensor) -> bool:
     """Whether gate and up alternate in memory, in whole pairs; a dimension of size 2 may be seen either way."""
     dim = gating.dim % packed.dim()
     others = (s for d, (s, n) in enumerate(zip(packed.stride(), packed.shape, strict=True)) if d != dim and n > 1)
-    return (gating.interleaved or packed.shape[dim] == 2) and packed.stride(dim) == 1 and all(s % 2 == 0 for s in others)
+    return (
+        (gating.interleaved or packed.shape[dim] == 2) and packed.stride(dim) == 1 and all(s % 2 == 0 for s in others)
+    )
 
 
 def _pairs(gating: Gating, packed: Tensor) -> Tensor:
