@@ -5,14 +5,9 @@ Triton's part runs under its interpreter in a second pytest, or here if there is
 
 from __future__ import annotations
 
-import copy
-import doctest
 import functools
-import importlib
 import math
 import os
-import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +18,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from test_triton import DEVICE as TRITON_DEVICE
-from test_triton import INTERPRETED, NVIDIA, _spills, compiles, fresh_cache  # noqa: F401
+from test_triton import INTERPRETED, compiles
 from test_triton import faithful_interpreter as faithful_interpreter
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels import accuracy, dispatch, nn, registry
-from nnkernels.registry import Activation, Gated, activation, catalogue
+from nnkernels import accuracy, dispatch, nn
+from nnkernels.registry import Activation, catalogue
 
 eager = torch.nn.functional
 ROWS = catalogue(Activation)
@@ -421,168 +416,6 @@ def test_threads_give_the_same_bits():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
-
-
-def test_no_autocast_as_in_torchs_glu():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert F.swiglu(torch.randn(2, 4)).dtype == torch.float32
-        assert F.swiglu(torch.randn(2, 4).bfloat16()).dtype == torch.bfloat16
-
-
-BAD = {
-    "odd": (lambda: F.glu(torch.zeros(3, 5)), RuntimeError, r"dim -1 .*\(3, 5\).* 5"),
-    "odd dim": (lambda: F.swiglu(torch.zeros(3, 4), dim=0), RuntimeError, r"dim 0 .*\(3, 4\).* 3"),
-    "no dim": (lambda: F.glu(torch.tensor(1.0)), RuntimeError, "dimension"),
-    "dim out of range": (lambda: F.glu(torch.zeros(2, 2), 2), IndexError, r"dim 2 .*\(2, 2\)"),
-    "shapes": (lambda: F.swiglu(torch.zeros(2, 3), torch.zeros(3)), ValueError, r"\(2, 3\) and \(3,\)"),
-    "dtypes": (lambda: F.swiglu(torch.zeros(2), torch.zeros(2).half()), ValueError, "float32 and torch.float16"),
-    "devices": (lambda: F.swiglu(torch.zeros(2), torch.zeros(2, device="meta")), ValueError, "cpu and meta"),
-    "unknown gate": (lambda: F.gated(torch.zeros(2), "silly"), ValueError, "silly.*'silu'"),
-    "gate that gates": (lambda: F.gated(torch.zeros(2), "swiglu"), ValueError, "swiglu.*stateless"),
-    "limit": (lambda: F.swiglu(torch.zeros(2), limit=0.0), ValueError, "limit .*0.0"),
-    "limit is NaN": (lambda: F.swiglu(torch.zeros(2), limit=math.nan), ValueError, "limit .*nan"),
-    "pairs of two": (lambda: F.swiglu(torch.zeros(2), torch.zeros(2), interleaved=True), ValueError, "interleaved"),
-    "order of two": (lambda: F.reglu(torch.zeros(2), torch.zeros(2), gate_first=False), ValueError, "gate_first"),
-    "constant": (lambda: F.gated(torch.zeros(2), "silu", alpha=1.0), TypeError, "silu .*'alpha'.*no constants"),
-    "other constant": (lambda: F.gated(torch.zeros(2), "elu", beta=1.0), TypeError, "elu .*'beta'.*alpha"),
-    "constant left out": (
-        lambda: F.gated(torch.zeros(2), "threshold", value=1.0),
-        TypeError,
-        "threshold needs threshold=",
-    ),
-    "refused constant": (lambda: F.gated(torch.zeros(2), "softshrink", lambd=-1.0), RuntimeError, "-1.0"),
-    "approximate": (lambda: F.geglu(torch.zeros(2), approximate="cubic"), RuntimeError, "'tanh'.*'cubic'"),
-    "integers": (lambda: F.swiglu(torch.zeros(2, 4).long()), NotImplementedError, r"int64.*\(2, 4\)"),
-    "integers for glu": (lambda: F.glu(torch.zeros(2, 4).long()), RuntimeError, r"int64.*\(2, 4\)"),
-    "not a tensor": (lambda: F.glu([1.0, 2.0]), TypeError, "list"),
-    "up is no tensor": (lambda: F.swiglu(torch.zeros(2), 3.0), TypeError, "'up'.*float"),
-    "module": (lambda: nn.Gated("silly"), ValueError, "silly"),
-    "module's limit": (lambda: nn.SwiGLU(limit=-1.0), ValueError, "-1.0"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named(case: str):
-    call, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        call()
-
-
-MODULES = {
-    "GLU(dim=1)": lambda: nn.GLU(1),
-    "Gated('leaky_relu', dim=1, negative_slope=0.5)": lambda: nn.Gated("leaky_relu", 1, negative_slope=0.5),
-    "SwiGLU(dim=1)": lambda: nn.SwiGLU(1),
-    "SwiGLU(dim=1, interleaved=True, limit=7.0, offset=1.0, beta=1.702)": lambda: nn.SwiGLU(
-        1, beta=1.702, interleaved=True, limit=7.0, offset=1.0
-    ),
-    "GEGLU(dim=1, gate_first=False, approximate='tanh')": lambda: nn.GEGLU(1, approximate="tanh", gate_first=False),
-    "ReGLU(dim=1)": lambda: nn.ReGLU(1),
-}
-
-
-@pytest.mark.parametrize("shown", MODULES)
-def test_modules(shown: str):
-    module, x = MODULES[shown](), torch.randn(2, 6, 3)
-    assert repr(module) == shown and not module.state_dict()
-    y = module(x)
-    assert y.shape == (2, 3, 3)
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert repr(other) == shown and torch.equal(other(x), y)
-
-
-def test_modules_take_two_tensors_too():
-    gate, up = torch.randn(2, 3), torch.randn(2, 3)
-    assert torch.equal(nn.SwiGLU()(gate, up), F.swiglu(gate, up))
-    assert isinstance(nn.GLU(), torch.nn.GLU) and repr(nn.GLU()) == repr(torch.nn.GLU())
-
-
-def test_subclasses_see_the_public_function():
-    seen = []
-
-    class Watcher(Tensor):
-        @classmethod
-        def __torch_function__(cls, function, types, args=(), kwargs=None):
-            seen.append((function, dict(kwargs or {})))
-            return torch.zeros(1)
-
-    x = torch.zeros(2, 4).as_subclass(Watcher)
-    F.glu(x)
-    F.swiglu(x, limit=2.0)
-    F.swiglu(torch.zeros(2, 4), x)
-    F.gated(x, "elu", alpha=2.0)
-    assert [function for function, _ in seen] == [F.glu, F.swiglu, F.swiglu, F.gated]
-    assert seen[1][1]["limit"] == 2.0 and seen[3][1]["alpha"] == 2.0
-
-
-def test_rows_and_examples():
-    rows = catalogue(Gated)
-    assert [row.name for row in rows] == ["glu", "swiglu", "geglu", "reglu"]
-    for row in rows:
-        assert row.name in F.__all__ and row.module in nn.__all__
-        assert all((row.formula, row.derivative, row.range, row.source, row.good_for, row.drawback))
-        assert pickle.loads(pickle.dumps(row)) is activation(row.name)
-    for name in ("nnkernels.functional.gated", "nnkernels.nn.gated"):
-        module = importlib.import_module(name)
-        results = doctest.testmod(module)
-        assert results.attempted and not results.failed
-
-
-@functools.cache
-def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even: bool = True) -> Any:
-    """What `_launch` would have compiled for a packed tensor with long rows, or for pairs, which are flat."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from nnkernels.triton import backend, gated
-    from nnkernels.triton.activations import FORMULAS
-
-    kernel, formula = getattr(gated, kind), FORMULAS[name]
-    tile = gated._tile_shape(1 if pairs else 64, 8192, DTYPES[dtype].itemsize)
-    constants = {"VALUE": formula.value, "D1": formula.d1, "MASKS": registry.elementwise(name).masks, "BOUNDED": False}
-    constants |= {"PAIRS": pairs, "FLAT": bool(pairs), "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
-    if pairs:
-        constants["rows"] = 1
-    signature, divisible = {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        if argument in constants:
-            signature[argument] = "constexpr"
-            continue
-        scalar = argument in ("a", "b", "limit", "offset")
-        signature[argument] = f"*{dtype}" if argument.endswith("_ptr") else "fp64" if scalar else "i32"
-        if not scalar and argument != "rows" and (even or argument != "cols"):
-            divisible[i,] = [["tt.divisibility", 16]]
-    constants = {key: value for key, value in constants.items() if key in signature}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
-    return triton.compile(source, target=GPUTarget("cuda", NVIDIA[arch], 32), options={"num_warps": backend._NUM_WARPS})
-
-
-@compiles
-@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "mish"])
-@pytest.mark.parametrize("arch", NVIDIA)
-def test_compiles_without_spilling(arch: str, name: str, fresh_cache, tmp_path):  # noqa: F811
-    for dtype in ("bf16", "fp32") if arch == "sm_90" else ("bf16",):
-        for kind in ("forward", "backward"):
-            assert _spills(_compiled(kind, name, dtype, arch), tmp_path) == 0, (kind, dtype)
-
-
-@compiles
-@pytest.mark.parametrize("pairs", [0, 1, 2], ids=["halves", "gate even", "gate odd"])
-def test_memory_accesses_are_16_bytes_wide(pairs: int, fresh_cache):  # noqa: F811
-    for kind, loads, stores in (("forward", 4, 2), ("backward", 6, 4)):
-        ptx = _compiled(kind, "silu", "bf16", "sm_90", pairs).asm["ptx"]
-        assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == loads
-        assert len(re.findall(r"st\.global\.v4\.b32", ptx)) == stores
-        assert not re.search(r"(?:ld|st)\.global\.b(?:16|32|64)", ptx)
-
-
-@compiles
-def test_constants_keep_double_precision():
-    from nnkernels.triton import gated
-
-    for kernel in (gated.forward, gated.backward):
-        scalars = [p.annotation_type for p in kernel.params if p.name in ("a", "b", "limit", "offset")]
-        assert scalars == ["fp64"] * 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
