@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Gating(NamedTuple):
-    """y = f(min(gate, limit)) (min(max(up, -limit), limit) + offset), f being the `activation` with constants a and b."""
+    """y = f(min(gate, limit)) (min(max(up, -limit), limit) + offset), f being `activation` with constants a, b."""
 
     activation: str
     a: float

@@ -1,5 +1,6 @@
 // The CPU library: declares the operators and runs them over torch's own threads.
 #include "batch_normalization.h"
+#include "fused.h"
 #include "gated.h"
 #include "learned.h"
 #include "normalization.h"

@@ -47,6 +47,7 @@ class _Gated(Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
         input, up = (*ctx.saved_tensors, None)[:2]
-        for_input, for_up = _gradients(*ctx.constants, grad, input, up)
+        gating, kernels = ctx.constants
+        for_input, for_up = _gradients(gating, kernels, grad, input, up)
         wants_input, wants_up = ctx.needs_input_grad[:2]
         return for_input if wants_input else None, for_up if wants_up else None, None, None

@@ -1,6 +1,6 @@
 """The gated activations, y = f(gate) up, as functions.
 
-One packed tensor holds gate and up along `dim`, as halves or as alternating pairs; or they are two tensors. Who packs how:
+One packed tensor holds gate and up along `dim`, as halves or as alternating pairs, or they are two tensors. Customs:
 
     [gate, up]         `gate_first=True`, the default here: vLLM's SiluAndMul, checkpoints with a fused gate_up_proj
     [up, gate]         `gate_first=False`: `torch.nn.functional.glu` and our `glu`, diffusers' GEGLU
@@ -47,10 +47,10 @@ def gated(
         activation: the name of a stateless activation, such as "silu", "gelu_tanh" or "leaky_relu".
         dim: the dimension that is halved; without meaning if `up` is given.
         up: what the gate multiplies, of the gate's shape, dtype and device; nothing is broadcast.
-        interleaved: whether gate and up alternate along `dim` (`x[..., ::2]` and `x[..., 1::2]`) rather than being halves.
+        interleaved: whether gate and up alternate along `dim` (`x[..., ::2]` and `x[..., 1::2]`); else halves.
         gate_first: whether the gate is the first half (of each pair, if interleaved).
         limit: if given, the gate is held below `limit` and up within `[-limit, limit]` before anything else; what lies
-            outside gets a gradient of 0. This is gpt-oss's convention.
+            outside (not at the limit) gets a gradient of 0. This is gpt-oss's convention.
         offset: added to up after it was limited; gpt-oss multiplies by up + 1.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
@@ -59,7 +59,7 @@ def gated(
         float32 and rounded once.
 
     Raises:
-        RuntimeError: `dim` has an odd size, or `input` no dimension to halve; or the backend chosen by name cannot serve.
+        RuntimeError: `dim` has an odd size, or `input` no dimension; or the backend chosen by name cannot serve.
         IndexError: there is no dimension `dim`.
         ValueError: an unknown activation, gate and up that do not match, a limit that is not positive, or an option for
             packed tensors together with `up`.

@@ -1,4 +1,4 @@
-"""The gated activations in plain torch operations: the truth, and the route for compilers, transforms and subclasses."""
+"""The gated activations in plain torch operations: the truth, and the route for compilers and transforms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The gated activations in Triton: one forward and one backward kernel, the formula a compile-time parameter.
 
-Operands are rows of adjacent elements, as in `kernels`. Where gate and up alternate in memory (PAIRS), both come from one
-tensor whose tile is twice as wide: a program loads and stores it 16 bytes at a time, and splits and joins it in between.
+Operands are rows of adjacent elements, as in `kernels`. Where gate and up alternate in memory (PAIRS), both come from
+one tensor whose tile is twice as wide: it is loaded and stored 16 bytes at a time, split and joined in between.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def _load_parts(
 @triton.jit
 def _bounded(gate, up, limit, offset, BOUNDED: tl.constexpr):
     if BOUNDED:
-        return tl.where(gate > limit, limit, gate), near(up, limit) + offset
+        up = near(up, limit)
+        return tl.where(gate > limit, limit, gate), tl.where(offset == 0, up, up + offset)
     else:
         return gate, up
 
@@ -142,7 +143,7 @@ def backward(
     """grad_gate = grad up f'(gate), grad_up = grad f(gate)"""
     STORED: tl.constexpr = grad_gate_ptr.dtype.element_ty
     FAST: tl.constexpr = STORED.primitive_bitwidth == 16
-    COMPUTE: tl.constexpr = tl.float64 if tl.float64 == STORED else tl.float32
+    COMPUTE: tl.constexpr = tl.float64 if STORED.primitive_bitwidth == 64 else tl.float32
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     gate, up = _load_parts(
         gate_ptr, up_ptr, gate_stride, up_stride, rows, cols, row, first_col, col, mask, full,
