@@ -36,7 +36,7 @@ def lie_of(x: Tensor, dim: int | None) -> Matrix:
     """How a dense `x` lies in memory, its channels being dimension `dim`."""
     if dim is None:
         return Matrix(1, x.numel(), ALONG_NOTHING, 0)
-    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), d == dim))
+    order = sorted(range(x.dim()), key=lambda d: (-x.stride()[d], d == dim))
     sizes = [x.shape[d] for d in order]
     at = order.index(dim)
     outer, channels, inside = math.prod(sizes[:at]), sizes[at], math.prod(sizes[at + 1 :])

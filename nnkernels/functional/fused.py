@@ -100,7 +100,7 @@ def _channel_dim(input: Tensor, bias: Tensor) -> int:
     if not fits or len(varies) > 1:
         why = "does not broadcast to" if not fits else "varies along several dimensions of"
         raise ValueError(
-            f"bias_act(): a bias of shape {shape} {why} the input of shape {tuple(input.shape)}; give a number for each "
-            "channel: (C,) for the last dimension, (C, 1, 1) for the second of (N, C, H, W)"
+            f"bias_act(): a bias of shape {shape} {why} the input of shape {tuple(input.shape)}; give a number for "
+            "each channel: (C,) for the last dimension, (C, 1, 1) for the second of (N, C, H, W)"
         )
     return offset + varies[0] if varies else input.dim() - 1

@@ -12,7 +12,7 @@ __all__ = ["BiasAct"]
 
 
 class BiasAct(torch.nn.Module):
-    """dropout(f(x + bias)) + residual in one pass: the end of a linear layer or a convolution without a bias of its own.
+    """dropout(f(x + bias)) + residual in one pass: the end of a linear layer or convolution without a bias of its own.
 
     Args:
         num_features: the number of channels.
@@ -60,9 +60,8 @@ class BiasAct(torch.nn.Module):
             self.register_parameter("bias", None)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        bias = self.bias
-        if bias is not None:
-            bias = bias.view(-1, *[1] * (input.dim() - 1 - self.dim % input.dim()))
+        ones = [1] * (input.dim() - 1 - self.dim % input.dim())
+        bias = None if self.bias is None else self.bias.view(-1, *ones)
         return functional.bias_act(
             input,
             bias,
