@@ -50,7 +50,7 @@ def dropout(x: Tensor, p: float, inplace: bool) -> Tensor:
 
 
 def _draw_seed(x: Tensor) -> Tensor:
-    return torch.empty((), dtype=torch.int64, device=x.device).random_()
+    return torch.randint(2**63 - 1, (), device=x.device)
 
 
 def _is_dense(x: Tensor) -> bool:
