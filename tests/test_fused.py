@@ -97,7 +97,8 @@ def test_every_activation(name, device):
 )
 def test_dropout_drops_as_often_as_it_says_and_backward_the_same_elements(shape, bias_shape, dtype, device):
     # Positive sums, so that only what was dropped is 0.
-    x, bias = ((tensor.detach().abs() + 0.5).requires_grad_() for tensor in leaves(shape, bias_shape, device, dtype)[:2])
+    made = leaves(shape, bias_shape, device, dtype)[:2]
+    x, bias = ((tensor.detach().abs() + 0.5).requires_grad_() for tensor in made)
     torch.manual_seed(3)
     y = F.bias_act(x, bias, "identity", dropout_p=0.25)
     kept = y != 0
@@ -242,5 +243,7 @@ def test_the_module():
 
 def test_accuracy_in_16_bits(device):
     x = accuracy.inputs(torch.bfloat16).to(device).view(256, 256)
+    if device == "cpu" and dispatch.chosen() == "triton":
+        x = torch.where(x.abs() < 1e-37, 0.0, x)  # the interpreter rounds subnormal numbers otherwise than a GPU
     y = F.bias_act(x, torch.zeros(256, device=device), "gelu")
     assert accuracy.errors(y, F.gelu(x.double())).max() <= 1
