@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from .registry import elementwise
@@ -24,7 +25,12 @@ def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner
         ValueError: there is no stateless activation of that name, or it refuses the constants.
         TypeError: a constant that the activation lacks, or one that it needs is missing or no number.
     """
-    row = elementwise(activation)
+    return _inner(caller, activation, tuple(constants.items()))
+
+
+@lru_cache(maxsize=256)
+def _inner(caller: str, activation: str, given: tuple[tuple[str, float], ...]) -> Inner:
+    row, constants = elementwise(activation), dict(given)
     for name in constants:
         if name not in row.parameters:
             has = f"its constants are: {', '.join(row.parameters)}" if row.parameters else "it has no constants"

@@ -36,6 +36,8 @@ def lie_of(x: Tensor, dim: int | None) -> Matrix:
     """How a dense `x` lies in memory, its channels being dimension `dim`."""
     if dim is None:
         return Matrix(1, x.numel(), ALONG_NOTHING, 0)
+    if dim == x.dim() - 1 and x.is_contiguous():
+        return Matrix(x.numel() // x.shape[dim], x.shape[dim], ALONG_COLS, x.shape[dim])
     order = sorted(range(x.dim()), key=lambda d: (-x.stride()[d], d == dim))
     sizes = [x.shape[d] for d in order]
     at = order.index(dim)
@@ -46,7 +48,7 @@ def lie_of(x: Tensor, dim: int | None) -> Matrix:
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x if is_dense(x) else torch.empty_like(x).copy_(x)
+    return x if x.is_contiguous() or is_dense(x) else torch.empty_like(x).copy_(x)
 
 
 def _alike(x: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -57,6 +59,8 @@ def _alike(x: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def _as_matrix(x: Tensor, matrix: Matrix) -> Tensor:
+    if x.dim() == 2 and x.shape[0] == matrix.rows and x.is_contiguous():
+        return x
     return x.detach().as_strided((matrix.rows, matrix.cols), (matrix.cols, 1))
 
 
@@ -76,7 +80,7 @@ def _forward(
     matrix = lie_of(x, dim)
     other = None if residual is None else _as_matrix(_alike(residual, x.stride()), matrix)
     y = kernels.bias_act(inner, _as_matrix(x, matrix), bias, other, p, seed, matrix)
-    return y.as_strided(x.shape, x.stride())
+    return y if y.shape == x.shape and x.is_contiguous() else y.as_strided(x.shape, x.stride())
 
 
 class _BiasAct(Function):
@@ -100,10 +104,10 @@ class _BiasAct(Function):
         else:
             like = _dense(grad if x is None else x)
             grad = _alike(grad, like.stride())
-            matrix = lie_of(like, dim)
             if like.numel() == 0:
                 for_x, for_bias = torch.zeros_like(like), None if bias is None else torch.zeros_like(bias)
             else:
+                matrix = lie_of(like, dim)
                 for_x, for_bias = kernels.bias_act_backward(
                     inner,
                     _as_matrix(grad, matrix),

@@ -10,12 +10,14 @@ from ..native import index_of
 from ..reference.fused import Matrix
 from ..reference.random import threshold
 
+_NOTHING = torch.empty(0)
+
 
 def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
     return torch.ops.nnkernels.fused_forward(
-        x, _wide(bias, x), _given(residual, x), _given(seed, x), *_constants(inner, p, matrix)
+        x, _wide(bias, x), _given(residual), _given(seed), *_constants(inner, p, matrix)
     )
 
 
@@ -30,7 +32,7 @@ def bias_act_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
     grad_x, partial = torch.ops.nnkernels.fused_backward(
-        grad, _given(x, grad), _wide(bias, grad), _given(seed, grad), *_constants(inner, p, matrix), wants_bias
+        grad, _given(x), _wide(bias, grad), _given(seed), *_constants(inner, p, matrix), wants_bias
     )
     return grad_x, partial.sum(0) if wants_bias else None
 
@@ -43,8 +45,10 @@ def _constants(inner: Inner, p: float, matrix: Matrix) -> tuple[int | None, floa
 def _wide(bias: Tensor | None, like: Tensor) -> Tensor:
     """The bias in the computing type."""
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return like.new_empty(0) if bias is None else bias.detach().to(wide)
+    if bias is None:
+        return _NOTHING
+    return bias if bias.dtype == wide else bias.detach().to(wide)
 
 
-def _given(tensor: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_empty(0) if tensor is None else tensor
+def _given(tensor: Tensor | None) -> Tensor:
+    return _NOTHING if tensor is None else tensor

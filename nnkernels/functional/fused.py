@@ -77,10 +77,13 @@ def bias_act(
     dim = None
     if bias is not None:
         dim = _channel_dim(input, bias)
-        bias = bias.reshape(-1).expand(input.shape[dim]).contiguous()
+        if bias.dim() != 1 or bias.shape[0] != input.shape[dim]:
+            bias = bias.reshape(-1).expand(input.shape[dim])
+        bias = bias.contiguous()
     if residual is not None:
         try:
-            residual = residual.to(input.dtype).expand(input.shape)
+            if residual.dtype != input.dtype or residual.shape != input.shape:
+                residual = residual.to(input.dtype).expand(input.shape)
         except RuntimeError:
             raise ValueError(
                 f"bias_act(): a residual of shape {tuple(residual.shape)} does not broadcast to the input's "
@@ -91,6 +94,8 @@ def bias_act(
 
 def _channel_dim(input: Tensor, bias: Tensor) -> int:
     """The dimension of the input along which the bias varies."""
+    if bias.dim() == 1 and input.dim() > 0 and bias.shape[0] == input.shape[-1]:
+        return input.dim() - 1
     if input.dim() == 0:
         raise ValueError("bias_act(): an input without dimensions has no channels; add the bias to it")
     shape = tuple(bias.shape)

@@ -20,7 +20,7 @@ from ..autograd import gated as autograd
 from ..dispatch import SUPPORTED_DTYPES
 from ..fusing import inner
 from ..gating import Gating
-from ..registry import Activation, catalogue, elementwise
+from ..registry import Activation, catalogue
 
 __all__ = ["gated", "geglu", "glu", "reglu", "swiglu"]
 
