@@ -70,7 +70,7 @@ def test_value_and_gradients_are_the_composition(shape, bias_shape, dtype, devic
     mine = torch.autograd.grad(y, (x, bias, residual), grad)
     truth = torch.autograd.grad(exact, (x, bias, residual), grad.double())
     for got, want in zip(mine, truth, strict=True):
-        size = want.double().abs() + want.double().square().mean().sqrt()
+        size = want.double().abs() + grad.double().square().sum().sqrt()
         assert got.dtype == dtype
         assert ((got - want).abs() <= 4 * torch.finfo(dtype).eps * size).all()
 
@@ -110,7 +110,9 @@ def test_dropout_drops_as_often_as_it_says_and_backward_the_same_elements(shape,
     assert torch.equal(for_x != 0, kept)
     others = [d for d in range(x.dim()) if d != (1 if x.dim() == 4 else x.dim() - 1)]
     counted = kept.double().sum(others)
-    assert torch.allclose(for_bias.double().flatten() * 0.75, counted, rtol=2 * torch.finfo(dtype).eps)
+    assert torch.allclose(
+        for_bias.double().flatten() * 0.75, counted, rtol=16 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps
+    )
     torch.manual_seed(3)
     assert torch.equal(F.bias_act(x, bias, "identity", dropout_p=0.25), y)
     assert not torch.equal(F.bias_act(x, bias, "identity", dropout_p=0.25), y)
@@ -243,7 +245,8 @@ def test_the_module():
 
 def test_accuracy_in_16_bits(device):
     x = accuracy.inputs(torch.bfloat16).to(device).view(256, 256)
-    if device == "cpu" and dispatch.chosen() == "triton":
-        x = torch.where(x.abs() < 1e-37, 0.0, x)  # the interpreter rounds subnormal numbers otherwise than a GPU
-    y = F.bias_act(x, torch.zeros(256, device=device), "gelu")
-    assert accuracy.errors(y, F.gelu(x.double())).max() <= 1
+    y, truth = F.bias_act(x, torch.zeros(256, device=device), "gelu"), F.gelu(x.double())
+    off = accuracy.errors(y, truth)
+    if device == "cpu" and dispatch.chosen() == "triton":  # the interpreter rounds subnormal numbers in its own way
+        off = off[truth.abs() > 1e-37]
+    assert off.max() <= 1

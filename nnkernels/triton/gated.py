@@ -250,7 +250,9 @@ def _launch(
     if rows == 0:
         return
     flat = rows == 1
-    block_rows, block_cols = _tile_shape(rows, cols, tensors[0].element_size())
+    # Pairs take registers to come apart and together.
+    block = backend._TILE_BYTES // (2 if pairs == _HALVES else 4) // tensors[0].element_size()
+    block_rows, block_cols = _tile_shape(rows, cols, block)
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
@@ -261,9 +263,8 @@ def _launch(
         )  # fmt: skip
 
 
-def _tile_shape(rows: int, cols: int, element_size: int) -> tuple[int, int]:
-    """4 KiB of each operand: of one row where the row's length allows, as halves of long rows do."""
-    block = backend._TILE_BYTES // 2 // element_size
+def _tile_shape(rows: int, cols: int, block: int) -> tuple[int, int]:
+    """`block` elements of each operand: of one row where the row's length allows, as halves of long rows do."""
     if rows == 1:
         return 1, block
     block_cols = block
