@@ -147,6 +147,12 @@ std::vector<Tensor> total(const std::vector<T>& partials, const LearnedJob& job,
   for (int64_t k = 0; k < size; ++k) {
     folded[k / job.channels * columns.count + k % job.channels / columns.step % columns.count] += sums[k];
   }
+  if (job.activation == Learned::apl) {
+    const int64_t half = folded.size() / 2;
+    with_type_of(parameters[0], [&](const auto* slopes) {
+      for (int64_t i = 0; i < half; ++i) folded[half + i] *= static_cast<T>(slopes[i]);
+    });
+  }
   std::vector<Tensor> gradients;
   const double* from = folded.data();
   for (const Tensor& parameter : parameters) {

@@ -1,10 +1,11 @@
-// A formula has K parameters at hand: `value(x)`, and `gradient(grad, x, sums)`, which returns the gradient for x and
-// leaves each parameter's share in `sums`. `rows` is one channel's elements, whose parameters stay in registers and whose
-// sums are a reduction; `columns` is one element of each channel.
+// A formula has K parameters: `value(x, before)`, `gradient(grad, x, before)` for x, and `share<k>(grad, x)` for
+// parameter k, `before` being what an earlier group of segments left. A row has one set of parameters, which stay in
+// registers, and its shares are a reduction; columns have one set each.
 #include "learned.h"
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../gates.h"
@@ -15,73 +16,84 @@ namespace {
 
 constexpr int64_t kTile = 1024;
 
+template <int... k>
+using Indices = std::integer_sequence<int, k...>;
+template <int count>
+using UpTo = std::make_integer_sequence<int, count>;
+
+// x if x > 0 else weight x.
 template <class M>
 struct Prelu {
   using T = typename M::T;
   static constexpr int K = 1;
   T weight;
-  explicit NNK_HD Prelu(const T* p) : weight(p[0]) {}
+  explicit NNK_HD Prelu(T weight) : weight(weight) {}
 
   NNK_HD T value(T x, T) const { return x > T(0) ? x : weight * x; }
-  NNK_HD T gradient(T grad, T x, T, T* sums) const {
+  NNK_HD T gradient(T grad, T x, T) const { return x > T(0) ? grad : weight * grad; }
+  template <int>
+  NNK_HD T share(T grad, T x) const {
     const T product = grad * x;
-    sums[0] = x > T(0) ? T(0) : product;
-    return x > T(0) ? grad : weight * grad;
+    return x > T(0) ? T(0) : product;
   }
 };
 
+// x sigmoid(beta x).
 template <class M>
 struct Swish {
   using T = typename M::T;
-  using Argument = ScaledArgument<M>;
   static constexpr int K = 1;
-  Gate<M, Argument> gate;
-  explicit NNK_HD Swish(const T* p) : gate{Argument({p[0], T(0)})} {}
+  Gate<M, ScaledArgument<M>> gate;
+  explicit NNK_HD Swish(T beta) : gate{ScaledArgument<M>({beta, T(0)})} {}
 
   NNK_HD T value(T x, T) const { return gate.value(x); }
-  NNK_HD T gradient(T grad, T x, T, T* sums) const {
-    sums[0] = grad * by_beta(gate.argument.bounded(x));
-    return grad * gate.d1(x);
-  }
+  NNK_HD T gradient(T grad, T x, T) const { return grad * gate.d1(x); }
 
-  // x^2 sigmoid'(beta x). x e^-|z| is held up by half the exponential's scale until x has entered twice.
-  NNK_HD T by_beta(T x) const {
+  // x^2 sigmoid'(beta x). x e^-|z| stays held up by half of the exponential's scale until x has entered twice.
+  template <int>
+  NNK_HD T share(T grad, T x) const {
+    x = gate.argument.bounded(x);
     const auto z = gate.argument.z(x);
     const Logistic<M> s(z.hi, z.lo);
-    if constexpr (!M::precise) return s.tail.times(x * (s.r * s.r)) * x;
+    const T ratio = divide<M>(x, square_of_one_plus(s.e));
+    if constexpr (!M::precise) return grad * (s.tail.times(ratio) * x);
     constexpr T unit = Float<T>::subnormal_unit, half = sizeof(T) == 4 ? T(0x1p-32) : T(0x1p-256);
-    const T v = x * (s.r * s.r);
-    const T high = madd(v, s.tail.reduced.tail, v) * s.tail.reduced.scale;
+    const T high = madd(ratio, s.tail.reduced.tail, ratio) * s.tail.reduced.scale;
     const bool large = magnitude(x) > T(1) / half;
-    return high * (large ? unit : half) * x * (large ? T(1) : half);
+    return grad * (high * (large ? unit : half) * x * (large ? T(1) : half));
   }
 };
 
-// G of the segments; the first group brings max(0, x), the others add to what is there.
+// G of the segments, slopes first; the first group brings max(0, x), the others add to what is there. The share of an
+// offset still lacks its slope.
 template <class M, int G, bool First>
 struct Apl {
   using T = typename M::T;
   static constexpr int K = 2 * G;
-  T slope[G], offset[G];
-  explicit NNK_HD Apl(const T* p) {
-    for (int s = 0; s < G; ++s) slope[s] = p[s], offset[s] = p[G + s];
+  T p[K];
+  template <class... Parameters>
+  explicit NNK_HD Apl(Parameters... p) : p{p...} {}
+
+  NNK_HD T value(T x, T before) const { return add(UpTo<G>(), x, First ? at_least(x, T(0)) : before); }
+  NNK_HD T gradient(T grad, T x, T before) const {
+    return subtract(UpTo<G>(), grad, x, First ? (x <= T(0) ? T(0) : grad) : before);
+  }
+  template <int k>
+  NNK_HD T share(T grad, T x) const {
+    const T distance = p[G + k % G] - x, passed = distance <= T(0) ? T(0) : grad;
+    return k < G ? passed * at_least(distance, T(0)) : passed;
   }
 
-  NNK_HD T value(T x, T before) const {
-    T y = First ? at_least(x, T(0)) : before;
-    for (int s = 0; s < G; ++s) y = madd(slope[s], at_least(offset[s] - x, T(0)), y);
+ private:
+  template <int... s>
+  NNK_HD T add(Indices<s...>, T x, T y) const {
+    ((y = madd(p[s], at_least(p[G + s] - x, T(0)), y)), ...);
     return y;
   }
-  NNK_HD T gradient(T grad, T x, T before, T* sums) const {
-    T grad_input = First ? (x <= T(0) ? T(0) : grad) : before;
-    for (int s = 0; s < G; ++s) {
-      const T distance = offset[s] - x;
-      const T passed = distance <= T(0) ? T(0) : grad;
-      sums[s] = passed * at_least(distance, T(0));
-      sums[G + s] = slope[s] * passed;
-      grad_input -= sums[G + s];
-    }
-    return grad_input;
+  template <int... s>
+  NNK_HD T subtract(Indices<s...>, T grad, T x, T sum) const {
+    ((sum = madd(-p[s], share<G + s>(grad, x), sum)), ...);
+    return sum;
   }
 };
 
@@ -96,65 +108,78 @@ struct Rows {
   }
 };
 
+template <class F, bool Columns, class T, int... k>
+NNK_HD void forward_over(Indices<k...>, const T* const* at, const T* x, T* y, int64_t count) {
+  const T* const from[] = {at[k]...};
+  const F shared(from[k][0]...);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) y[i] = (Columns ? F(from[k][i]...) : shared).value(x[i], y[i]);
+}
+
 template <class F, bool Columns, class T = typename F::T>
 void forward_loop(const Rows& rows, const T* parameters, const T* x, T* y, int64_t count) {
   const T* at[F::K];
   for (int k = 0; k < F::K; ++k) at[k] = rows.of(parameters, k);
-  if constexpr (Columns) {
+  forward_over<F, Columns>(UpTo<F::K>(), at, x, y, count);
+}
+
+template <class F, class T, int... k>
+NNK_HD void backward_over_row(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input, T* const* sums,
+                              int64_t count) {
+  const F f(at[k][0]...);
+  // Named one by one, since gcc keeps no array of reductions in registers.
+  T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3, s4, s5, s6, s7)
+  for (int64_t i = 0; i < count; ++i) {
+    const T g = grad[i], v = x[i];
+    grad_input[i] = f.gradient(g, v, grad_input[i]);
+    s0 += f.template share<0>(g, v);
+    if constexpr (F::K > 1) s1 += f.template share<1>(g, v);
+    if constexpr (F::K > 2) s2 += f.template share<2>(g, v), s3 += f.template share<3>(g, v);
+    if constexpr (F::K > 4) s4 += f.template share<4>(g, v), s5 += f.template share<5>(g, v);
+    if constexpr (F::K > 6) s6 += f.template share<6>(g, v), s7 += f.template share<7>(g, v);
+  }
+  const T found[] = {s0, s1, s2, s3, s4, s5, s6, s7};
+  ((*sums[k] += found[k]), ...);
+}
+
+template <class F, bool Columns, class T, int... k>
+NNK_HD void backward_over(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input, int64_t count) {
+  const T* const from[] = {at[k]...};
+  const F shared(from[k][0]...);
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) {
-      T own[F::K];
-      for (int k = 0; k < F::K; ++k) own[k] = at[k][i];
-      y[i] = F(own).value(x[i], y[i]);
-    }
-  } else {
-    T own[F::K];
-    for (int k = 0; k < F::K; ++k) own[k] = *at[k];
-    const F f(own);
+  for (int64_t i = 0; i < count; ++i) {
+    grad_input[i] = (Columns ? F(from[k][i]...) : shared).gradient(grad[i], x[i], grad_input[i]);
+  }
+}
+
+template <class F, class T, int... k>
+NNK_HD void backward_over_columns(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input,
+                                  T* const* sums, int64_t count) {
+  const T* const from[] = {at[k]...};
+  T* const to[] = {sums[k]...};
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) y[i] = f.value(x[i], y[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    const F f(from[k][i]...);
+    const T g = grad[i], v = x[i];
+    grad_input[i] = f.gradient(g, v, grad_input[i]);
+    ((to[k][i] += f.template share<k>(g, v)), ...);
   }
 }
 
 template <class F, bool Columns, bool Sums, class T = typename F::T>
 void backward_loop(const Rows& rows, const T* parameters, const T* grad, const T* x, T* grad_input, T* sums,
                    int64_t count) {
-  constexpr int K = F::K;
-  const T* at[K];
-  T* sum[K];
-  for (int k = 0; k < K; ++k) at[k] = rows.of(parameters, k), sum[k] = Sums ? rows.of(sums, k) : nullptr;
-  if constexpr (Columns) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) {
-      T own[K], share[K];
-      for (int k = 0; k < K; ++k) own[k] = at[k][i];
-      grad_input[i] = F(own).gradient(grad[i], x[i], grad_input[i], share);
-      if constexpr (Sums) {
-        for (int k = 0; k < K; ++k) sum[k][i] += share[k];
-      }
-    }
+  const UpTo<F::K> all;
+  const T* at[F::K];
+  T* to[F::K];
+  for (int k = 0; k < F::K; ++k) at[k] = rows.of(parameters, k), to[k] = Sums ? rows.of(sums, k) : nullptr;
+  if constexpr (!Sums) {
+    backward_over<F, Columns>(all, at, grad, x, grad_input, count);
+  } else if constexpr (Columns) {
+    backward_over_columns<F>(all, at, grad, x, grad_input, to, count);
   } else {
-    T own[K];
-    for (int k = 0; k < K; ++k) own[k] = *at[k];
-    const F f(own);
-    // Named one by one, since gcc keeps no array of reductions in registers.
-    T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3, s4, s5, s6, s7)
-    for (int64_t i = 0; i < count; ++i) {
-      T share[K];
-      grad_input[i] = f.gradient(grad[i], x[i], grad_input[i], share);
-      if constexpr (Sums) {
-        s0 += share[0];
-        if constexpr (K > 1) s1 += share[1];
-        if constexpr (K > 2) s2 += share[2], s3 += share[3];
-        if constexpr (K > 4) s4 += share[4], s5 += share[5];
-        if constexpr (K > 6) s6 += share[6], s7 += share[7];
-      }
-    }
-    if constexpr (Sums) {
-      const T found[] = {s0, s1, s2, s3, s4, s5, s6, s7};
-      for (int k = 0; k < K; ++k) *sum[k] += found[k];
-    }
+    backward_over_row<F>(all, at, grad, x, grad_input, to, count);
   }
 }
 
