@@ -26,17 +26,21 @@ _ROOT_FLOOR = 2.0**-6
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The worst error of value and derivative, in ulp, and the inputs at which they occur."""
+    """The worst error of value and derivative, in ulp, and the inputs at which they occur.
+
+    `slack` times the promised limit is allowed for the derivative: more than 1 where it is taken from a rounded output.
+    """
 
     dtype: torch.dtype
     value: float
     value_at: float
     d1: float
     d1_at: float
+    slack: float = 1.0
 
     @property
     def ok(self) -> bool:
-        return self.value <= LIMITS[self.dtype] and self.d1 <= LIMITS[self.dtype]
+        return self.value <= LIMITS[self.dtype] and self.d1 <= self.slack * LIMITS[self.dtype]
 
     def __str__(self) -> str:
         return f"value {self.value:.2f} ulp (at {self.value_at!r}), derivative {self.d1:.2f} ulp (at {self.d1_at!r})"
@@ -120,13 +124,13 @@ def measure_sample(sample: Sample, dtype: torch.dtype, device: str = "cpu") -> A
     y = sample.call(*inputs)
     with dispatch.backend("reference"):
         exact = sample.call(*wide)
-    grad = torch.linspace(-1, 1, y.numel(), device=device).to(dtype).view_as(y)
+    grad = torch.sin(2.4 * torch.arange(y.numel(), device=device)).to(dtype).view_as(y)
     pairs = [
         (y, exact),
         *zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(exact, wide, grad.double()), strict=True),
     ]
     worst = [errors(got.detach(), truth.detach(), truth.detach().square().mean().sqrt()).max() for got, truth in pairs]
-    return Accuracy(dtype, worst[0].item(), math.nan, max(worst[1:]).item(), math.nan)
+    return Accuracy(dtype, worst[0].item(), math.nan, max(worst[1:]).item(), math.nan, sample.slack)
 
 
 def measure(row: Activation, backend: dispatch.Backend, dtype: torch.dtype, device: str = "cpu") -> Accuracy:

@@ -171,6 +171,11 @@ class _Other:
     moment: Callable[..., float]
 
 
+def _hinged(q: float, segments: float) -> float:
+    """APL as it starts: slopes uniform in [-0.2, 0.2], offsets normal with standard deviation 0.5."""
+    return q / 2 + segments * (0.4**2 / 12) * (q + 0.25) / 2
+
+
 _LINEAR = _Other({}, lambda q: q)
 _OTHERS: dict[str, _Other] = {
     "linear": _LINEAR,
@@ -178,6 +183,7 @@ _OTHERS: dict[str, _Other] = {
     "rrelu": _Other(
         {"lower": 1 / 8, "upper": 1 / 3}, lambda q, low, high: _leaking((low**2 + low * high + high**2) / 3, q)
     ),
+    "apl": _Other({"num_segments": 5.0}, _hinged),
     "maxout": _Other({"pieces": 2.0}, _maxout),
     "glu": _gated("sigmoid"),
     "reglu": _gated("relu"),

@@ -56,7 +56,7 @@ def test_check_passes(row, name):
 
 
 def test_cuda_by_name_is_refused_in_one_sentence(row, sample):
-    with nnkernels.backend("cuda"), pytest.raises(RuntimeError, match=r"Triton|built|CUDA"):
+    with nnkernels.backend("cuda"), pytest.raises(RuntimeError, match="cuda"):
         sample.call(*sample.inputs(torch.float32, DEVICE))
 
 
