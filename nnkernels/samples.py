@@ -18,8 +18,8 @@ from . import functional
 class Sample:
     """`call(*inputs(dtype, device))` is the activation; every input has a gradient.
 
-    `slack` is how many times the promised limit the gradient may be off: backward of the softmaxes keeps the output alone,
-    which has been rounded.
+    `slack` is how many times the promised limit the gradient may be off: backward of the softmaxes keeps the output
+    alone, which has been rounded.
     """
 
     call: Callable[..., Tensor]
