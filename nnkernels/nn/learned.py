@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from .. import functional
+from .. import functional, policies
+from ..autograd import elementwise as autograd
+from ..registry import elementwise as row_of
 from . import elementwise
 
 __all__ = ["APL", "PReLU", "Swish"]
+
+_SWISH = row_of("swish")
 
 
 class PReLU(torch.nn.PReLU):
@@ -44,9 +48,10 @@ class Swish(torch.nn.Module):
         num_parameters: of a learned beta: 1, or the number of channels (dimension 1 of the input).
         device: of a learned beta.
         dtype: of a learned beta; it need not be the input's.
+        saving: what backward keeps, as in `nnkernels.saving`; None follows that. With a learned beta it is the input.
 
     Raises:
-        ValueError: several betas are asked for that are not learned.
+        ValueError: several betas are asked for that are not learned, or `saving` cannot serve.
 
     Shape: input and output alike, any shape; with more than one parameter (N, num_parameters, ...).
     Source: Ramachandran, Zoph & Le 2017.
@@ -58,6 +63,7 @@ class Swish(torch.nn.Module):
     """
 
     beta: float | Tensor
+    saving: str | None = None
 
     def __init__(
         self,
@@ -67,10 +73,16 @@ class Swish(torch.nn.Module):
         num_parameters: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        saving: str | None = None,
     ) -> None:
         super().__init__()
         if num_parameters != 1 and not learnable:
             raise ValueError(f"num_parameters={num_parameters} betas would all stay {beta}; give learnable=True as well")
+        if saving is not None and learnable:
+            raise ValueError(f"saving={saving!r} cannot serve a learned beta, whose gradient takes the input")
+        policies.check_of_module(_SWISH, saving, beta, 0.0)
+        self.saving = saving
         self.inplace = inplace
         self.learnable = learnable
         self.init = beta
@@ -85,11 +97,14 @@ class Swish(torch.nn.Module):
             torch.nn.init.constant_(self.beta, self.init)
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.swish(input, self.beta, self.inplace)
+        if self.saving is None:
+            return functional.swish(input, self.beta, self.inplace)
+        return autograd.call(_SWISH, functional.swish, input, float(self.beta), 0.0, self.inplace, self.saving)
 
     def extra_repr(self) -> str:
         learned = f", learnable=True, num_parameters={self.beta.numel()}" if isinstance(self.beta, Tensor) else ""
-        return f"beta={self.init}{learned}{', inplace=True' if self.inplace else ''}"
+        shown = f"beta={self.init}{learned}{', inplace=True' if self.inplace else ''}"
+        return shown if self.saving is None else f"{shown}, saving={self.saving!r}"
 
 
 # One class, also where it is looked up by the catalogue's row.
