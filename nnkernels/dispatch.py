@@ -197,7 +197,12 @@ def _family(name: str, family: str) -> ModuleType | str:
     if name == "cuda":
         return f"the {family} activations have no CUDA C++ kernels; on a GPU they run in Triton"
     found = named(name)
-    return found if isinstance(found, str) else importlib.import_module(f"{__package__}.{name}.{family}")
+    if isinstance(found, str):
+        return found
+    module = f"{__package__}.{name}.{family}"
+    if importlib.util.find_spec(module) is None:
+        return f"the {family} activations have no kernels there"
+    return importlib.import_module(module)
 
 
 def _unavailable(name: str, x: Tensor, activation: str | None) -> str | None:
