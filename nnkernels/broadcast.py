@@ -1,4 +1,5 @@
-"""How a mask that broadcasts is read: with stride 0 where it repeats, and copied only if its strides are too irregular."""
+"""How a mask that broadcasts is read: with stride 0 where it repeats, and copied only if its strides are too
+irregular."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def split(shape: Sequence[int], dim: int) -> tuple[int, int, int]:
 
 
 def queries(shape: Sequence[int], dim: int, causal: bool) -> int:
-    """The length of the dimension that a causal form counts its rows along, which lies before `dim`; 0 for no such form."""
+    """The length of the dimension along which a causal form counts its rows, just before `dim`; 0 for no such form."""
     return shape[dim - 1] if causal else 0
 
 

@@ -64,7 +64,7 @@ CASES = [
     _case("gelu", 0.1, True, 16384, 8192, "cuda", torch.bfloat16, forward_bar=0.90, backward_bar=0.90),
     _case("gelu", 0.0, False, 16384, 8192, "cuda", torch.bfloat16, forward_bar=0.90, backward_bar=0.90),
     _case("relu", 0.0, True, 16384, 4096, "cuda", torch.bfloat16),
-    _case("gelu", 0.1, True, 128, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),
-    _case("silu", 0.0, False, 128, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),
-    _case("gelu", 0.0, False, 128, 1024, "cpu", torch.bfloat16, forward_bar=1.5, backward_bar=1.5),
+    _case("gelu", 0.1, True, 1024, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),
+    _case("silu", 0.0, False, 1024, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),
+    _case("gelu", 0.0, False, 1024, 1024, "cpu", torch.bfloat16, forward_bar=1.5, backward_bar=1.5),
 ]

@@ -34,7 +34,7 @@ CASES = [
         for cols in (65536, 262144)
     ),
     _case("log_softmax", 2**17, 1024, "cuda", torch.bfloat16),
-    _case("softmax", 128, 1000, "cpu", torch.float32, forward_bar=1.3),
-    _case("softmax", 32, 4096, "cpu", torch.bfloat16, forward_bar=1.3),
-    _case("log_softmax", 128, 1000, "cpu", torch.float32, forward_bar=1.0),
+    _case("softmax", 1024, 1000, "cpu", torch.float32, forward_bar=1.3),
+    _case("softmax", 256, 4096, "cpu", torch.bfloat16, forward_bar=1.3),
+    _case("log_softmax", 1024, 1000, "cpu", torch.float32, forward_bar=1.0),
 ]

@@ -61,8 +61,8 @@ bool lay_out(const std::array<Tensor, N>& operands, bool per_channel, Layout* la
   return true;
 }
 
-// Blocks of fixed size, so that sums are the same for any number of threads: about kItem elements, and enough of them for
-// each channel that the partial sums are few beside the data.
+// Blocks of fixed size, so that sums are the same for any number of threads: about kItem elements, and enough of them
+// for each channel that the partial sums are few beside the data.
 inline void cut(LearnedJob* job) {
   constexpr int64_t kItem = 16384;
   if (job->inner == 1) {
@@ -136,8 +136,8 @@ std::vector<T> table_of(const std::vector<Tensor>& parameters, const Columns& co
 
 // Adds up the partial sums, in their order and in double, into gradients like `parameters`.
 template <class T>
-std::vector<Tensor> total(const std::vector<T>& partials, const LearnedJob& job,
-                          const std::vector<Tensor>& parameters, const Columns& columns) {
+std::vector<Tensor> total(const std::vector<T>& partials, const LearnedJob& job, const std::vector<Tensor>& parameters,
+                          const Columns& columns) {
   const int64_t rows = job.parameter_rows(), size = rows * job.channels;
   std::vector<double> sums(size);
   for (size_t i = 0; i < partials.size(); i += size) {

@@ -10,8 +10,7 @@
 namespace nnk {
 
 // As many elements for each thread as for the elementwise loops.
-inline void parallel_rows(int64_t outer, int64_t n, int64_t inner,
-                          const std::function<void(int64_t, int64_t)>& body) {
+inline void parallel_rows(int64_t outer, int64_t n, int64_t inner, const std::function<void(int64_t, int64_t)>& body) {
   const int64_t units = outer * strips(inner);
   const int64_t size = n * (inner < kStrip ? inner : kStrip);
   const int64_t grain = 32768 / size > 1 ? 32768 / size : 1;
@@ -47,8 +46,16 @@ inline void softmax_backward_out(const Tensor& grad, const Tensor& y, Tensor gra
   STD_TORCH_CHECK(y.numel() == outer * n * inner && y.is_contiguous() && grad_x.is_contiguous(),
                   "nnkernels: the output does not fit");
   if (y.numel() == 0) return;
-  const SoftmaxBackwardJob job{scalar_of(y), log,         masked,       scale,        n,
-                               inner,        queries,     grad.data_ptr(), grad_stride, y.data_ptr(),
+  const SoftmaxBackwardJob job{scalar_of(y),
+                               log,
+                               masked,
+                               scale,
+                               n,
+                               inner,
+                               queries,
+                               grad.data_ptr(),
+                               grad_stride,
+                               y.data_ptr(),
                                grad_x.mutable_data_ptr()};
   parallel_rows(outer, n, inner, [&](int64_t begin, int64_t end) { softmax_backward(job, begin, end); });
 }

@@ -124,8 +124,8 @@ void forward_loop(const Rows& rows, const T* parameters, const T* x, T* y, int64
 }
 
 template <class F, class T, int... k>
-NNK_HD void backward_over_row(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input, T* const* sums,
-                              int64_t count) {
+NNK_HD void backward_over_row(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input,
+                              T* const* sums, int64_t count) {
   const F f(at[k][0]...);
   // Named one by one, since gcc keeps no array of reductions in registers.
   T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
@@ -231,14 +231,15 @@ auto steps_of(const LearnedJob& job) {
 
 int64_t at_most_left(int64_t block, int64_t from, int64_t all) { return all - from < block ? all - from : block; }
 
-// Calls visit(partial, channel, offsets, count) for each run of adjacent elements of the items: `partial` counts pairs of
-// an outer and an inner block, `channel` is the (first) channel, `offsets` are the operands'.
+// Calls visit(partial, channel, offsets, count) for each run of adjacent elements of the items: `partial` counts pairs
+// of an outer and an inner block, `channel` is the (first) channel, `offsets` are the operands'.
 template <int operands, class Enter, class Visit>
 void each_run(const LearnedJob& job, int64_t begin, int64_t end, Enter enter, Visit visit) {
   const int64_t channel_blocks = job.channel_blocks(), inner_blocks = job.inner_blocks();
   for (int64_t item = begin; item < end; ++item) {
     const int64_t partial = item / channel_blocks;
-    const int64_t c0 = item % channel_blocks * job.channel_block, cs = at_most_left(job.channel_block, c0, job.channels);
+    const int64_t c0 = item % channel_blocks * job.channel_block,
+                  cs = at_most_left(job.channel_block, c0, job.channels);
     const int64_t i0 = partial % inner_blocks * job.inner_block, is = at_most_left(job.inner_block, i0, job.inner);
     const int64_t o0 = partial / inner_blocks * job.outer_block, os = at_most_left(job.outer_block, o0, job.outer);
     enter(partial, c0, cs);
@@ -316,7 +317,8 @@ void backward_items(const LearnedJob& job, int64_t begin, int64_t end) {
             widen(grad + i, wide_grad, size);
             widen(x + i, wide_x, size);
             for (const auto& step : steps) {
-              step.loop(step.rows, parameters + channel + at, wide_grad, wide_x, wide, Sums ? sums + at : nullptr, size);
+              step.loop(step.rows, parameters + channel + at, wide_grad, wide_x, wide, Sums ? sums + at : nullptr,
+                        size);
             }
             narrow(wide, grad_input + i, size);
           }

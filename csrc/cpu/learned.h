@@ -13,7 +13,8 @@ struct LearnedOperand {
   int64_t outer_stride, channel_stride;  // in elements
 };
 
-// With inner == 1 the channels are adjacent. Work is cut into blocks of fixed size, whatever the number of threads: item
+// With inner == 1 the channels are adjacent. Work is cut into blocks of fixed size, whatever the number of threads:
+// item
 // ((outer block * inner blocks) + inner block) * channel blocks + channel block.
 struct LearnedJob {
   Learned activation;

@@ -59,8 +59,8 @@ def call(x: Tensor, pieces: int, dim: int) -> Tensor:
     if pieces > reference.MOST_PIECES:
         if dispatch.chosen() not in ("auto", "reference"):
             raise RuntimeError(
-                f"nnkernels.backend({dispatch.chosen()!r}) cannot serve maxout of {tuple(x.shape)} with {pieces} pieces: "
-                f"its kernels take up to {reference.MOST_PIECES}, more are torch operations"
+                f"nnkernels.backend({dispatch.chosen()!r}) cannot serve maxout of {tuple(x.shape)} with {pieces} "
+                f"pieces: its kernels take up to {reference.MOST_PIECES}, more are torch operations"
             )
         return reference.composed(x, pieces, dim)
     frame = _frame(x, pieces, dim)

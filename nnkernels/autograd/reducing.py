@@ -1,8 +1,8 @@
 """The routes from a call of softmax or log_softmax to its kernels.
 
-    a plain call                      `_Softmax`, a ctx-style Function that keeps the output only, or the bare kernel
-    a compiler, a transform, a mode,  the reference's torch operations
-    a mask that wants a gradient
+a plain call                      `_Softmax`, a ctx-style Function that keeps the output only, or the bare kernel
+a compiler, a transform, a mode,  the reference's torch operations
+a mask that wants a gradient
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _LEAST_SCALE, _GREATEST_SCALE = 1e-30, 1e30
 def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype | None
 ) -> Tensor:
-    """The (log-)softmax of `x` along `dim` (not negative), in `dtype` or the type that autocast and torch would give."""
+    """The (log-)softmax of `x` along `dim` (not negative), in `dtype` or the type that autocast and torch would
+    give."""
     if dtype is None:
         casts = x.device.type == "cuda" and x.dtype != torch.float64 and _torch.autocasts("cuda")
         dtype = torch.float32 if casts else x.dtype

@@ -1,4 +1,5 @@
-"""The activations with parameters of their own. Swish, whose beta may be a number or learned, stands in `elementwise`."""
+"""The activations with parameters of their own. Swish, whose beta may be a number or learned, stands in
+`elementwise`."""
 
 from ..registry import Learned, add
 

@@ -8,7 +8,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..autograd import learned as autograd
 from ..dispatch import SUPPORTED_DTYPES
-from ..registry import activation
+from ..registry import elementwise as row_of
 from . import elementwise
 
 __all__ = ["apl", "prelu", "swish", "swish_"]
@@ -55,7 +55,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return autograd.call("prelu", input, (weight,))
 
 
-_swish_of_a_number = elementwise.function_of(activation("swish"))
+_swish_of_a_number = elementwise.function_of(row_of("swish"))
 
 
 def swish(input: Tensor, beta: float | Tensor = 1.0, inplace: bool = False) -> Tensor:
@@ -63,13 +63,13 @@ def swish(input: Tensor, beta: float | Tensor = 1.0, inplace: bool = False) -> T
 
     Args:
         input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
-        beta: a number, a tensor of one element, or one of shape (C,) for an input (N, C, ...), of any of the four types.
-        inplace: whether to write the result into `input`.
+        beta: a number, a tensor of one element, or one of shape (C,) for an input (N, C, ...), of any of the four
+        types. inplace: whether to write the result into `input`.
 
     Returns:
-        A tensor with the shape, type and strides of `input`; values in [-0.2785 / beta, inf) for beta > 0. The gradients
-        of input and beta come from one pass, beta's added up in float32 (float64 for float64) and bitwise the same in
-        every run and for any number of threads.
+        A tensor with the shape, type and strides of `input`; values in [-0.2785 / beta, inf) for beta > 0. The
+        gradients of input and beta come from one pass, beta's added up in float32 (float64 for float64) and bitwise
+        the same in every run and for any number of threads.
 
     Raises:
         ValueError: `beta` is a tensor with neither one element nor one for each channel.

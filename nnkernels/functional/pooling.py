@@ -20,8 +20,8 @@ def maxout(input: Tensor, num_pieces: int, dim: int = 1) -> Tensor:
     none with 1. More pieces than that are served by torch operations.
 
     Args:
-        input: `(*, num_pieces * C, *)`, the channels being dimension `dim`, in any layout; float64, float32, bfloat16 or
-            float16.
+        input: `(*, num_pieces * C, *)`, the channels being dimension `dim`, in any layout; float64, float32, bfloat16
+            or float16.
         num_pieces: how many channels form a group; it divides their number.
         dim: the dimension of the channels; negative numbers count from the last.
 
@@ -54,14 +54,18 @@ def maxout(input: Tensor, num_pieces: int, dim: int = 1) -> Tensor:
             "convert it to float64, float32, bfloat16 or float16"
         )
     if not shape:
-        raise ValueError("maxout(): expected channels to choose from, got a tensor of no dimensions; unsqueeze it first")
+        raise ValueError(
+            "maxout(): expected channels to choose from, got a tensor of no dimensions; unsqueeze it first"
+        )
     if not -len(shape) <= dim < len(shape):
         raise IndexError(
             f"maxout(): dim {dim} is out of range for an input of shape {shape}; "
             f"it lies between {-len(shape)} and {len(shape) - 1}"
         )
     if num_pieces < 1:
-        raise ValueError(f"maxout(): num_pieces must be at least 1, got {num_pieces} (input of shape {shape}, dim {dim})")
+        raise ValueError(
+            f"maxout(): num_pieces must be at least 1, got {num_pieces} (input of shape {shape}, dim {dim})"
+        )
     dim %= len(shape)
     if shape[dim] % num_pieces:
         raise ValueError(

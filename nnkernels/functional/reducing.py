@@ -32,9 +32,10 @@ def softmax(
         dim: the dimension along which the results sum to 1; None is torch's deprecated implicit choice.
         dtype: the type to which the input is cast first, and of the result.
         scale: a number that multiplies the input.
-        mask: a tensor that broadcasts to the input's shape: bool, True where an element counts, or floating, to be added.
-        causal: keeps column j (along `dim`) of query i (along the dimension before it) where j <= i. The diagonal starts
-            at the top left where there are more columns than queries or fewer, as in `scaled_dot_product_attention`.
+        mask: a tensor that broadcasts to the input's shape: bool, True where an element counts, or floating, to be
+        added. causal: keeps column j (along `dim`) of query i (along the dimension before it) where j <= i. The
+            diagonal starts at the top left where there are more columns than queries or fewer, as in
+            `scaled_dot_product_attention`.
 
     Returns:
         A contiguous tensor with the input's shape. With `mask` or `causal`, a row of which nothing is left, or whose
@@ -151,9 +152,7 @@ def _overridden(
 ) -> Tensor:
     extras = {"scale": scale, "mask": mask, "causal": causal}
     given = {name: value for name, value in extras.items() if value is not None and value is not False}
-    return handle_torch_function(
-        function, (input, mask), input, dim, _stacklevel=stacklevel, dtype=dtype, **given
-    )
+    return handle_torch_function(function, (input, mask), input, dim, _stacklevel=stacklevel, dtype=dtype, **given)
 
 
 def _implicit_dim(name: str, input: Tensor, stacklevel: int) -> int:

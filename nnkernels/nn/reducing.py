@@ -82,5 +82,7 @@ class Softmax2d(torch.nn.Softmax2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
-            raise ValueError(f"Softmax2d: expected (N, C, H, W) or (C, H, W), got an input of shape {tuple(input.shape)}")
+            raise ValueError(
+                f"Softmax2d: expected (N, C, H, W) or (C, H, W), got an input of shape {tuple(input.shape)}"
+            )
         return functional.softmax(input, -3, _stacklevel=_STACKLEVEL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def _apl(x: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     return y
 
 
-FORMULAS = {"prelu": _prelu, "swish": _swish, "apl": _apl}
+FORMULAS: dict[str, Callable[..., Tensor]] = {"prelu": _prelu, "swish": _swish, "apl": _apl}
 
 
 def evaluate(name: str, x: Tensor, *parameters: Tensor) -> Tensor:

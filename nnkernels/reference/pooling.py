@@ -1,9 +1,9 @@
 """Maxout in torch operations, and how its winners are packed.
 
 The kernels of every backend take dense tensors of any strides and see their memory: rows x `pieces` x `inner` elements
-of the input, rows x `inner` of the output. The winner of an output element is the number of its greatest piece: the first NaN, else the first of the
-greatest, as in `torch.max`. Output element i, counted in memory order, has the `width(pieces)` bits from i width on,
-the lowest bit of a byte first; an element never spans two bytes.
+of the input, rows x `inner` of the output. The winner of an output element is the number of its greatest piece: the
+first NaN, else the first of the greatest, as in `torch.max`. Output element i, counted in memory order, has the
+`width(pieces)` bits from i width on, the lowest bit of a byte first; an element never spans two bytes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ def packed_bytes(elements: int, pieces: int) -> int:
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:
-    """The dimensions from the outermost in memory to the innermost, or None where they are in order or memory repeats."""
+    """The dimensions from the outermost in memory to the innermost, or None where they are in order or memory
+    repeats."""
     if x.is_contiguous():
         return None
     strides = x.stride()
-    order = tuple(sorted(range(x.dim()), key=lambda dim: -strides[dim]))
-    return None if 0 in strides or order == tuple(range(x.dim())) else order
+    order: list[int] = []
+    for dim in range(x.dim()):  # not `sorted`, which compilers refuse where sizes are symbols
+        at = 0
+        while at < dim and strides[order[at]] >= strides[dim]:
+            at += 1
+        order.insert(at, dim)
+    return None if 0 in strides or order == list(range(x.dim())) else tuple(order)
 
 
 def restored(x: Tensor, order: tuple[int, ...]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from ..layout import plan
 from . import learned_kernels as kernels
 from .backend import _NUM_WARPS, _TILE_BYTES, _guard
 
-# Programs of a backward pass: enough to fill the largest GPU several times, few enough that their sums are quickly added.
+# Programs of a backward pass: enough to fill the largest GPU several times, few enough that their sums are quickly
+# added.
 _PROGRAMS = 4096
 _FORMULAS = {
     "prelu": (kernels.prelu_value, kernels.prelu_gradient, kernels.prelu_shares),

@@ -6,8 +6,8 @@ without a word to the others until its program ends. In columns, the elements of
 column j to channel j % channels. A thread keeps its columns for all of its program's rows.
 
 A formula is three functions: VALUE(x, a, b), GRADIENT(grad, x, a, b) and SHARES(grad, x, a, b), where `a` and `b` are
-tuples of SEGMENTS parameters; SHARES gives a tuple of sums to be, in the order of the parameters. The shares of `b` still
-lack the factor `a`.
+tuples of SEGMENTS parameters; SHARES gives a tuple of sums to be, in the order of the parameters. The shares of `b`
+still lack the factor `a`.
 """
 
 import triton

@@ -1,8 +1,8 @@
 """Maxout in Triton; what each function computes and how winners are packed is told in `reference/pooling.py`.
 
-Two pairs of kernels. Where pieces are neighbours (`inner` is 1) and a power of two, a tile is one run of elements, loaded
-16 bytes at a time, in which pairs of neighbours compete, then pairs of winners. Otherwise an output element's pieces are `inner` apart, and a
-tile is made of vectors of VEC neighbouring outputs, VEC being what divides `inner`.
+Two pairs of kernels. Where pieces are neighbours (`inner` is 1) and a power of two, a tile is one run of elements,
+loaded 16 bytes at a time, in which pairs of neighbours compete, then pairs of winners. Otherwise an output element's
+pieces are `inner` apart, and a tile is made of vectors of VEC neighbouring outputs, VEC being what divides `inner`.
 """
 
 from __future__ import annotations
