@@ -78,9 +78,7 @@ class Swish(torch.nn.Module):
     ) -> None:
         super().__init__()
         if num_parameters != 1 and not learnable:
-            raise ValueError(
-                f"num_parameters={num_parameters}: all would stay {beta}; give learnable=True as well"
-            )
+            raise ValueError(f"num_parameters={num_parameters}: all would stay {beta}; give learnable=True as well")
         if saving is not None and learnable:
             raise ValueError(f"saving={saving!r} cannot serve a learned beta, whose gradient takes the input")
         policies.check_of_module(_SWISH, saving, beta, 0.0)
