@@ -36,4 +36,4 @@ $(VENV)/installed: $(VENV)/packages $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build nnkernels/_lib *.egg-info demo-output
+	rm -rf $(VENV) build nnkernels/_lib *.egg-info demo-output gallery-output

@@ -39,7 +39,7 @@ MEMCHECK_CASES = {
 def median_ms(call: Callable[[], object], repeats: int = 15) -> float:
     """Median time of one call on the device, in milliseconds."""
     call()
-    call()
+    warm_up()
     torch.cuda._sleep(20_000_000)  # about 10 ms, in which the host gets ahead: no launch then waits for Python
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
     for start, end in marks:
@@ -48,6 +48,18 @@ def median_ms(call: Callable[[], object], repeats: int = 15) -> float:
         end.record()
     torch.cuda.synchronize()
     return statistics.median(start.elapsed_time(end) for start, end in marks)
+
+
+def warm_up(milliseconds: float = 30.0) -> None:
+    """Copies until the device has been at work for that long: after a pause it starts at a lower clock."""
+    x = torch.empty(2**24, device="cuda")
+    y = torch.empty_like(x)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    while time.perf_counter() - started < milliseconds / 1e3:
+        for _ in range(20):
+            y.copy_(x)
+        torch.cuda.synchronize()
 
 
 def copy_ms(x: torch.Tensor) -> float:

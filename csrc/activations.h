@@ -37,7 +37,8 @@
   F(thresholded_relu)      \
   F(softshrink)            \
   F(hardshrink)            \
-  F(tanhshrink)
+  F(tanhshrink)            \
+  F(identity)
 
 namespace nnk::NNK_ISA {
 

@@ -17,6 +17,15 @@ template <class M>
 struct Mask : Straight<M>, Masking {};
 
 template <class M>
+struct identity : Straight<M> {
+  using T = typename M::T;
+  NNK_HD identity(double, double) {}
+
+  NNK_HD T value(T x) const { return x; }
+  NNK_HD T d1(T) const { return T(1); }
+};
+
+template <class M>
 struct relu : Mask<M> {
   using T = typename M::T;
   NNK_HD relu(double, double) {}

@@ -8,8 +8,22 @@ Example:
 
 from . import catalogue, functional, nn  # noqa: F401  (the catalogue comes first: everything is derived from it)
 from .dispatch import backend
+from .initialization import init_for
 from .native import build_info
+from .policies import saving
+from .registering import register
 from .registry import Activation, activation, activations
 
 __version__ = "0.1.0"
-__all__ = ["Activation", "activation", "activations", "backend", "build_info", "functional", "nn"]
+__all__ = [
+    "Activation",
+    "activation",
+    "activations",
+    "backend",
+    "build_info",
+    "functional",
+    "init_for",
+    "nn",
+    "register",
+    "saving",
+]

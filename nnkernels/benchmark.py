@@ -77,8 +77,8 @@ def compare(
     x, grad = (torch.randn(size, generator=generator).to(device, dtype) for _ in range(2))
     sides = (other(theirs), ours(row))
     with torch.no_grad():
-        forward = _best([partial(side, x) for side in sides], rounds, device)
-    backward = _best([backward_of(side, x, grad) for side in sides], rounds, device)
+        forward = best_of_rounds([partial(side, x) for side in sides], rounds, device)
+    backward = best_of_rounds([backward_of(side, x, grad) for side in sides], rounds, device)
     per_element = [1e9 * seconds / size for seconds in (*forward, *backward)]
     return Comparison(row.name, str(dtype)[6:], found, *per_element)
 
@@ -95,7 +95,7 @@ def backward_of(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -
     return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)
 
 
-def _best(calls: list[Callable[[], object]], rounds: int, device: str) -> list[float]:
+def best_of_rounds(calls: list[Callable[[], object]], rounds: int, device: str) -> list[float]:
     """Seconds for one call of each, from the best of the rounds in which they alternate."""
     repeats = [max(1, int(2e-3 / max(_seconds(call, 2, device), 1e-7))) for call in calls]
     best = [math.inf] * len(calls)

@@ -1,13 +1,15 @@
-"""The command line: `nnkernels info | check | demo | bench`."""
+"""The command line: `nnkernels info | check | demo | bench | gallery`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 from pathlib import Path
 
 from .dispatch import NAMES
-from .registry import Activation, catalogue
+from .registry import Activation, activations, catalogue
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -28,8 +30,37 @@ def json_file(text: str) -> Path:
     return path
 
 
+def _importer() -> argparse.ArgumentParser:
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this Python module first, which may register activations of your own; may be repeated",
+    )
+    return first
+
+
+def _import(modules: list[str]) -> None:
+    sys.path.insert(0, os.getcwd())
+    for name in modules:
+        importlib.import_module(name)
+
+
+def folder(text: str) -> Path:
+    """A folder that exists or can be made, as argparse's `type`."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+    return path
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="nnkernels", description="The activation family for PyTorch.")
+    top = argparse.ArgumentParser(
+        prog="nnkernels", description="The activation family for PyTorch.", parents=[_importer()]
+    )
     names = [row.name for row in catalogue(Activation)]
     commands = top.add_subparsers(dest="command", required=True)
 
@@ -38,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="gradcheck and accuracy of every activation on every backend here")
     check.add_argument("--backend", action="append", choices=NAMES[1:], help="only this one; may be repeated")
-    check.add_argument("--activation", action="append", choices=names, help="only this one; may be repeated")
+    check.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
     check.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     demo = commands.add_parser(
@@ -54,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=positive, default=1)
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     bench.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
+
+    gallery = commands.add_parser("gallery", help="draw every activation and its derivative: pictures and a page")
+    gallery.add_argument(
+        "--out", type=folder, default=Path("gallery-output"), help="folder for the pictures and the page"
+    )
+    gallery.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
     return top
 
 
@@ -66,5 +103,10 @@ def main(argv: list[str] | None = None) -> int:
         activation...
         0
     """
+    try:
+        _import(_importer().parse_known_args(argv)[0].modules)  # before the names of activations are listed
+    except ImportError as error:
+        print(f"nnkernels: --import: {error}", file=sys.stderr)
+        return 2
     args = parser().parse_args(argv)
     return importlib.import_module(f".commands.{args.command}", __package__).run(args)

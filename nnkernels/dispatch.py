@@ -126,10 +126,11 @@ def chosen() -> str:
     return _chosen
 
 
-def on_choice(listener) -> None:
+def on_choice(listener):
     """Calls `listener(name)` now and at each later choice."""
     _listeners.append(listener)
     listener(_chosen)
+    return listener
 
 
 def _choose(name: str) -> None:
@@ -171,27 +172,23 @@ def select(name: str, x: Tensor) -> Backend:
     return REFERENCE
 
 
-def kernels(family: str, x: Tensor) -> ModuleType:
+def kernels(family: str, x: Tensor, activation: str | None = None) -> ModuleType:
     """The module that computes the activations of `family`, "reducing" for instance, for `x`.
 
     A family's kernels are functions of the same names and signatures in `cpu/`, `triton/` and `reference/`.
+    `activation` names the stateless row that they are to evaluate, if they evaluate one.
 
     Raises:
         RuntimeError: the backend chosen with `nnkernels.backend` cannot serve `x`.
     """
-    if _chosen != "auto":
-        found = _family(_chosen, family)
-        reason = found if isinstance(found, str) else _unavailable(_chosen, x)
-        if reason:
-            raise RuntimeError(
-                f"nnkernels.backend({_chosen!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}"
-            )
-        return found  # type: ignore[return-value]
-    for name in ("cpu", "triton"):
+    for name in ("cpu", "triton", "reference") if _chosen == "auto" else (_chosen,):
         found = _family(name, family)
-        if not isinstance(found, str) and not _unavailable(name, x):
-            return found
-    return importlib.import_module(f"{__package__}.reference.{family}")
+        reason = found if isinstance(found, str) else _unavailable(name, x, activation)
+        if reason is None:
+            return found  # type: ignore[return-value]
+    raise RuntimeError(
+        f"nnkernels.backend({_chosen!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}"
+    )
 
 
 @cache
@@ -200,12 +197,21 @@ def _family(name: str, family: str) -> ModuleType | str:
     if name == "cuda":
         return f"the {family} activations have no CUDA C++ kernels; on a GPU they run in Triton"
     found = named(name)
-    return found if isinstance(found, str) else importlib.import_module(f"{__package__}.{name}.{family}")
+    if isinstance(found, str):
+        return found
+    module = f"{__package__}.{name}.{family}"
+    if importlib.util.find_spec(module) is None:
+        return f"the {family} activations have no kernels there"
+    return importlib.import_module(module)
 
 
-def _unavailable(name: str, x: Tensor) -> str | None:
+def _unavailable(name: str, x: Tensor, activation: str | None) -> str | None:
     found = named(name)
-    return found if isinstance(found, str) else found.unavailable(x.device)
+    if isinstance(found, str):
+        return found
+    if activation is not None and not found.has(activation):
+        return f"it has no row called {activation!r}"
+    return found.unavailable(x.device)
 
 
 def _explicit(name: str, x: Tensor) -> Backend:

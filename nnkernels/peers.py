@@ -21,7 +21,7 @@ _COMPOSED: dict[str, Callable[..., Tensor]] = {
 
 def peer(row: Activation) -> Callable[[Tensor], Tensor] | None:
     """Torch's namesake with the row's default constants, or the composition that stands for it; None without either."""
-    function = _COMPOSED.get(row.name) or getattr(torch.nn.functional, row.name, None)
+    function = _COMPOSED.get(row.name) or row.reference or getattr(torch.nn.functional, row.name, None)
     if function is None:
         return None
     constants = constants_of(row)[: len(row.parameters)]

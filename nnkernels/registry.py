@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
+from torch import Tensor
+
 REQUIRED = float("nan")
 """The default of a parameter that the caller has to give, as `threshold` and `value` of `torch.nn.Threshold`."""
 
@@ -49,19 +51,25 @@ class Activation(Row):
         inplace: whether the function takes `inplace=`, as PyTorch's does.
         keeps_output: told the parameters, whether the derivative at the output equals the derivative at the input, so
             that backward may keep the output, which the next layer often keeps as well.
+        slopes: told the parameters, the two values of the derivative, left and right of its first knee, of which
+            backward may keep one bit; None for the others.
         refuses: told the parameters, the exception that torch raises for them, or None.
         masks: whether the derivative is made of pieces, so that the gradient is 0 where the derivative is, also if what
             comes from above is infinite or NaN; a smooth derivative that underflowed to 0 hides neither.
         float32_under_cuda_autocast: whether PyTorch's CUDA autocast runs it in float32.
+        reference: the value in torch operations, told the tensor and the parameters, of an activation that a user
+            registered; the others' stand in `reference/`.
         variant: the value of `approximate` under which `functional.gelu` means this row.
     """
 
     parameters: Mapping[str, float] = field(default_factory=dict)
     inplace: bool = True
     keeps_output: Callable[[float, float], bool] = lambda a, b: False
+    slopes: Callable[[float, float], tuple[float, float]] | None = None
     refuses: Callable[[float, float], Exception | None] | None = None
     masks: bool = False
     float32_under_cuda_autocast: bool = False
+    reference: Callable[..., Tensor] | None = None
     variant: str | None = None
 
     def __post_init__(self) -> None:
@@ -128,12 +136,28 @@ def activation(name: str) -> Row:
         raise ValueError(f"unknown activation {name!r}{hint}; the known ones are: {', '.join(_ROWS)}") from None
 
 
+IDENTITY = Activation(
+    "identity",
+    "Identity",
+    formula="x",
+    derivative="1",
+    range="(-inf, inf)",
+    source="none",
+    good_for="fused forms without an activation",
+    drawback="no activation: it is no row of the catalogue",
+    inplace=False,
+    keeps_output=lambda a, b: True,
+)
+
+
 def elementwise(name: str) -> Activation:
-    """The stateless row called `name`.
+    """The stateless row called `name`; "identity", which fused forms take as well, is in no catalogue.
 
     Raises:
         ValueError: there is no such row, or it has parameters, randomness or neighbours of its own.
     """
+    if name == IDENTITY.name:
+        return IDENTITY
     row = activation(name)
     if not isinstance(row, Activation):
         known = ", ".join(one.name for one in catalogue(Activation))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnkernels.registry import catalogue
+from nnkernels.registry import Activation, catalogue
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- activations: written by tools/readme_table.py -->", "<!-- end of activations -->"
@@ -16,18 +16,16 @@ BEGIN, END = "<!-- activations: written by tools/readme_table.py -->", "<!-- end
 def table() -> str:
     lines = ["| function | module | formula | range | source |", "|---|---|---|---|---|"]
     for row in catalogue():
-        signature = ", ".join(
-            f"{name}={default:g}" if default == default else name for name, default in row.parameters.items()
-        )
-        formula = row.formula.replace("|", "\\|")
+        parameters = row.parameters if isinstance(row, Activation) else {}
+        signature = ", ".join(f"{name}={value:g}" if value == value else name for name, value in parameters.items())
         cells = (
             f"`{row.name}({signature})`" if signature else f"`{row.name}`",
             f"`{row.module}`",
-            formula,
+            row.formula,
             row.range,
             row.source,
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 

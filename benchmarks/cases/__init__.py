@@ -23,7 +23,8 @@ class Case:
         eager: the same as a user of torch would write it; `torch.compile` is timed on it too.
         forward_bytes: told the inputs, the bytes that one forward pass has to read and write.
         backward_bytes: told the inputs, the same for one backward pass.
-        random: whether the two sides draw different numbers, so that their values are not compared.
+        random: whether the two sides draw different numbers, so that neither values nor gradients are compared.
+        exact: whether the gradients are meant to be exact; lossy ones are not compared.
         forward_bar, backward_bar: on a GPU, the share of the copy's bandwidth; on the CPU, times as fast as eager.
         device: "cuda" or "cpu": where the case is meant to run.
         dtype: of the data.
@@ -36,6 +37,7 @@ class Case:
     forward_bytes: Callable[..., int]
     backward_bytes: Callable[..., int]
     random: bool = False
+    exact: bool = True
     forward_bar: float | None = None
     backward_bar: float | None = None
     device: str = "cuda"

@@ -1,55 +1,38 @@
-"""Maxout against `torch.max` over groups: pieces that lie apart, and pieces that are neighbours."""
+"""Maxout of four pieces: backward reads two bits for each output, and not the input."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import torch
 from torch import Tensor
 
 import nnkernels.functional as F
-from nnkernels.reference.pooling import width
 
 from . import Case
 
-
-def _inputs(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tensor]:
-    generator = torch.Generator(device).manual_seed(0)
-    return (torch.randn(shape, generator=generator, device=device, dtype=dtype).requires_grad_(),)
+_PIECES = 4
 
 
-def _eager(x: Tensor, pieces: int, dim: int) -> Tensor:
-    dim %= x.dim()
-    return torch.max(x.unflatten(dim, (-1, pieces)), dim + 1).values
+def _case(size: str, shape: tuple[int, ...], dim: int, device: str, dtype: torch.dtype, **bars: float) -> Case:
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return (torch.randn(shape, device=device, dtype=dtype).requires_grad_(),)
 
+    def moved(x: Tensor) -> int:
+        outputs = x.numel() // _PIECES
+        return (x.numel() + outputs) * x.element_size() + outputs // 4
 
-def _bytes(x: Tensor, pieces: int, records: bool) -> int:
-    outputs = x.numel() // pieces
-    return x.nbytes + x.nbytes // pieces + (outputs * width(pieces) // 8 if records else 0)
+    def eager(x: Tensor) -> Tensor:
+        at = dim % x.dim()
+        return x.unflatten(at, (-1, _PIECES)).max(at + 1).values
 
-
-def _case(name: str, shape: tuple[int, ...], pieces: int, dim: int, device: str, dtype: torch.dtype) -> Case:
-    on_gpu = device == "cuda"
     return Case(
-        name,
-        partial(_inputs, shape),
-        ours=partial(F.maxout, num_pieces=pieces, dim=dim),
-        eager=partial(_eager, pieces=pieces, dim=dim),
-        forward_bytes=lambda x: _bytes(x, pieces, torch.is_grad_enabled()),
-        backward_bytes=lambda x: _bytes(x, pieces, True),
-        forward_bar=0.95 if on_gpu else 2.0,
-        backward_bar=0.95 if on_gpu else 5.0,
-        device=device,
-        dtype=dtype,
-    )
+        f"maxout-{size}", inputs, lambda x: F.maxout(x, _PIECES, dim), eager, moved, moved,
+        device=device, dtype=dtype, **bars,
+    )  # fmt: skip
 
 
 CASES = [
-    _case(f"maxout-{pieces}-{name}", shape, pieces, dim, "cuda", dtype)
-    for pieces, dtype in ((4, torch.bfloat16), (2, torch.bfloat16), (4, torch.float32))
-    for name, shape, dim in (("nchw", (64, 256, 56, 56), 1), ("last", (16384, 8192), -1))
-] + [
-    _case(f"maxout-4-{name}", shape, 4, dim, "cpu", dtype)
-    for dtype in (torch.float32, torch.bfloat16)
-    for name, shape, dim in (("nchw", (2, 32, 2048), 1), ("last", (4096, 32), -1))
+    _case("64x256x56x56", (64, 256, 56, 56), 1, "cuda", torch.bfloat16, forward_bar=0.95, backward_bar=0.95),
+    _case("16384x8192", (16384, 8192), -1, "cuda", torch.bfloat16, forward_bar=0.95, backward_bar=0.95),
+    _case("cpu-64x64x16x16", (64, 64, 16, 16), 1, "cpu", torch.float32, forward_bar=1.0, backward_bar=5.0),
+    _case("cpu-1024x1024", (1024, 1024), -1, "cpu", torch.float32, forward_bar=1.0, backward_bar=5.0),
 ]

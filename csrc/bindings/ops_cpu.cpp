@@ -1,10 +1,14 @@
 // The CPU library: declares the operators and runs them over torch's own threads.
+#include "batch_normalization.h"
+#include "fused.h"
 #include "gated.h"
 #include "learned.h"
+#include "normalization.h"
 #include "ops.h"
 #include "pooling.h"
 #include "random.h"
 #include "reducing.h"
+#include "saving.h"
 
 extern "C" NNK_EXPORT int nnk_cpu_launch(const nnk::Job* job, int) {
   // As many elements for each thread as ATen gives its own elementwise loops.

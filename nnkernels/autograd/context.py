@@ -13,14 +13,20 @@ from .. import _torch
 
 def has_plain_data(x: Tensor) -> bool:
     """Whether `x` has memory of its own that a kernel can read: no subclass, no mode, nothing lazily negated."""
+    return _is_plain(x) and not _is_watched()
+
+
+def _is_plain(x: Tensor) -> bool:
     return (
         type(x) in (Tensor, Parameter)
         and x.layout == torch.strided
-        and not _torch.dispatch_mode_active()
-        and not torch.jit.is_tracing()
         and not x.is_neg()
         and not _torch.is_batched_by_autograd(x)
     )
+
+
+def _is_watched() -> bool:
+    return _torch.dispatch_mode_active() or torch.jit.is_tracing()
 
 
 def is_plain_call(*tensors: Tensor | None) -> bool:
@@ -28,12 +34,8 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
 
     Everything else is served by the reference's torch operations, which all of those understand.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and not _torch.transforms_active()
-        and not _torch.has_forward_level()
-        and all(tensor is None or has_plain_data(tensor) for tensor in tensors)
-    )
+    elsewhere = torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level()
+    return not elsewhere and not _is_watched() and all(tensor is None or _is_plain(tensor) for tensor in tensors)
 
 
 def differentiable_gradients(

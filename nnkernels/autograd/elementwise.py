@@ -18,34 +18,54 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.parameter import Parameter
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .. import _torch, dispatch, native, reference
+from .. import _torch, dispatch, native, policies, reference
 from ..dispatch import SUPPORTED_DTYPES, Backend
 from ..registry import Activation, elementwise
+from . import recomputing
 from .context import has_plain_data
 
 _cpp_apply: Any = None
-"""The C++ node's entry while it may be used: built for this torch, and no backend chosen by name."""
+"""The C++ node's entry while it may be used: built for this torch, and neither backend nor saving chosen by name."""
 
 
-def call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool = False) -> Tensor:
-    """`row` at `x`; `function` is the public function, for `__torch_function__` and for error messages."""
+def call(
+    row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool = False, policy: str | None = None
+) -> Tensor:
+    """`row` at `x`, keeping for backward what `policy` or else `nnkernels.saving` says.
+
+    `function` is the public function, for `__torch_function__` and for error messages.
+    """
     if row.refuses is not None and (refusal := row.refuses(a, b)) is not None:
         raise refusal
     if torch.compiler.is_compiling():
         return _composed(row, function, x, a, b, inplace)
+    if policy is None and row.slopes is not None and type(x) in (Tensor, Parameter) and x.is_cuda and _bits_pay(x):
+        policy = "bits"
     casts = row.float32_under_cuda_autocast and _torch.autocasts("cuda")
-    if _cpp_apply is not None and not inplace and not casts:
+    if _cpp_apply is not None and policy is None and not inplace and not casts:
         index = native.index_of(row.name)
         if index is not None:
             y = _cpp_apply(x, index, a, b, row.keeps_output(a, b))
             if y is not None:
                 return y
-    return _call(row, function, x, a, b, inplace)
+    return _call(row, function, x, a, b, inplace, policy or policies.chosen())
 
 
-def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
+def _bits_pay(x: Tensor) -> bool:
+    """Whether one bit for each element is the fastest exact choice, and nobody chose otherwise."""
+    return (
+        x.numel() >= policies.BITS_PAY
+        and x.requires_grad
+        and torch.is_grad_enabled()
+        and policies.chosen() == dispatch.chosen() == "auto"
+        and not isinstance(dispatch.named("triton"), str)
+    )
+
+
+def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool, policy: str) -> Tensor:
     if has_torch_function_unary(x):
         return handle_torch_function(function, (x,), x, **_keywords(row, a, b, inplace))
     if not isinstance(x, Tensor):
@@ -68,8 +88,22 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
         return x.copy_(y) if inplace else y
     if not records:
         return backend.forward(row.name, x, a, b, x if inplace else None)
+    if policy == "recompute":
+        return _remembered(row, x, backend, a, b, inplace)
+    if policy != "auto":
+        from .saving import apply
+
+        return apply(row, x, backend, a, b, inplace, policy)
     route = _PlainInplace if inplace else _Plain
     return route.apply(x, row, backend, a, b)
+
+
+def _remembered(row: Activation, x: Tensor, backend: Backend, a: float, b: float, inplace: bool) -> Tensor:
+    if inplace or row.keeps_output(a, b):  # what follows shares the output with backward as it is
+        return (_PlainInplace if inplace else _Plain).apply(x, row, backend, a, b)
+    y = _Plain.apply(x, row, backend, a, b)
+    recomputing.remember(y, row, x, backend, a, b)
+    return y
 
 
 def _keywords(row: Activation, a: float, b: float, inplace: bool) -> dict[str, float]:
@@ -263,6 +297,7 @@ _cpp_node = _load_cpp_node()
 
 
 @dispatch.on_choice
+@policies.on_choice
 def _follow(name: str) -> None:
     global _cpp_apply
-    _cpp_apply = _cpp_node if name == "auto" else None
+    _cpp_apply = _cpp_node if dispatch.chosen() == policies.chosen() == "auto" else None

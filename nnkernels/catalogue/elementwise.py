@@ -44,6 +44,7 @@ add(
         drawback="a unit whose input stays negative never learns again",
         keeps_output=lambda a, b: True,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -53,11 +54,12 @@ add(
         formula="min(max(x, 0), 6)",
         derivative="1 if 0 < x < 6 else 0",
         range="[0, 6]",
-        source="Krizhevsky 2010",
+        source="Krizhevsky 2010, Convolutional Deep Belief Networks on CIFAR-10",
         good_for="mobile networks in low precision",
         drawback="no gradient outside (0, 6)",
         keeps_output=lambda a, b: True,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -69,7 +71,7 @@ add(
         range="[0, inf)",
         source="So et al. 2021, Primer",
         good_for="feed-forward blocks of language models, sparse activations",
-        drawback="grows quadratically: large inputs overflow 16-bit floats",
+        drawback="grows quadratically: float16 overflows from 256 on, and deep stacks need normalisation",
         masks=True,
     )
 )
@@ -79,12 +81,13 @@ add(
         "LeakyReLU",
         formula="x if x > 0 else negative_slope x",
         derivative="1 if x > 0 else negative_slope",
-        range="(-inf, inf)",
+        range="(-inf, inf) for negative_slope > 0",
         source="Maas, Hannun & Ng 2013",
         good_for="discriminators; nets in which ReLU units die",
-        drawback="the slope is one more constant to choose",
+        drawback="one more constant to choose, with little gain over ReLU in its own paper",
         parameters={"negative_slope": 0.01},
         keeps_output=lambda a, b: a > 0,
+        slopes=lambda a, b: (a, 1.0),
     )
 )
 add(
@@ -93,10 +96,10 @@ add(
         "ELU",
         formula="x if x > 0 else alpha (exp(x) - 1)",
         derivative="1 if x > 0 else alpha exp(x)",
-        range="(-alpha, inf)",
+        range="(-alpha, inf) for alpha > 0",
         source="Clevert, Unterthiner & Hochreiter 2016",
         good_for="mean activations near zero without normalisation",
-        drawback="its slope jumps at zero unless alpha = 1",
+        drawback="its slope jumps at zero unless alpha = 1; saturates below",
         parameters={"alpha": 1.0},
     )
 )
@@ -106,10 +109,10 @@ add(
         "CELU",
         formula="x if x > 0 else alpha (exp(x / alpha) - 1)",
         derivative="1 if x > 0 else exp(x / alpha)",
-        range="(-alpha, inf)",
+        range="(-alpha, inf) for alpha > 0",
         source="Barron 2017",
         good_for="ELU with a continuous slope for every alpha",
-        drawback="alpha = 0 is not allowed",
+        drawback="saturates below; alpha = 0, the limit that would be ReLU, is not allowed",
         parameters={"alpha": 1.0},
         refuses=lambda a, b: None if a else RuntimeError("celu(): alpha cannot be 0"),
     )
@@ -123,7 +126,7 @@ add(
         range="(-1.7581, inf)",
         source="Klambauer et al. 2017",
         good_for="deep fully connected networks that normalise themselves",
-        drawback="needs LeCun-normal weights and alpha dropout (not batch normalisation)",
+        drawback="needs LeCun-normal weights and alpha dropout, and biases that start at 0; no batch normalisation",
     )
 )
 add(
@@ -135,7 +138,7 @@ add(
         range="[-0.2785, inf)",
         source="Hendrycks & Gimpel 2016; Elfwing et al. 2018; Ramachandran et al. 2017",
         good_for="modern convolutional networks; the gate of SwiGLU",
-        drawback="not monotonic; dearer than ReLU when it is not fused",
+        drawback="not monotonic: falls to -0.2785 at x = -1.2785; dearer than ReLU when it is not fused",
     )
 )
 add(
@@ -147,7 +150,7 @@ add(
         range="[-0.2785 / beta, inf) for beta > 0",
         source="Ramachandran, Zoph & Le 2017",
         good_for="SiLU with a chosen sharpness",
-        drawback="one more constant to choose",
+        drawback="not monotonic; one more constant to choose",
         parameters={"beta": 1.0},
     )
 )
@@ -160,7 +163,7 @@ add(
         range="[-0.1700, inf)",
         source="Hendrycks & Gimpel 2016",
         good_for="transformers",
-        drawback="not monotonic",
+        drawback="not monotonic: falls to -0.1700 at x = -0.7518; needs the error function, which is dear",
         inplace=False,
         variant="none",
     )
@@ -173,8 +176,8 @@ add(
         derivative="s + x s (1 - s) z', s = sigmoid(z), z = 2 sqrt(2/pi) (x + 0.044715 x^3)",
         range="[-0.1700, inf)",
         source="Hendrycks & Gimpel 2016",
-        good_for="checkpoints trained with it (GPT-2, BERT in TensorFlow, Gemma)",
-        drawback="differs from the exact GELU by up to 5e-4",
+        good_for="checkpoints trained with it (GPT-2, Google's BERT, Gemma)",
+        drawback="not monotonic; differs from the exact GELU by up to 0.0005",
         inplace=False,
         variant="tanh",
     )
@@ -188,7 +191,7 @@ add(
         range="[-0.1636, inf)",
         source="Hendrycks & Gimpel 2016; CLIP (Radford et al. 2021)",
         good_for="checkpoints trained with it (CLIP)",
-        drawback="differs from the exact GELU by up to 0.02",
+        drawback="not monotonic; differs from the exact GELU by up to 0.0203",
         inplace=False,
         variant="sigmoid",
     )
@@ -200,10 +203,11 @@ add(
         formula="min(max(x + 3, 0), 6) / 6",
         derivative="1/6 if -3 < x < 3 else 0",
         range="[0, 1]",
-        source="Courbariaux, Bengio & David 2015; Howard et al. 2019",
+        source="Courbariaux, Bengio & David 2015, with slope 1/2; in this form Howard et al. 2019",
         good_for="gates on small devices",
         drawback="reaches 0 and 1 and has no gradient beyond",
         masks=True,
+        slopes=lambda a, b: (0.0, 1 / 6),
     )
 )
 add(
@@ -213,9 +217,9 @@ add(
         formula="x min(max(x + 3, 0), 6) / 6",
         derivative="0 if x <= -3, 1 if x >= 3, else x/3 + 1/2",
         range="[-0.375, inf)",
-        source="Howard et al. 2019, MobileNetV3",
+        source="Howard et al. 2019, Searching for MobileNetV3",
         good_for="mobile networks",
-        drawback="quadratic between -3 and 3, with kinks at both ends",
+        drawback="not monotonic; its slope jumps by 1/2 at -3 and at 3",
         masks=True,
     )
 )
@@ -233,6 +237,7 @@ add(
         refuses=lambda a, b: ValueError(f"hardtanh(): min_val {a} is greater than max_val {b}") if a > b else None,
         keeps_output=lambda a, b: True,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -244,7 +249,7 @@ add(
         range="[-0.3088, inf)",
         source="Misra 2019",
         good_for="detectors (YOLOv4); a smooth alternative to SiLU",
-        drawback="PyTorch's own runs below the memory bus's speed",
+        drawback="not monotonic: falls to -0.3088 at x = -1.1924; an exp, a log and a tanh unless it is fused",
     )
 )
 add(
@@ -252,11 +257,11 @@ add(
         "softplus",
         "Softplus",
         formula="log(1 + exp(beta x)) / beta, and x where beta x > threshold",
-        derivative="sigmoid(beta x)",
-        range="(0, inf)",
+        derivative="sigmoid(beta x), and 1 where beta x > threshold",
+        range="(0, inf) for beta > 0",
         source="Dugas et al. 2001",
         good_for="positive outputs: scales, rates, variances",
-        drawback="never zero: no sparsity",
+        drawback="never zero, so not sparse; its mean of 0.81 on normal inputs adds up from layer to layer",
         parameters={"beta": 1.0, "threshold": 20.0},
         inplace=False,
         float32_under_cuda_autocast=True,
@@ -269,9 +274,9 @@ add(
         formula="x / (1 + |x|)",
         derivative="1 / (1 + |x|)^2",
         range="(-1, 1)",
-        source="Bergstra et al. 2009; Turian et al. 2009",
+        source="Elliott 1993; Bergstra et al. 2009; Turian, Bergstra & Bengio 2009",
         good_for="a tanh that saturates polynomially",
-        drawback="approaches its limits slowly",
+        drawback="approaches its limits slowly: 0.99 only at x = 99",
         inplace=False,
     )
 )
@@ -284,7 +289,7 @@ add(
         range="(-inf, 0)",
         source="Cox 1958, the logistic log-likelihood",
         good_for="losses (binary cross-entropy, preference learning)",
-        drawback="a loss's term rather than a hidden layer's",
+        drawback="a loss's term rather than a hidden layer's: never positive, and nearly linear below zero",
         inplace=False,
     )
 )
@@ -295,12 +300,13 @@ add(
         formula="x if x > threshold else value",
         derivative="1 if x > threshold else 0",
         range="{value} and (threshold, inf)",
-        source="Torch7",
+        source="Torch7 (Collobert, Kavukcuoglu & Farabet 2011)",
         good_for="cutting off small activations",
-        drawback="jumps unless value = threshold",
+        drawback="jumps unless value = threshold; no gradient below",
         parameters={"threshold": REQUIRED, "value": REQUIRED},
         keeps_output=lambda a, b: b <= a,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -309,13 +315,14 @@ add(
         "ThresholdedReLU",
         formula="x if x > theta else 0",
         derivative="1 if x > theta else 0",
-        range="{0} and (theta, inf)",
-        source="Konda, Memisevic & Krueger 2014",
+        range="{0} and (theta, inf) for theta >= 0",
+        source="Konda, Memisevic & Krueger 2014, Zero-bias autoencoders",
         good_for="sparse autoencoders without biases",
-        drawback="jumps by theta",
+        drawback="jumps by theta; no gradient below",
         parameters={"theta": 1.0},
         keeps_output=lambda a, b: a >= 0,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -325,13 +332,14 @@ add(
         formula="x - lambd if x > lambd, x + lambd if x < -lambd, else 0",
         derivative="0 if -lambd <= x <= lambd else 1",
         range="(-inf, inf)",
-        source="Donoho 1995",
+        source="Donoho 1995, De-noising by soft-thresholding",
         good_for="sparse coding (the proximal step of an L1 penalty)",
         drawback="biases every value towards zero by lambd",
         parameters={"lambd": 0.5},
         refuses=lambda a, b: RuntimeError(f"softshrink(): lambd must be at least 0, got {a}") if a < 0 else None,
         inplace=False,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -340,14 +348,15 @@ add(
         "Hardshrink",
         formula="0 if -lambd <= x <= lambd else x",
         derivative="0 if -lambd <= x <= lambd else 1",
-        range="{0} and |x| > lambd",
-        source="Donoho & Johnstone 1994",
-        good_for="sparse codes without bias",
+        range="(-inf, -lambd), {0} and (lambd, inf) for lambd >= 0",
+        source="Donoho & Johnstone 1994, Ideal spatial adaptation by wavelet shrinkage",
+        good_for="sparse codes whose large values are kept as they are",
         drawback="jumps at both edges",
         parameters={"lambd": 0.5},
         inplace=False,
         keeps_output=lambda a, b: a >= 0,
         masks=True,
+        slopes=lambda a, b: (0.0, 1.0),
     )
 )
 add(
@@ -357,9 +366,9 @@ add(
         formula="x - tanh(x)",
         derivative="tanh(x)^2",
         range="(-inf, inf)",
-        source="Torch7",
-        good_for="sparse coding with a smooth threshold",
-        drawback="no gradient at zero",
+        source="Torch7 (Collobert, Kavukcuoglu & Farabet 2011)",
+        good_for="shrinking small values smoothly, about x^3 / 3 near zero",
+        drawback="no gradient at zero and little around it; never exactly sparse",
         inplace=False,
     )
 )

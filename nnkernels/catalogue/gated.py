@@ -1,0 +1,52 @@
+"""The gated activations with names of their own; `functional.gated` takes any stateless row as its gate."""
+
+from ..registry import Gated, add
+
+add(
+    Gated(
+        "glu",
+        "GLU",
+        formula="a sigmoid(b), a and b the first and second half of x",
+        derivative="for a: s, for b: a s (1 - s), s = sigmoid(b)",
+        range="(-inf, inf)",
+        source="Dauphin, Fan, Auli & Grangier 2017, Language Modeling with Gated Convolutional Networks",
+        good_for="gated convolutions, speech models (Conformer)",
+        drawback="needs twice the features that it returns; its gate saturates",
+    )
+)
+add(
+    Gated(
+        "swiglu",
+        "SwiGLU",
+        formula="g sigmoid(beta g) u, g the gate and u what it gates",
+        derivative="for g: u s (1 + beta g (1 - s)), for u: g s, s = sigmoid(beta g)",
+        range="(-inf, inf)",
+        source="Shazeer 2020, GLU Variants Improve Transformer",
+        good_for="feed-forward blocks of language models (PaLM, Llama)",
+        drawback="a third weight matrix; products of large factors overflow float16",
+    )
+)
+add(
+    Gated(
+        "geglu",
+        "GEGLU",
+        formula="g Phi(g) u, g the gate, u what it gates, Phi the standard normal distribution function",
+        derivative="for g: u (Phi(g) + g phi(g)), for u: g Phi(g)",
+        range="(-inf, inf)",
+        source="Shazeer 2020, GLU Variants Improve Transformer",
+        good_for="feed-forward blocks of language models (T5 1.1, Gemma) and of diffusion models",
+        drawback="a third weight matrix; checkpoints differ in which GELU they mean",
+    )
+)
+add(
+    Gated(
+        "reglu",
+        "ReGLU",
+        formula="max(g, 0) u, g the gate and u what it gates",
+        derivative="for g: u if g > 0 else 0, for u: max(g, 0)",
+        range="(-inf, inf)",
+        source="Dauphin, Fan, Auli & Grangier 2017; named by Shazeer 2020, GLU Variants Improve Transformer",
+        good_for="feed-forward blocks whose gates are sparse",
+        drawback="a gate that stays negative never learns again",
+    )
+)

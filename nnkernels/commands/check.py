@@ -7,12 +7,15 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .. import accuracy, dispatch, functional
-from ..registry import Activation, catalogue, elementwise
+from .. import accuracy, dispatch
+from ..benchmark import ours
+from ..registry import Activation, Row, activation, activations
+from ..samples import SAMPLES
 
 
 def usable() -> list[str]:
@@ -39,23 +42,33 @@ def _points(device: str) -> torch.Tensor:
     )
 
 
-def gradients_hold(row: Activation, device: str) -> str:
+def _case(row: Row, device: str) -> tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]:
+    if isinstance(row, Activation):
+        return ours(row), (_points(device),)
+    return SAMPLES[row.name].call, SAMPLES[row.name].inputs(torch.float64, device)
+
+
+def gradients_hold(row: Row, device: str) -> str:
     """ "ok", or the first line of what gradcheck or gradgradcheck says."""
-    constants = accuracy.constants_of(row)[: len(row.parameters)]
-    x = _points(device).requires_grad_()
-
-    def f(x: torch.Tensor) -> torch.Tensor:
-        return functional.function_of(row)(x, *constants)
-
+    call, inputs = _case(row, device)
+    leaves = tuple(tensor.requires_grad_() for tensor in inputs)
     try:
-        torch.autograd.gradcheck(f, (x,), check_forward_ad=True, check_batched_grad=True)
-        torch.autograd.gradgradcheck(f, (x,), check_batched_grad=True)
+        torch.autograd.gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True)
+        torch.autograd.gradgradcheck(call, leaves, check_batched_grad=True)
     except RuntimeError as error:
         return str(error).strip().splitlines()[0]
     return "ok"
 
 
-def check(row: Activation, name: str) -> dict:
+def _serves(name: str, row: Row) -> bool:
+    """Whether the backend has kernels for the row: a user's own has no C++, a family's kernels are not in CUDA C++."""
+    if isinstance(row, Activation):
+        found = _found(name)
+        return isinstance(found, str) or found.has(row.name)
+    return name != "cuda"
+
+
+def check(row: Row, name: str) -> dict:
     """The worst errors in each type, and whether the gradients hold, of one activation on one backend."""
     found = _found(name)
     if isinstance(found, str):
@@ -63,8 +76,11 @@ def check(row: Activation, name: str) -> dict:
     device = _device(name)
     result = {"activation": row.name, "backend": name, "accuracy": [], "gradients": "not reached", "ok": False}
     try:
-        measured = [accuracy.measure(row, found, dtype, device) for dtype in accuracy.LIMITS]
         with dispatch.backend(name):
+            if isinstance(row, Activation):
+                measured = [accuracy.measure(row, found, dtype, device) for dtype in accuracy.LIMITS]
+            else:
+                measured = [accuracy.measure_sample(SAMPLES[row.name], dtype, device) for dtype in accuracy.LIMITS]
             gradients = gradients_hold(row, device)
     except Exception as error:  # a kernel that raises is what this command is there to find
         return result | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
@@ -101,9 +117,11 @@ def run(args: argparse.Namespace) -> int:
     head = "".join(f"{str(dtype)[6:]:>16}" for dtype in accuracy.LIMITS)
     print(f"{'activation':17} {'backend':10}{head}   gradcheck   (worst ulp: value / derivative)")
     results = []
-    for row in args.activation or [row.name for row in catalogue(Activation)]:
+    for row in map(activation, args.activation or activations()):
         for name in backends:
-            results.append(check(elementwise(row), name))
+            if not _serves(name, row):
+                continue
+            results.append(check(row, name))
             print(_line(results[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(_plain(results), indent=2))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import elementwise, gated, learned, pooling, random, reducing
+from . import batch_normalization, elementwise, fused, learned, normalization, pooling, random, reducing
+from .batch_normalization import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of
+from .fused import *  # noqa: F403
 from .gated import *  # noqa: F403
+from .gated import __all__ as _gated  # here the function has the module's name
 from .learned import *  # noqa: F403
+from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
@@ -20,7 +24,10 @@ __all__ = [
     *random.__all__,
     *reducing.__all__,
     *pooling.__all__,
-    *gated.__all__,
+    *_gated,
+    *normalization.__all__,
+    *batch_normalization.__all__,
+    *fused.__all__,
 ]
 
 

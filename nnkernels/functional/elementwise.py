@@ -41,13 +41,23 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
         >>> F.gelu(torch.tensor([-10.0]))  # torch.nn.functional.gelu gives -0.0
         tensor([-7.6199e-23])
     """
-    row = _VARIANTS.get(approximate)
-    if row is None:
-        raise RuntimeError(f"gelu(): approximate must be one of {', '.join(map(repr, _VARIANTS))}, got {approximate!r}")
+    row = variant(approximate)
     return autograd.call(row, _FUNCTIONS.get(row.name, gelu), input, 0.0, 0.0)
 
 
-_ROWS = {row.name: row for row in catalogue(Activation)}
+def variant(approximate: str) -> Activation:
+    """The row that `approximate` means.
+
+    Raises:
+        RuntimeError: it is none of the three.
+    """
+    row = _VARIANTS.get(approximate)
+    if row is None:
+        raise RuntimeError(f"gelu(): approximate must be one of {', '.join(map(repr, _VARIANTS))}, got {approximate!r}")
+    return row
+
+
+_ROWS: dict[str, Activation] = {}
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
 
 _TEMPLATE = """
@@ -108,20 +118,22 @@ def _document(function: Callable[..., Tensor], row: Activation, inplace: bool) -
     """
 
 
-def _function(row: Activation) -> Callable[..., Tensor]:
+def install(row: Activation) -> dict[str, Callable[..., Tensor]]:
+    """Makes the functions of `row`, which this module has from then on; returns them by name."""
+    _ROWS[row.name] = row
     function = _make(_TEMPLATE, row, row.inplace)
     _document(function, row, row.inplace)
-    return function
+    made = {row.name: function}
+    if row.inplace:
+        made[f"{row.name}_"] = _make(_INPLACE_TEMPLATE, row, False)
+    for name in made.keys() - globals().keys():
+        globals()[name] = made[name]
+        __all__.append(name)
+    return made
 
 
 for _row in catalogue(Activation):
-    _function(_row)
-    if _row.name not in globals():
-        globals()[_row.name] = _FUNCTIONS[_row.name]
-        __all__.append(_row.name)
-    if _row.inplace:
-        globals()[f"{_row.name}_"] = _make(_INPLACE_TEMPLATE, _row, False)
-        __all__.append(f"{_row.name}_")
+    install(_row)
 
 
 def function_of(row: Activation) -> Callable[..., Tensor]:

@@ -1,1 +1,154 @@
-__all__: list[str] = []
+"""Activations that draw random numbers in training, and dropout, with the signatures of `torch.nn.functional`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from ..autograd import elementwise
+from ..autograd import random as autograd
+from ..dispatch import SUPPORTED_DTYPES
+from ..registry import elementwise as row_of
+
+__all__ = ["dropout", "rrelu", "rrelu_"]
+
+_LEAKY_RELU = row_of("leaky_relu")
+
+
+def rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """The randomized leaky ReLU: x if x > 0 else a x, `a` drawn for each element.
+
+    Args:
+        input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
+        lower: the least slope.
+        upper: the greatest slope.
+        training: whether to draw each slope uniformly from [lower, upper); otherwise all are (lower + upper) / 2.
+        inplace: whether to write the result into `input`.
+
+    Returns:
+        A tensor with the shape, type and strides that `torch.nn.functional.rrelu` gives. The numbers come from torch's
+        generator of the device, but they are not those that torch would draw.
+
+    Raises:
+        ValueError: `lower` is greater than `upper`, or one of them is not finite.
+        NotImplementedError: the type is not one of the four.
+        RuntimeError: the backend chosen by name cannot serve the input, or a leaf is written.
+
+    Backward keeps the input and the seed, and draws the slopes again.
+    Source: Xu, Wang, Chen & Li 2015, Empirical Evaluation of Rectified Activations in Convolutional Network.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.rrelu(torch.tensor([-8.0, 3.0]), lower=0.0, upper=0.5)
+        tensor([-2.,  3.])
+        >>> y = F.rrelu(torch.full((100,), -8.0), lower=0.0, upper=0.5, training=True)
+        >>> bool((y >= -4).all() and (y <= 0).all() and len(y.unique()) > 90)
+        True
+    """
+    if has_torch_function_unary(input):
+        given: dict[str, Any] = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
+        return handle_torch_function(rrelu, (input,), input, **given)
+    return _rrelu(rrelu, input, lower, upper, training, inplace)
+
+
+def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
+    """`rrelu` in place."""
+    if has_torch_function_unary(input):
+        return handle_torch_function(rrelu_, (input,), input, lower=lower, upper=upper, training=training)
+    return _rrelu(rrelu_, input, lower, upper, training, True)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Sets each element to 0 with probability `p` and divides the others by 1 - p, in training only.
+
+    Args:
+        input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
+        p: the probability, from 0 to 1.
+        training: whether to drop anything; otherwise `input` is returned as it is.
+        inplace: whether to write the result into `input`.
+
+    Returns:
+        A tensor with the shape, type and strides that `torch.nn.functional.dropout` gives, drawn from torch's generator
+        of the device, but not with the numbers that torch would draw.
+
+    Raises:
+        ValueError: `p` is not between 0 and 1.
+        RuntimeError: the backend chosen by name cannot serve the input, torch cannot serve its type, or a leaf is
+            written.
+
+    Backward keeps the seed alone (8 bytes): no mask, no input.
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, Dropout.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.dropout(torch.ones(1000), p=0.75).unique()
+        tensor([0., 4.])
+    """
+    if has_torch_function_unary(input):
+        return handle_torch_function(dropout, (input,), input, p=p, training=training, inplace=inplace)
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout(): p must be between 0 and 1, got {p}")
+    _check(dropout, input)
+    if not training or p == 0:
+        return input
+    if input.dtype not in SUPPORTED_DTYPES:
+        return _as_torch_does(dropout, torch.nn.functional.dropout, input, p=p, training=True, inplace=inplace)
+    if inplace:
+        _refuse_leaf(dropout, input)
+    if p == 1:
+        return input.mul_(0.0) if inplace else input * 0.0
+    return autograd.dropout(input, float(p), inplace)
+
+
+def _rrelu(
+    function: Callable[..., Tensor], x: Tensor, lower: float, upper: float, training: bool, inplace: bool
+) -> Tensor:
+    name = function.__name__
+    if not (math.isfinite(lower) and math.isfinite(upper)):
+        raise ValueError(f"{name}(): lower and upper must be finite, got lower={lower} and upper={upper}")
+    if lower > upper:
+        raise ValueError(f"{name}(): lower must be at most upper, got lower={lower} and upper={upper}")
+    _check(function, x)
+    if x.dtype not in SUPPORTED_DTYPES:
+        given = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
+        return _as_torch_does(function, torch.nn.functional.rrelu, x, **given)
+    if not training:
+        return elementwise.call(_LEAKY_RELU, function, x, (float(lower) + float(upper)) / 2, 0.0, inplace)
+    if inplace:
+        _refuse_leaf(function, x)
+    return autograd.rrelu(x, float(lower), float(upper), inplace)
+
+
+def _check(function: Callable[..., Tensor], x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function.__name__}(): argument 'input' must be Tensor, not {type(x).__name__}")
+
+
+def _refuse_leaf(function: Callable[..., Tensor], x: Tensor) -> None:
+    if torch.is_grad_enabled() and x.requires_grad and x.is_leaf:
+        raise RuntimeError(
+            f"{function.__name__}(): a leaf Variable that requires grad is being used in an in-place operation "
+            f"(input of shape {tuple(x.shape)})"
+        )
+
+
+def _as_torch_does(function: Callable[..., Tensor], own: Callable[..., Tensor], x: Tensor, **given: Any) -> Tensor:
+    """For integer, bool and complex tensors: torch's own function, and torch's own kind of exception."""
+    try:
+        return own(x, **given)
+    except RuntimeError as error:
+        raise type(error)(
+            f"{function.__name__}(): {x.dtype} is not supported (input of shape {tuple(x.shape)}); "
+            "convert it to float64, float32, bfloat16 or float16"
+        ) from error

@@ -7,11 +7,26 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import elementwise, gated, learned, pooling, random, reducing
+from . import (
+    batch_normalization,
+    companions,
+    elementwise,
+    fused,
+    gated,
+    learned,
+    normalization,
+    pooling,
+    random,
+    reducing,
+)
+from .batch_normalization import *  # noqa: F403
+from .companions import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import module_of as module_of
+from .fused import *  # noqa: F403
 from .gated import *  # noqa: F403
 from .learned import *  # noqa: F403
+from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
@@ -23,6 +38,10 @@ __all__ = [
     *reducing.__all__,
     *pooling.__all__,
     *gated.__all__,
+    *companions.__all__,
+    *normalization.__all__,
+    *batch_normalization.__all__,
+    *fused.__all__,
 ]
 
 

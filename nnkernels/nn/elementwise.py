@@ -5,12 +5,15 @@ Every class but `GELU` is made from its row of the catalogue.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import policies
+from ..autograd import elementwise as autograd
 from ..functional import elementwise as functional
 from ..registry import Activation, catalogue
 
@@ -22,6 +25,7 @@ class GELU(torch.nn.GELU):
 
     Args:
         approximate: "none", "tanh" or "sigmoid".
+        saving: what backward keeps, as in `nnkernels.saving`; None follows that.
 
     Shape: input and output alike, any shape. Source: Hendrycks & Gimpel 2016.
 
@@ -31,20 +35,48 @@ class GELU(torch.nn.GELU):
         tensor([0., 0.])
     """
 
+    saving: str | None = None
+
+    def __init__(self, approximate: str = "none", *, saving: str | None = None) -> None:
+        super().__init__(approximate)
+        policies.check_of_module(functional.variant(approximate), saving, 0.0, 0.0)
+        self.saving = saving
+
     def forward(self, input: Tensor) -> Tensor:
-        return functional.gelu(input, approximate=self.approximate)
+        if self.saving is None:
+            return functional.gelu(input, approximate=self.approximate)
+        row = functional.variant(self.approximate)
+        return autograd.call(row, functional.gelu, input, 0.0, 0.0, policy=self.saving)
+
+    def extra_repr(self) -> str:
+        return _with_saving(super().extra_repr(), self.saving)
 
 
 _FORWARD = """
 def forward(self, input):
-    return _function({arguments})
+    if self.saving is None:
+        return _function({arguments})
+    return _call(_row, _function, input, {a}, {b}, {inplace}, self.saving)
 """
 
 _INIT = """
-def __init__({signature}):
+def __init__({signature}, *, saving=None):
     super(_class, self).__init__()
     {assignments}
+    _check(_row, saving, {a}, {b})
+    self.saving = saving
 """
+
+_INIT_AS_TORCH = """
+def __init__(self, *args, saving=None, **kwargs):
+    super(_class, self).__init__(*args, **kwargs)
+    _check(_row, saving, {a}, {b})
+    self.saving = saving
+"""
+
+
+def _with_saving(shown: str, saving: str | None) -> str:
+    return shown if saving is None else ", ".join(filter(None, [shown, f"saving={saving!r}"]))
 
 
 class _Activation(torch.nn.Module):
@@ -60,28 +92,46 @@ class _Activation(torch.nn.Module):
 def _module(row: Activation) -> type[torch.nn.Module]:
     base = getattr(torch.nn, row.module, None)
     attributes = [*row.parameters, *(["inplace"] if row.inplace else [])]
-    scope: dict[str, Any] = {"_function": functional.function_of(row)}
-    exec(_FORWARD.format(arguments=", ".join(["input", *(f"self.{name}" for name in attributes)])), scope)
-    members: dict[str, Any] = {"forward": scope["forward"], "__module__": __name__, "__doc__": _document(row)}
-    if base is None:
-        members["_constants"] = tuple(row.parameters)
-        source = _INIT.format(
+    a, b = [*(f"float(self.{name})" for name in row.parameters), "0.0", "0.0"][:2]
+    scope: dict[str, Any] = {"_function": functional.function_of(row), "_call": autograd.call}
+    scope |= {"_row": row, "_check": policies.check_of_module}
+    source = _FORWARD + (_INIT_AS_TORCH if base else _INIT)
+    exec(
+        source.format(
+            arguments=", ".join(["input", *(f"self.{name}" for name in attributes)]),
+            a=a,
+            b=b,
+            inplace="self.inplace" if row.inplace else "False",
             signature=functional.signature(row, "self", row.inplace),
             assignments="; ".join(f"self.{name} = {name}" for name in attributes) or "pass",
-        )
-        exec(source, scope)
-        members["__init__"] = scope["__init__"]
+        ),
+        scope,
+    )
+    shown = (base or _Activation).extra_repr
+    members: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": _document(row),
+        "__init__": scope["__init__"],
+        "forward": scope["forward"],
+        "extra_repr": lambda self: _with_saving(shown(self), self.saving),
+        "saving": None,  # of modules that were pickled before there was a choice
+        "_constants": tuple(row.parameters),
+    }
     made = type(row.module, (base or _Activation,), members)
+    if base is not None:
+        theirs = inspect.signature(base.__init__).parameters.values()
+        named = [one for one in theirs if one.kind is one.POSITIONAL_OR_KEYWORD]
+        keyword = inspect.Parameter("saving", inspect.Parameter.KEYWORD_ONLY, default=None)
+        scope["__init__"].__signature__ = inspect.Signature([*named, keyword])
     scope["_class"] = made
     return made
 
 
 def _document(row: Activation) -> str:
     arguments = ", ".join("1.0" for default in row.parameters.values() if math.isnan(default))
-    constants = (
-        "".join(f"\n        {name}: a number." for name in row.parameters) or "\n        None but the flags below."
-    )
+    constants = "".join(f"\n        {name}: a number." for name in row.parameters) or ""
     flag = "\n        inplace: whether to write the result into the input." if row.inplace else ""
+    flag += "\n        saving: what backward keeps, as in `nnkernels.saving`; None follows that."
     return f"""{row.formula}
 
     Args:{constants}{flag}
@@ -97,10 +147,16 @@ def _document(row: Activation) -> str:
     """
 
 
+def install(row: Activation) -> type[torch.nn.Module]:
+    """Makes the module class of `row`, which this module has from then on."""
+    if row.module not in globals():
+        globals()[row.module] = _module(row)
+        __all__.append(row.module)
+    return globals()[row.module]
+
+
 for _row in catalogue(Activation):
-    if _row.module not in globals():
-        globals()[_row.module] = _module(_row)
-        __all__.append(_row.module)
+    install(_row)
 
 
 def module_of(row: Activation) -> type[torch.nn.Module]:

@@ -1,1 +1,51 @@
-__all__: list[str] = []
+"""Random activations and dropout as modules; `train()` and `eval()` decide whether they draw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..functional import random as functional
+
+__all__ = ["Dropout", "RReLU"]
+
+
+class RReLU(torch.nn.RReLU):
+    """The randomized leaky ReLU: x if x > 0 else a x, `a` drawn for each element in training.
+
+    Args:
+        lower: the least slope.
+        upper: the greatest slope; in evaluation all are (lower + upper) / 2.
+        inplace: whether to write the result into the input.
+
+    Shape: input and output alike, any shape.
+    Source: Xu, Wang, Chen & Li 2015, Empirical Evaluation of Rectified Activations in Convolutional Network.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> nnkernels.nn.RReLU(0.0, 0.5).eval()(torch.tensor([-8.0, 3.0]))
+        tensor([-2.,  3.])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+
+
+class Dropout(torch.nn.Dropout):
+    """Sets elements to 0 with probability `p` in training and divides the others by 1 - p; backward keeps only a seed.
+
+    Args:
+        p: the probability, from 0 to 1.
+        inplace: whether to write the result into the input.
+
+    Shape: input and output alike, any shape.
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, Dropout.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> nnkernels.nn.Dropout(0.75)(torch.ones(1000)).unique()
+        tensor([0., 4.])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.dropout(input, self.p, self.training, self.inplace)

@@ -30,6 +30,19 @@ def _clamp(x, low, high):
 
 
 @triton.jit
+def identity_value(x, a, b, FAST: tl.constexpr):
+    return x
+
+
+@triton.jit
+def identity_d1(x, a, b, FAST: tl.constexpr):
+    return tl.full(x.shape, 1.0, x.dtype)
+
+
+identity_d2 = _zero
+
+
+@triton.jit
 def relu_value(x, a, b, FAST: tl.constexpr):
     return tl.where(x <= 0, 0.0, x)
 

@@ -1,0 +1,283 @@
+// Gated activations in tiles that stay in the first-level cache: the family's loops, and products around them.
+#include "gated.h"
+
+#include "convert.h"
+#include "loops.h"
+
+namespace nnk::NNK_ISA {
+namespace {
+
+constexpr int64_t kTile = 512;
+
+// One operand's elements [begin, begin + count) as adjacent numbers of the compute type: in place where they are that
+// already, else in a tile.
+template <class S, class T>
+class Tile {
+ public:
+  Tile(const GatedJob& job, int operand, int64_t begin, int64_t count)
+      : job_(job), operand_(job.operands[operand]), begin_(begin), count_(count) {
+    adjacent_ = operand_.step == 1 && begin % job.cols + count <= job.cols;
+    first_ = static_cast<S*>(operand_.data) + begin / job.cols * operand_.row_stride + begin % job.cols;
+  }
+
+  const T* read() {
+    if (adjacent_) {
+      if constexpr (sizeof(S) == sizeof(T)) {
+        return first_;
+      } else {
+        widen(first_, numbers_, count_);
+        return numbers_;
+      }
+    }
+    if constexpr (sizeof(S) == sizeof(T)) {
+      gather(numbers_);
+    } else {
+      S gathered[kTile];
+      gather(gathered);
+      widen(gathered, numbers_, count_);
+    }
+    return numbers_;
+  }
+
+  // Where to write; `written` then puts it in its place.
+  T* to_write() {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (adjacent_) return first_;
+    }
+    return numbers_;
+  }
+
+  void written() {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (!adjacent_) scatter(numbers_);
+    } else if (adjacent_) {
+      narrow(numbers_, first_, count_);
+    } else {
+      S scattered[kTile];
+      narrow(numbers_, scattered, count_);
+      scatter(scattered);
+    }
+  }
+
+ private:
+  void gather(S* to) const {
+    for_each_piece([&](const S* from, int64_t done, int64_t size) {
+      const int64_t step = operand_.step;
+      if (step == 2) {
+        for (int64_t i = 0; i < size; ++i) to[done + i] = from[2 * i];
+      } else {
+        for (int64_t i = 0; i < size; ++i) to[done + i] = from[step * i];
+      }
+    });
+  }
+
+  void scatter(const S* from) const {
+    for_each_piece([&](S* to, int64_t done, int64_t size) {
+      const int64_t step = operand_.step;
+      if (step == 2) {
+        for (int64_t i = 0; i < size; ++i) to[2 * i] = from[done + i];
+      } else {
+        for (int64_t i = 0; i < size; ++i) to[step * i] = from[done + i];
+      }
+    });
+  }
+
+  // Calls `copy(element, done, size)` for each piece of a row.
+  template <class Copy>
+  void for_each_piece(Copy copy) const {
+    for (int64_t done = 0; done < count_;) {
+      const int64_t row = (begin_ + done) / job_.cols, col = (begin_ + done) % job_.cols;
+      const int64_t size = count_ - done < job_.cols - col ? count_ - done : job_.cols - col;
+      copy(static_cast<S*>(operand_.data) + (row * operand_.row_stride + col) * operand_.step, done, size);
+      done += size;
+    }
+  }
+
+  const GatedJob& job_;
+  const GatedOperand& operand_;
+  int64_t begin_, count_;
+  bool adjacent_;
+  S* first_;
+  alignas(64) T numbers_[kTile];
+};
+
+// min(gate, limit) and min(max(up, -limit), limit) + offset; NaN stays.
+template <class T>
+struct Bounds {
+  T limit, offset;
+  bool active;
+  alignas(64) T gate[kTile], up[kTile];
+
+  explicit Bounds(const GatedJob& job) : limit(T(job.limit)), offset(T(job.offset)) {
+    active = limit < T(__builtin_inf()) || offset != T(0);
+  }
+
+  void apply(const T*& gates, const T*& ups, int64_t count) {
+    if (!active) return;
+    for (int64_t i = 0; i < count; ++i) gate[i] = gates[i] > limit ? limit : gates[i];
+    for (int64_t i = 0; i < count; ++i) {
+      const T below = ups[i] > limit ? limit : ups[i];
+      up[i] = (below < -limit ? -limit : below) + offset;
+    }
+    gates = gate;
+    ups = up;
+  }
+};
+
+// f(x) and f'(x) where they share an exponential and a quotient, which separate loops would take twice.
+template <class T>
+struct Both {
+  T value, slope;
+};
+
+template <class M>
+NNK_HD Both<typename M::T> both(const gelu<M>& f, typename M::T x) {
+  return {f.value(x), f.d1(x)};
+}
+
+// With e = exp(z), D = (1 + e)^2 and w = x z': the value is x e (1 + e)/D, the slope e (1 + w + e)/D. Above 40 (60)
+// they are x and 1, whatever e: D must not overflow.
+template <class M, class ArgumentOfX>
+NNK_HD Both<typename M::T> both(const Gate<M, ArgumentOfX>& f, typename M::T x) {
+  using T = typename M::T;
+  const T closed = f.argument.closed(x);
+  x = f.argument.bounded(x);
+  constexpr T high = T(sizeof(T) == 8 ? 60 : 40);
+  const auto z = f.argument.z(x);
+  const Exponential<M> tail(at_most(z.hi, high), z.lo);
+  const T e = tail.value(), q = reciprocal<M>(square_of_one_plus(e));
+  const T value = tail.times(closed * ((T(1) + e) * q));
+  const T bracket = f.argument.bracket(x, f.argument.dz(x), e, tail.lost());
+  return {z.hi > high ? closed : value, tail.times(bracket * q)};
+}
+
+template <class M>
+NNK_HD Both<typename M::T> both(const sigmoid<M>&, typename M::T x) {
+  using T = typename M::T;
+  const Logistic<M> s(x);
+  const T q = reciprocal<M>(square_of_one_plus(s.e));
+  const T value = (T(1) + s.e) * q, value_tail = s.tail.times(value);
+  return {s.positive ? value : value_tail, s.tail.times(q)};
+}
+
+// `data` holds grad, gate, up, grad_gate and grad_up.
+template <template <class> class Activation, class M>
+void both_gradients(double a, double b, void* const* data, int64_t count) {
+  using T = typename M::T;
+  const Activation<M> f(a, b);
+  const T *grad = static_cast<const T*>(data[0]), *gate = static_cast<const T*>(data[1]);
+  const T* up = static_cast<const T*>(data[2]);
+  T *grad_gate = static_cast<T*>(data[3]), *grad_up = static_cast<T*>(data[4]);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const Both<T> y = both(f, gate[i]);
+    const T g = grad[i];
+    grad_gate[i] = g * up[i] * y.slope;
+    grad_up[i] = g * y.value;
+  }
+}
+
+#define NNK_INDEX(name) index_of_##name,
+enum Index { NNK_ACTIVATIONS(NNK_INDEX) };
+
+// The loop for both gradients of the usual gates, or null.
+Loop both_gradients_loop(int activation, Arithmetic arithmetic) {
+#define NNK_BOTH(name)                                                                                                 \
+  case index_of_##name: {                                                                                              \
+    constexpr Loop loops[] = {both_gradients<name, Double>, both_gradients<name, Single>, both_gradients<name, Fast>}; \
+    return loops[arithmetic];                                                                                          \
+  }
+  switch (activation) {
+    NNK_BOTH(sigmoid)
+    NNK_BOTH(silu)
+    NNK_BOTH(swish)
+    NNK_BOTH(gelu)
+    NNK_BOTH(gelu_tanh)
+    NNK_BOTH(gelu_sigmoid)
+    default: return nullptr;
+  }
+}
+
+// Both gradients of any other gate, from the loops of value and slope.
+template <class T>
+void separate_gradients(const GatedJob& job, Arithmetic arithmetic, void* const* data, int64_t count) {
+  const T *grad = static_cast<const T*>(data[0]), *up = static_cast<const T*>(data[2]);
+  T* grad_up = static_cast<T*>(data[4]);
+  alignas(64) T products[kTile], values[kTile];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) products[i] = grad[i] * up[i];
+  void* const slope_data[] = {products, data[1], data[3]};
+  backward_loop(job.activation, arithmetic)(job.a, job.b, slope_data, count);
+  void* const value_data[] = {data[1], values};
+  forward_loop(job.activation, arithmetic)(job.a, job.b, value_data, count);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) grad_up[i] = grad[i] * values[i];
+}
+
+template <class S, class T>
+void forward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t count) {
+  Tile<S, T> gates(job, 0, begin, count), ups(job, 1, begin, count), ys(job, 2, begin, count);
+  const T *gate = gates.read(), *up = ups.read();
+  Bounds<T> bounds(job);
+  bounds.apply(gate, up, count);
+  alignas(64) T values[kTile];
+  void* const data[] = {const_cast<T*>(gate), values};
+  forward_loop(job.activation, arithmetic)(job.a, job.b, data, count);
+  T* y = ys.to_write();
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) y[i] = values[i] * up[i];
+  ys.written();
+}
+
+template <class S, class T>
+void backward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t count) {
+  Tile<S, T> grads(job, 0, begin, count), gates(job, 1, begin, count), ups(job, 2, begin, count);
+  Tile<S, T> grad_gates(job, 3, begin, count), grad_ups(job, 4, begin, count);
+  const T *grad = grads.read(), *raw_gate = gates.read(), *raw_up = ups.read();
+  const T *gate = raw_gate, *up = raw_up;
+  Bounds<T> bounds(job);
+  bounds.apply(gate, up, count);
+  T *grad_gate = grad_gates.to_write(), *grad_up = grad_ups.to_write();
+
+  void* const data[] = {const_cast<T*>(grad), const_cast<T*>(gate), const_cast<T*>(up), grad_gate, grad_up};
+  if (const Loop loop = both_gradients_loop(job.activation, arithmetic)) {
+    loop(job.a, job.b, data, count);
+  } else {
+    separate_gradients<T>(job, arithmetic, data, count);
+  }
+  if (bounds.active) {
+    const T limit = bounds.limit;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      grad_gate[i] = raw_gate[i] > limit ? T(0) : grad_gate[i];
+      grad_up[i] = (raw_up[i] > limit) | (raw_up[i] < -limit) ? T(0) : grad_up[i];
+    }
+  }
+  grad_gates.written();
+  grad_ups.written();
+}
+
+template <class S, class T>
+void run_tiles(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t end) {
+  for (; begin < end; begin += kTile) {
+    const int64_t count = end - begin < kTile ? end - begin : kTile;
+    if (job.backward) {
+      backward<S, T>(job, arithmetic, begin, count);
+    } else {
+      forward<S, T>(job, arithmetic, begin, count);
+    }
+  }
+}
+
+}  // namespace
+
+void gated(const GatedJob& job, int64_t begin, int64_t end) {
+  switch (job.scalar) {
+    case Scalar::f64: return run_tiles<double, double>(job, kDouble, begin, end);
+    case Scalar::f32: return run_tiles<float, float>(job, kSingle, begin, end);
+    case Scalar::bf16: return run_tiles<BFloat16, float>(job, kFast, begin, end);
+    case Scalar::f16: return run_tiles<Half, float>(job, kFast, begin, end);
+  }
+}
+
+}  // namespace nnk::NNK_ISA

@@ -1,0 +1,40 @@
+// Activations with learned parameters, over `outer` x `channels` x `inner` elements of which the inner are adjacent.
+#pragma once
+
+#include "../kernels.h"
+#include "isa.h"
+
+namespace nnk {
+
+enum class Learned : int { prelu = 0, swish = 1, apl = 2 };
+
+struct LearnedOperand {
+  void* data;
+  int64_t outer_stride, channel_stride;  // in elements
+};
+
+// With inner == 1 the channels are adjacent. Work is cut into blocks of fixed size, whatever the number of threads:
+// item
+// ((outer block * inner blocks) + inner block) * channel blocks + channel block.
+struct LearnedJob {
+  Learned activation;
+  Scalar scalar;
+  int segments;  // of apl
+  int64_t outer, channels, inner;
+  int64_t last;  // channels in the last of `outer`, when inner is 1
+  int64_t outer_block, channel_block, inner_block;
+  LearnedOperand operands[3];  // x, y or grad, x, grad_input
+  const void* parameters;      // rows of `channels` floats (doubles for f64): one, or slopes and then offsets for apl
+  void* partials;              // null, or as many rows of sums for each pair of an outer and an inner block
+
+  int64_t outer_blocks() const { return (outer + outer_block - 1) / outer_block; }
+  int64_t channel_blocks() const { return (channels + channel_block - 1) / channel_block; }
+  int64_t inner_blocks() const { return (inner + inner_block - 1) / inner_block; }
+  int64_t items() const { return outer_blocks() * channel_blocks() * inner_blocks(); }
+  int parameter_rows() const { return activation == Learned::apl ? 2 * segments : 1; }
+};
+
+}  // namespace nnk
+
+NNK_KERNEL(learned_forward, (const LearnedJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(learned_backward, (const LearnedJob& job, int64_t begin, int64_t end), (job, begin, end))

@@ -1,0 +1,118 @@
+// Draws the random bits of a tile, then reads them beside the data: both stay in the first-level cache.
+#include "random.h"
+
+#include "../philox.h"
+#include "convert.h"
+
+namespace nnk::NNK_ISA {
+namespace {
+
+constexpr int64_t kTile = 512;
+
+struct Numbers {
+  alignas(64) uint32_t words[kTile];  // or, for 16-bit tensors, twice as many halves, read through `memory`
+};
+
+// What a slope's random bits are as a number. A word's upper 23 bits become the mantissa of a float in [1, 2).
+inline float number(uint32_t word) { return bits_of<float>(word >> 9 | 0x3f800000u); }
+// 16 bits resolve a slope that a 16-bit product rounds to at most 11; they become the last bits of 2^23 + bits.
+inline float number(uint16_t half) { return bits_of<float>(0x4b000000u | half); }
+
+template <class Bits>
+void rrelu(const float* grad, const float* x, float* y, const Bits* bits, int64_t count, const RandomJob& job) {
+  const float scale = static_cast<float>(job.scale), offset = static_cast<float>(job.offset);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const float slope = madd(number(bits[i]), scale, offset);
+    y[i] = grad[i] * (x[i] <= 0 ? slope : 1.0f);
+  }
+}
+
+void rrelu(const double* grad, const double* x, double* y, const uint32_t* words, int64_t count, const RandomJob& job) {
+  const double scale = job.scale, offset = job.offset;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const double slope = madd(static_cast<double>(words[i]), scale, offset);
+    y[i] = grad[i] * (x[i] <= 0 ? slope : 1.0);
+  }
+}
+
+// Multiplied by 0 rather than replaced by it where dropped, as PyTorch does: a NaN stays one.
+template <class T>
+void dropout(const T* x, T* y, const uint32_t* words, int64_t count, const RandomJob& job) {
+  const T scale = static_cast<T>(job.scale);
+  const uint32_t threshold = job.threshold;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) y[i] = x[i] * (words[i] >= threshold ? scale : T(0));
+}
+
+template <class T>
+void run_wide(const RandomJob& job, void* const* data, const void* bits, int64_t count) {
+  const uint32_t* words = static_cast<const uint32_t*>(bits);
+  const T* first = static_cast<const T*>(data[0]);
+  if (job.pass == RandomPass::dropout) return dropout(first, static_cast<T*>(data[1]), words, count, job);
+  if (job.pass == RandomPass::rrelu) return rrelu(first, first, static_cast<T*>(data[1]), words, count, job);
+  rrelu(first, static_cast<const T*>(data[1]), static_cast<T*>(data[2]), words, count, job);
+}
+
+template <class Narrow>
+void run_narrow(const RandomJob& job, void* const* data, const void* bits, int64_t count) {
+  alignas(64) float first[kTile], second[kTile];
+  widen(static_cast<const Narrow*>(data[0]), first, count);
+  const uint16_t* halves = static_cast<const uint16_t*>(bits);
+  void* out = data[1];
+  if (job.pass == RandomPass::dropout) {
+    dropout(first, first, static_cast<const uint32_t*>(bits), count, job);
+  } else if (job.pass == RandomPass::rrelu) {
+    rrelu(first, first, first, halves, count, job);
+  } else {
+    widen(static_cast<const Narrow*>(data[1]), second, count);
+    rrelu(first, second, first, halves, count, job);
+    out = data[2];
+  }
+  narrow(first, static_cast<Narrow*>(out), count);
+}
+
+using Run = void (*)(const RandomJob& job, void* const* data, const void* bits, int64_t count);
+
+Run run_for(Scalar scalar) {
+  switch (scalar) {
+    case Scalar::f64: return run_wide<double>;
+    case Scalar::f32: return run_wide<float>;
+    case Scalar::bf16: return run_narrow<BFloat16>;
+    case Scalar::f16: break;
+  }
+  return run_narrow<Half>;
+}
+
+}  // namespace
+
+void random_run(const RandomJob& job, int64_t begin, int64_t end) {
+  const int64_t size = job.scalar == Scalar::f64 ? 8 : job.scalar == Scalar::f32 ? 4 : 2;
+  const int operands = job.pass == RandomPass::rrelu_backward ? 3 : 2;
+  const int64_t bytes = size == 2 && job.pass != RandomPass::dropout ? 2 : 4;  // of random bits for an element
+  const int64_t elements = kPhiloxWords * 4 / bytes;                           // that a counter serves
+  bool flat = true;
+  for (int o = 0; o < operands; ++o) flat &= job.operands[o].row_stride == job.cols;
+  const int64_t cols = flat ? job.rows * job.cols : job.cols;
+  const Run run = run_for(job.scalar);
+  Numbers numbers;
+  char* bits = reinterpret_cast<char*>(numbers.words);
+  while (begin < end) {
+    const int64_t tile = begin / kTile * kTile;
+    const int64_t stop = end < tile + kTile ? end : tile + kTile;
+    philox(job.seed, tile / elements, (stop - tile + elements - 1) / elements, bits);
+    while (begin < stop) {
+      const int64_t row = begin / cols, col = begin % cols;
+      const int64_t count = stop - begin < cols - col ? stop - begin : cols - col;
+      void* data[3];
+      for (int o = 0; o < operands; ++o) {
+        data[o] = static_cast<char*>(job.operands[o].data) + (row * job.operands[o].row_stride + col) * size;
+      }
+      run(job, data, bits + (begin - tile) * bytes, count);
+      begin += count;
+    }
+  }
+}
+
+}  // namespace nnk::NNK_ISA

@@ -1,0 +1,480 @@
+// Sums run in the compute type over at most kTile terms for each lane, and in double over those: neither the length of
+// a row nor the number of threads shows in them.
+#include "reducing.h"
+
+#include <new>
+#include <type_traits>
+
+#include "convert.h"
+
+namespace nnk::NNK_ISA {
+namespace {
+
+constexpr int64_t kTile = 1024;
+
+template <class T>
+struct Range;
+
+// Exponentials are kept as 2^shift e^z, a normal number wherever the result is not 0; below `lowest` it is.
+template <>
+struct Range<float> {
+  static constexpr float unit = 0x1p64f, lowest = -104.0f, infinity = __builtin_inff(), exact_below = 0x1p20f;
+};
+template <>
+struct Range<double> {
+  static constexpr double unit = 0x1p512, lowest = -746.0, infinity = __builtin_inf(), exact_below = 0x1p48;
+};
+
+// What lies between x and the exponent: nothing, a factor after the maximum was taken off, or a rounding error `lo`.
+enum class Form { plain, scaled, pairs };
+
+template <class T>
+struct Scratch {
+  T* data;
+  explicit Scratch(int64_t count)
+      : data(count ? static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))) : nullptr) {}
+  ~Scratch() { ::operator delete(data, std::align_val_t(64)); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T>
+void widen(const T* from, T* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+template <class T>
+void narrow(const T* from, T* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+template <class T>
+NNK_HD T difference_error(T x, T y, T d) {
+  const T back = d - x;
+  return (x - (d - back)) - (y + back);
+}
+
+// factor (z + lo - m), whose error is returned too if M is precise; exactly 0 at the maximum.
+template <class M, Form form, class T = typename M::T>
+NNK_HD Pair<T> exponent(T z, T lo, Pair<T> m, T factor) {
+  const T d = z - m.hi;
+  if constexpr (!M::precise) {
+    return {form == Form::scaled ? factor * d : form == Form::pairs ? d + (lo - m.lo) : d, T(0)};
+  } else {
+    T error = difference_error(z, m.hi, d);
+    T hi = d;
+    if constexpr (form == Form::scaled) {
+      hi = factor * d;
+      error = madd(factor, error, product_error(factor, d, hi));
+    } else if constexpr (form == Form::pairs) {
+      error = error + (lo - m.lo);
+    }
+    // Beyond the exponential's reach the errors may be NaN.
+    return {hi, hi < -Float<T>::far ? T(0) : error};
+  }
+}
+
+// unit e^z
+template <class M, class T = typename M::T>
+NNK_HD T exponential(Pair<T> z) {
+  const Reduced<M> reduced(not_too_far(z.hi), z.lo);
+  const T e = madd(reduced.scale, reduced.tail, reduced.scale);
+  return z.hi < Range<T>::lowest ? T(0) : e;
+}
+
+// log(1 + rest), rest >= 0: k log(2) + log(1 + u), with u = rest below 1.
+template <class M, class T = typename M::T>
+NNK_HD T log_of_sum(T rest) {
+  using F = Float<T>;
+  using Bits = typename F::Bits;
+  constexpr Bits one = Bits(F::bias) << F::mantissa, fraction = (Bits(1) << F::mantissa) - 1;
+  const Bits bits = bits_of<Bits>(T(1) + rest);
+  const bool small = rest < T(1);
+  const T k = small ? T(0) : T((bits >> F::mantissa) - F::bias);
+  const T u = small ? rest : bits_of<T>((bits & fraction) | one) - T(1);
+  const T y = madd(k, F::ln2_hi, madd(k, F::ln2_lo, u * log1p_ratio<M>(u)));
+  return rest != rest ? rest : y;
+}
+
+template <Form form, class T>
+Pair<T> maximum(const T* z, const T* lo, int64_t count) {
+  T m = -Range<T>::infinity, low = -Range<T>::infinity;
+#pragma omp simd reduction(max : m)
+  for (int64_t i = 0; i < count; ++i) m = z[i] > m ? z[i] : m;
+  if constexpr (form != Form::pairs) return {m, T(0)};
+#pragma omp simd reduction(max : low)
+  for (int64_t i = 0; i < count; ++i) low = z[i] == m && lo[i] > low ? lo[i] : low;
+  return {m, low};
+}
+
+template <class T>
+NNK_HD bool reaches(T z, T lo, Pair<T> m) {
+  return (z == m.hi) & (lo == m.lo);
+}
+
+// The scale's sign goes to the input, so that the maximum is always wanted.
+template <class T>
+void negate(T* z, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) z[i] = -z[i];
+}
+
+template <class T>
+void drop(const uint8_t* keep, int64_t stride, T* z, int64_t count) {
+  if (stride == 1) {
+    for (int64_t i = 0; i < count; ++i) z[i] = keep[i] ? z[i] : -Range<T>::infinity;
+  } else {
+    for (int64_t i = 0; i < count; ++i) z[i] = keep[i * stride] ? z[i] : -Range<T>::infinity;
+  }
+}
+
+// scale z + mask in two parts; where it is so large that its error is no small number, in one.
+template <class T>
+NNK_HD void add_one(T scale, T mask, T* z, T* lo) {
+  const T product = scale * *z, sum = product + mask, back = sum - product;
+  const T error = (product - (sum - back)) + (mask - back) + product_error(scale, *z, product);
+  *z = sum;
+  *lo = magnitude(sum) < Range<T>::exact_below ? error : T(0);
+}
+
+template <class T>
+void add(const T* mask, int64_t stride, T scale, T* z, T* lo, int64_t count) {
+  if (stride == 1) {
+    for (int64_t i = 0; i < count; ++i) add_one(scale, mask[i], z + i, lo + i);
+  } else {
+    for (int64_t i = 0; i < count; ++i) add_one(scale, mask[i * stride], z + i, lo + i);
+  }
+}
+
+int64_t mask_offset(const Mask& mask, int64_t outer) {
+  int64_t offset = 0;
+  for (int digit = kMaskDigits - 1; digit >= 0; --digit) {
+    offset += outer % mask.sizes[digit] * mask.strides[digit];
+    outer /= mask.sizes[digit];
+  }
+  return offset;
+}
+
+// `count` logits from `x`: x itself where nothing is to be done, else written to z, and their errors to lo.
+template <class S, class T>
+const T* logits(const SoftmaxJob& job, const S* x, int64_t mask_at, int64_t mask_stride, T* z, T* lo, int64_t count) {
+  const bool negative = job.scale < 0, adds = job.mask.kind == MaskKind::add;
+  if constexpr (std::is_same_v<S, T>) {
+    if (!negative && job.mask.kind == MaskKind::none) return x;
+  }
+  widen(x, z, count);
+  if (adds) {
+    add(static_cast<const T*>(job.mask.data) + mask_at, mask_stride, T(job.scale), z, lo, count);
+    return z;
+  }
+  if (negative) negate(z, count);
+  if (job.mask.kind == MaskKind::keep) {
+    drop(static_cast<const uint8_t*>(job.mask.data) + mask_at, mask_stride, z, count);
+  }
+  return z;
+}
+
+int64_t kept(int64_t n, int64_t queries, int64_t outer) { return queries ? least(n, outer % queries + 1) : n; }
+
+template <class T>
+struct Sums {
+  double sum = 0, tops = 0;
+};
+
+// The exponentials' sum, which are written to e; for a logarithm the sum of those below the maximum, and how many reach
+// it, so that no digit of a small rest is lost beside the 1.
+template <class M, Form form, bool log, class T = typename M::T>
+Sums<T> sum_exponentials(const T* z, const T* lo, Pair<T> m, T factor, T* e, int64_t count) {
+  Sums<T> sums;
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t end = least(begin + kTile, count);
+    T sum = 0, tops = 0;
+    if constexpr (log) {
+#pragma omp simd reduction(+ : sum, tops)
+      for (int64_t i = begin; i < end; ++i) {
+        const T low = form == Form::pairs ? lo[i] : T(0);
+        const bool top = reaches(z[i], low, m);
+        sum += exponential<M>(exponent<M, form>(z[i], low, m, factor)) - (top ? Range<T>::unit : T(0));
+        tops += top ? T(1) : T(0);
+      }
+    } else {
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = begin; i < end; ++i) {
+        e[i] = exponential<M>(exponent<M, form>(z[i], form == Form::pairs ? lo[i] : T(0), m, factor));
+        sum += e[i];
+      }
+    }
+    sums.sum += sum;
+    sums.tops += tops;
+  }
+  return sums;
+}
+
+// What every result of a row needs: 1 / sum, or log(sum).
+template <class M, bool log, class T = typename M::T>
+NNK_HD T norm_of(double sum, double tops) {
+  if constexpr (log) {
+    const T rest = static_cast<T>(sum / double(Range<T>::unit) + (tops - 1));
+    return tops + sum == 0 ? T(0) : log_of_sum<M>(rest);
+  } else {
+    // A row of which a mask left nothing sums to 0, and is 0.
+    return sum == 0 ? T(0) : static_cast<T>(1 / sum);
+  }
+}
+
+template <class M, Form form, bool log, class S, class T = typename M::T>
+void row(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count, T* z, T* lo) {
+  const T factor = form == Form::scaled ? T(job.scale < 0 ? -job.scale : job.scale) : T(1);
+  const T* from = logits(job, x, mask_at, job.mask.dim_stride, z, lo, count);
+  Pair<T> m = maximum<form>(from, lo, count);
+  if (job.mask.kind != MaskKind::none && m.hi == -Range<T>::infinity) m = {T(0), T(0)};
+  T* e = z;
+  if constexpr (std::is_same_v<S, T>) e = y;
+  const Sums<T> sums = sum_exponentials<M, form, log>(from, lo, m, factor, e, count);
+  const T norm = norm_of<M, log>(sums.sum, sums.tops);
+  alignas(64) T tile[kTile];
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    T* to = tile;
+    if constexpr (std::is_same_v<S, T>) to = y + begin;
+    if constexpr (log) {
+#pragma GCC ivdep
+      for (int64_t i = 0; i < size; ++i) {
+        const T low = form == Form::pairs ? lo[begin + i] : T(0);
+        const Pair<T> d = exponent<M, form>(from[begin + i], low, m, factor);
+        to[i] = (d.hi - norm) + d.lo;
+      }
+    } else {
+#pragma GCC ivdep
+      for (int64_t i = 0; i < size; ++i) to[i] = e[begin + i] * norm;
+    }
+    if constexpr (!std::is_same_v<S, T>) narrow(tile, y + begin, size);
+  }
+}
+
+// As `row`, for `width` adjacent columns of (n, inner) at once.
+template <class M, Form form, bool log, class S, class T = typename M::T>
+void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count, int64_t width) {
+  alignas(64) T m[kStrip], m_lo[kStrip], sum[kStrip], tops[kStrip], norm[kStrip], z[kStrip], lo[kStrip];
+  double sums[kStrip], all_tops[kStrip];
+  const T factor = form == Form::scaled ? T(job.scale < 0 ? -job.scale : job.scale) : T(1);
+  const auto read = [&](int64_t d) {
+    return logits(job, x + d * job.inner, mask_at + d * job.mask.dim_stride, job.mask.inner_stride, z, lo, width);
+  };
+  for (int64_t i = 0; i < width; ++i) m[i] = m_lo[i] = -Range<T>::infinity, sums[i] = all_tops[i] = 0;
+  for (int64_t d = 0; d < count; ++d) {
+    const T* from = read(d);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      const T low = form == Form::pairs ? lo[i] : T(0);
+      const bool higher = (from[i] > m[i]) | ((from[i] == m[i]) & (low > m_lo[i]));
+      m[i] = higher ? from[i] : m[i];
+      m_lo[i] = higher ? low : m_lo[i];
+    }
+  }
+  for (int64_t i = 0; i < width; ++i) {
+    const bool empty = m[i] == -Range<T>::infinity;
+    m[i] = empty && job.mask.kind != MaskKind::none ? T(0) : m[i];
+    m_lo[i] = empty ? T(0) : m_lo[i];
+  }
+  constexpr int64_t kTerms = 64;
+  for (int64_t begin = 0; begin < count; begin += kTerms) {
+    for (int64_t i = 0; i < width; ++i) sum[i] = tops[i] = 0;
+    for (int64_t d = begin; d < least(begin + kTerms, count); ++d) {
+      const T* from = read(d);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < width; ++i) {
+        const T low = form == Form::pairs ? lo[i] : T(0);
+        const Pair<T> top{m[i], m_lo[i]};
+        T e = exponential<M>(exponent<M, form>(from[i], low, top, factor));
+        if constexpr (log) {
+          e -= reaches(from[i], low, top) ? Range<T>::unit : T(0);
+          tops[i] += reaches(from[i], low, top) ? T(1) : T(0);
+        }
+        sum[i] += e;
+      }
+    }
+    for (int64_t i = 0; i < width; ++i) sums[i] += sum[i], all_tops[i] += tops[i];
+  }
+  for (int64_t i = 0; i < width; ++i) norm[i] = norm_of<M, log>(sums[i], all_tops[i]);
+  alignas(64) T tile[kStrip];
+  for (int64_t d = 0; d < count; ++d) {
+    const T* from = read(d);
+    T* to = tile;
+    if constexpr (std::is_same_v<S, T>) to = y + d * job.inner;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      const Pair<T> top{m[i], m_lo[i]};
+      const Pair<T> d = exponent<M, form>(from[i], form == Form::pairs ? lo[i] : T(0), top, factor);
+      to[i] = log ? (d.hi - norm[i]) + d.lo : exponential<M>(d) * norm[i];
+    }
+    if constexpr (!std::is_same_v<S, T>) narrow(tile, y + d * job.inner, width);
+  }
+}
+
+template <class S, class T>
+void fill(S* y, int64_t count, T value) {
+  S one;
+  narrow(&value, &one, 1);
+  for (int64_t i = 0; i < count; ++i) y[i] = one;
+}
+
+// What lies beyond the diagonal.
+template <class S, class T>
+void fill_rest(S* y, int64_t rows, int64_t count, int64_t stride, int64_t width, T value) {
+  if (width == 1) return fill(y + count, rows - count, value);
+  for (int64_t d = count; d < rows; ++d) fill(y + d * stride, width, value);
+}
+
+template <class M, Form form, bool log, class S>
+void units(const SoftmaxJob& job, int64_t begin, int64_t end) {
+  using T = typename M::T;
+  const bool copies = !std::is_same_v<S, T> || job.mask.kind != MaskKind::none || job.scale < 0;
+  const int64_t length = copies && job.inner == 1 ? (job.n + 15) / 16 * 16 : 0;
+  const Scratch<T> scratch(form == Form::pairs ? 2 * length : length);
+  const int64_t across = strips(job.inner);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t outer = unit / across, col = unit % across * kStrip;
+    const S* x = static_cast<const S*>(job.x) + outer * job.x_stride + col;
+    S* y = static_cast<S*>(job.y) + outer * job.n * job.inner + col;
+    const int64_t mask_at =
+        job.mask.kind == MaskKind::none ? 0 : mask_offset(job.mask, outer) + col * job.mask.inner_stride;
+    const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
+    if (job.inner == 1) {
+      row<M, form, log>(job, x, y, mask_at, count, scratch.data, scratch.data + (form == Form::pairs ? length : 0));
+    } else {
+      strip<M, form, log>(job, x, y, mask_at, count, width);
+    }
+    fill_rest(y, job.n, count, job.inner, width, log ? -Range<T>::infinity : T(0));
+  }
+}
+
+template <class M, class S>
+void by_form(const SoftmaxJob& job, int64_t begin, int64_t end) {
+  const bool adds = job.mask.kind == MaskKind::add, scales = job.scale != 1 && job.scale != -1;
+  if (adds) return (job.log ? units<M, Form::pairs, true, S> : units<M, Form::pairs, false, S>)(job, begin, end);
+  if (scales) return (job.log ? units<M, Form::scaled, true, S> : units<M, Form::scaled, false, S>)(job, begin, end);
+  (job.log ? units<M, Form::plain, true, S> : units<M, Form::plain, false, S>)(job, begin, end);
+}
+
+// e^y for y <= 0
+template <class M, class T = typename M::T>
+NNK_HD T probability(T y) {
+  return exponential<M>(Pair<T>{y, T(0)}) * (T(1) / Range<T>::unit);
+}
+
+// A term of the row's sum.
+template <bool log, class T>
+NNK_HD T term(T grad, T y, bool masked) {
+  if constexpr (!log) return grad * y;
+  return masked && y == -Range<T>::infinity ? T(0) : grad;
+}
+
+template <class M, bool log, class T = typename M::T>
+NNK_HD T gradient(T grad, T y, T total, T scale, bool masked) {
+  if constexpr (!log) return scale * y * (grad - total);
+  const T g = scale * (grad - probability<M>(y) * total);
+  return masked && y == -Range<T>::infinity ? T(0) : g;
+}
+
+template <class S, class T>
+const T* wide(const S* from, T* to, int64_t count) {
+  if constexpr (std::is_same_v<S, T>) return from;
+  widen(from, to, count);
+  return to;
+}
+
+template <class M, bool log, class S, class T = typename M::T>
+void backward_row(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count) {
+  alignas(64) T grads[kTile], ys[kTile], tile[kTile];
+  const T scale = T(job.scale);
+  const bool masked = job.masked;
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    const T *g = wide(grad + begin, grads, size), *v = wide(y + begin, ys, size);
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; ++i) sum += term<log>(g[i], v[i], masked);
+    total += sum;
+  }
+  const T all = static_cast<T>(total);
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    const T *g = wide(grad + begin, grads, size), *v = wide(y + begin, ys, size);
+    T* to = tile;
+    if constexpr (std::is_same_v<S, T>) to = grad_x + begin;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) to[i] = gradient<M, log>(g[i], v[i], all, scale, masked);
+    if constexpr (!std::is_same_v<S, T>) narrow(tile, grad_x + begin, size);
+  }
+}
+
+template <class M, bool log, class S, class T = typename M::T>
+void backward_strip(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count, int64_t width) {
+  alignas(64) T grads[kStrip], ys[kStrip], tile[kStrip], all[kStrip];
+  double total[kStrip];
+  const T scale = T(job.scale);
+  const bool masked = job.masked;
+  for (int64_t i = 0; i < width; ++i) total[i] = 0;
+  for (int64_t d = 0; d < count; ++d) {
+    const T *g = wide(grad + d * job.inner, grads, width), *v = wide(y + d * job.inner, ys, width);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) total[i] += term<log>(g[i], v[i], masked);
+  }
+  for (int64_t i = 0; i < width; ++i) all[i] = static_cast<T>(total[i]);
+  for (int64_t d = 0; d < count; ++d) {
+    const T *g = wide(grad + d * job.inner, grads, width), *v = wide(y + d * job.inner, ys, width);
+    T* to = tile;
+    if constexpr (std::is_same_v<S, T>) to = grad_x + d * job.inner;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) to[i] = gradient<M, log>(g[i], v[i], all[i], scale, masked);
+    if constexpr (!std::is_same_v<S, T>) narrow(tile, grad_x + d * job.inner, width);
+  }
+}
+
+template <class M, bool log, class S>
+void backward_units(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  const int64_t across = strips(job.inner);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t outer = unit / across, col = unit % across * kStrip, at = outer * job.n * job.inner + col;
+    const S* grad = static_cast<const S*>(job.grad) + outer * job.grad_stride + col;
+    const S* y = static_cast<const S*>(job.y) + at;
+    S* grad_x = static_cast<S*>(job.grad_x) + at;
+    const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
+    if (job.inner == 1) {
+      backward_row<M, log>(job, grad, y, grad_x, count);
+    } else {
+      backward_strip<M, log>(job, grad, y, grad_x, count, width);
+    }
+    fill_rest(grad_x, job.n, count, job.inner, width, typename M::T(0));
+  }
+}
+
+template <class M, class S>
+void by_kind(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  (job.log ? backward_units<M, true, S> : backward_units<M, false, S>)(job, begin, end);
+}
+
+}  // namespace
+
+void softmax(const SoftmaxJob& job, int64_t begin, int64_t end) {
+  switch (job.scalar) {
+    case Scalar::f64: return by_form<Double, double>(job, begin, end);
+    case Scalar::f32: return by_form<Single, float>(job, begin, end);
+    case Scalar::bf16: return by_form<Fast, BFloat16>(job, begin, end);
+    case Scalar::f16: return by_form<Fast, Half>(job, begin, end);
+  }
+}
+
+void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  switch (job.scalar) {
+    case Scalar::f64: return by_kind<Double, double>(job, begin, end);
+    case Scalar::f32: return by_kind<Single, float>(job, begin, end);
+    case Scalar::bf16: return by_kind<Fast, BFloat16>(job, begin, end);
+    case Scalar::f16: return by_kind<Fast, Half>(job, begin, end);
+  }
+}
+
+}  // namespace nnk::NNK_ISA

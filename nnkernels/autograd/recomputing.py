@@ -1,0 +1,91 @@
+"""saving("recompute"): what follows an activation keeps no copy of its output, but computes it again from the input."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ..dispatch import Backend
+from ..registry import Activation
+
+
+class _Made(NamedTuple):
+    """How a tensor came about: `row` at `x`, whose versions have to stay what they were."""
+
+    storage: StorageWeakRef
+    version: int
+    x: Tensor | _Again
+    x_version: int
+    row: Activation
+    backend: Backend
+    a: float
+    b: float
+    offset: int
+
+
+class _Again(NamedTuple):
+    """A view of a tensor that is not kept, but can be made again."""
+
+    made: _Made
+    shape: torch.Size
+    strides: tuple[int, ...]
+    offset: int
+
+
+_outputs: dict[int, _Made] | None = None
+"""The activations' outputs that are still in use, by their storage; None outside `saving("recompute")`."""
+
+
+class hooks(AbstractContextManager[None]):
+    """Saved-tensor hooks for the length of a `with` statement."""
+
+    def __enter__(self) -> None:
+        global _outputs
+        self._before, _outputs = _outputs, {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
+        self._hooks.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        global _outputs
+        self._hooks.__exit__(*exception)
+        _outputs = self._before
+
+
+def remember(y: Tensor, row: Activation, x: Tensor, backend: Backend, a: float, b: float) -> None:
+    """Notes that `y` can be computed again; for `y` that was just made."""
+    if _outputs is None:
+        return
+    for key in [key for key, made in _outputs.items() if made.storage.expired()]:
+        del _outputs[key]
+    storage = StorageWeakRef(y.untyped_storage())
+    _outputs[storage.cdata] = _Made(
+        storage, y._version, _pack(x.detach()), x._version, row, backend, a, b, int(y.storage_offset())
+    )
+
+
+def _pack(tensor: Tensor) -> Tensor | _Again:
+    if not _outputs or type(tensor) is not Tensor or tensor.layout != torch.strided:
+        return tensor
+    made = _outputs.get(tensor.untyped_storage()._cdata)
+    if made is None or made.version != tensor._version:
+        return tensor
+    return _Again(made, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+
+
+def _unpack(kept: Tensor | _Again) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    made = kept.made
+    x = _unpack(made.x)
+    if isinstance(made.x, Tensor) and x._version != made.x_version:
+        raise RuntimeError(
+            f"{made.row.name}: its input, of shape {tuple(x.shape)}, was changed in place after the forward pass "
+            "under saving('recompute'), so that its output cannot be computed again"
+        )
+    with torch.no_grad():
+        y = made.backend.forward(made.row.name, x, made.a, made.b)
+    return y.as_strided(kept.shape, kept.strides, kept.offset - made.offset)

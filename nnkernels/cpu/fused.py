@@ -1,0 +1,54 @@
+"""bias, activation, dropout and residual in one pass each way, in C++."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..fusing import Inner
+from ..native import index_of
+from ..reference.fused import Matrix
+from ..reference.random import threshold
+
+_NOTHING = torch.empty(0)
+
+
+def bias_act(
+    inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
+) -> Tensor:
+    return torch.ops.nnkernels.fused_forward(
+        x, _wide(bias, x), _given(residual), _given(seed), *_constants(inner, p, matrix)
+    )
+
+
+def bias_act_backward(
+    inner: Inner,
+    grad: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
+    p: float,
+    seed: Tensor | None,
+    matrix: Matrix,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor | None]:
+    grad_x, partial = torch.ops.nnkernels.fused_backward(
+        grad, _given(x), _wide(bias, grad), _given(seed), *_constants(inner, p, matrix), wants_bias
+    )
+    return grad_x, partial.sum(0) if wants_bias else None
+
+
+def _constants(inner: Inner, p: float, matrix: Matrix) -> tuple[int | None, float, float, int, int, int, float]:
+    index = index_of(inner.name)
+    return index, inner.a, inner.b, matrix.along, matrix.channels, threshold(p), 1 / (1 - p)
+
+
+def _wide(bias: Tensor | None, like: Tensor) -> Tensor:
+    """The bias in the computing type."""
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if bias is None:
+        return _NOTHING
+    return bias if bias.dtype == wide else bias.detach().to(wide)
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    return _NOTHING if tensor is None else tensor

@@ -1,0 +1,24 @@
+"""The activations with learned parameters, in C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_INDEX = {"prelu": 0, "swish": 1, "apl": 2}
+
+
+def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """The value, in `x`'s own memory where `out` is `x`."""
+    y = torch.ops.nnkernels.learned_forward(x, _INDEX[name], [p.contiguous() for p in parameters])
+    return y if out is None else out.copy_(y)
+
+
+def backward(
+    name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The gradient for `x`, and those for the parameters if they are wanted."""
+    contiguous = [p.contiguous() for p in parameters]
+    return torch.ops.nnkernels.learned_backward(grad, x, _INDEX[name], contiguous, for_parameters)

@@ -1,0 +1,44 @@
+"""The activation inside a fused form: a stateless row with its constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from .registry import elementwise
+
+
+class Inner(NamedTuple):
+    """A stateless activation by name, or "identity", with its two constants (0 where it has fewer)."""
+
+    name: str
+    a: float
+    b: float
+
+
+def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner:
+    """What a call of `caller` with `activation=` and constants by name means.
+
+    Raises:
+        ValueError: there is no stateless activation of that name, or it refuses the constants.
+        TypeError: a constant that the activation lacks, or one that it needs is missing or no number.
+    """
+    return _inner(caller, activation, tuple(constants.items()))
+
+
+@lru_cache(maxsize=256)
+def _inner(caller: str, activation: str, given: tuple[tuple[str, float], ...]) -> Inner:
+    row, constants = elementwise(activation), dict(given)
+    for name in constants:
+        if name not in row.parameters:
+            has = f"its constants are: {', '.join(row.parameters)}" if row.parameters else "it has no constants"
+            raise TypeError(f"{caller}(): {activation} has no constant {name!r}; {has}")
+    a, b = [*(float(constants.get(name, default)) for name, default in row.parameters.items()), 0.0, 0.0][:2]
+    for name, value in zip(row.parameters, (a, b), strict=False):
+        if math.isnan(value):
+            raise TypeError(f"{caller}(): {activation} needs {name}=, a number, got {constants.get(name, 'nothing')}")
+    if row.refuses is not None and (refusal := row.refuses(a, b)) is not None:
+        raise refusal
+    return Inner(activation, a, b)

@@ -1,0 +1,41 @@
+"""What a gated call computes, and how a packed tensor comes apart into gate and up."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Gating(NamedTuple):
+    """y = f(min(gate, limit)) (min(max(up, -limit), limit) + offset), f being `activation` with constants a, b."""
+
+    activation: str
+    a: float
+    b: float
+    dim: int
+    interleaved: bool
+    gate_first: bool
+    limit: float  # infinity: none
+    offset: float  # -0.0: none, since x + -0.0 is x even where x is -0.0
+
+
+def is_bounded(gating: Gating) -> bool:
+    """Whether anything happens to gate and up before the activation."""
+    return gating.limit < math.inf or gating.offset != 0
+
+
+def halves(gating: Gating, packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Gate and up as views of the packed tensor."""
+    if gating.interleaved:
+        dim = gating.dim % packed.dim()
+        first, second = packed.unflatten(dim, (packed.shape[dim] // 2, 2)).unbind(dim + 1)
+    else:
+        first, second = packed.chunk(2, gating.dim)
+    return (first, second) if gating.gate_first else (second, first)
+
+
+def gate_and_up(gating: Gating, input: Tensor, up: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gate and up of a call: the halves of `input`, or the two tensors that were given."""
+    return halves(gating, input) if up is None else (input, up)

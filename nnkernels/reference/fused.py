@@ -1,0 +1,94 @@
+"""bias, activation, dropout and residual in torch operations: the truth, and the route of what no kernel can follow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..fusing import Inner
+from ..registry import elementwise
+from . import FORMULAS, compute_dtype, rounded
+from .random import philox, threshold
+
+ALONG_NOTHING, ALONG_COLS, ALONG_ROWS = 0, 1, 2
+
+
+class Matrix(NamedTuple):
+    """How a dense tensor lies in memory: `rows` rows of `cols` adjacent elements, and where its channels are.
+
+    `along` is ALONG_COLS (column c is channel c), ALONG_ROWS (row r is channel r % channels) or ALONG_NOTHING. For
+    random numbers a row begins at a multiple of eight: element (r, c) has number r * padded + c.
+    """
+
+    rows: int
+    cols: int
+    along: int
+    channels: int
+
+    @property
+    def padded(self) -> int:
+        return -(-self.cols // 8) * 8
+
+
+def bias_act(
+    inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
+) -> Tensor:
+    """dropout(f(x + bias)) + residual of matrices; p = 0 drops nothing and takes no seed."""
+    return composed(inner, x, _spread(bias, matrix), residual, None if seed is None else _kept(seed, p, matrix), p)
+
+
+def bias_act_backward(
+    inner: Inner,
+    grad: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
+    p: float,
+    seed: Tensor | None,
+    matrix: Matrix,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x and of the bias; `x` is None for "identity", whose derivative does not ask for it."""
+    wide = compute_dtype(grad)
+    grad_x = grad.to(wide)
+    if seed is not None:
+        grad_x = grad_x * (_kept(seed, p, matrix).to(wide) * (1 / (1 - p)))
+    if x is not None:
+        spread = _spread(bias, matrix)
+        z = x.to(wide) if spread is None else x.to(wide) + spread.to(wide)
+        slope = FORMULAS[inner.name].d1(z, *rounded(x, inner.a, inner.b))
+        grad_x = grad_x * slope
+        if elementwise(inner.name).masks:
+            grad_x = torch.where(slope == 0, 0.0, grad_x)
+    if not wants_bias:
+        return grad_x.to(grad.dtype), None
+    sums = grad_x.sum(0) if matrix.along == ALONG_COLS else grad_x.sum(1).view(-1, matrix.channels).sum(0)
+    return grad_x.to(grad.dtype), sums
+
+
+def composed(
+    inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, kept: Tensor | None, p: float
+) -> Tensor:
+    """The same for tensors of any shape, a bias that broadcasts, and where to keep (None: torch's dropout decides)."""
+    wide = compute_dtype(x)
+    z = x.to(wide) if bias is None else x.to(wide) + bias.to(wide)
+    y = FORMULAS[inner.name].value(z, *rounded(x, inner.a, inner.b))
+    if kept is not None:
+        y = y * (kept.to(wide) * (1 / (1 - p)))
+    elif p > 0:
+        y = y * ((torch.rand_like(y) >= p).to(wide) * (1 / (1 - p)))
+    if residual is not None:
+        y = y + residual.to(wide)
+    return y.to(x.dtype)
+
+
+def _spread(bias: Tensor | None, matrix: Matrix) -> Tensor | None:
+    if bias is None or matrix.along == ALONG_COLS:
+        return bias
+    return bias.repeat(matrix.rows // matrix.channels).unsqueeze(1)
+
+
+def _kept(seed: Tensor, p: float, matrix: Matrix) -> Tensor:
+    words = philox(seed, matrix.rows * matrix.padded // 4)
+    return (words.view(matrix.rows, matrix.padded) >= threshold(p))[:, : matrix.cols]

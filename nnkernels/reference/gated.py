@@ -1,0 +1,54 @@
+"""The gated activations in plain torch operations: the truth, and the route for compilers and transforms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..gating import Gating, gate_and_up, is_bounded
+from ..registry import elementwise
+from . import FORMULAS, compute_dtype, rounded
+
+
+def _bounded(gating: Gating, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    if not is_bounded(gating):
+        return gate, up
+    limit, offset = rounded(gate, gating.limit, gating.offset)
+    # Not `clamp`, whose derivative at NaN is 0.
+    gate = torch.where(gate > limit, limit, gate)
+    return gate, torch.where(up > limit, limit, torch.where(up < -limit, -limit, up)) + offset
+
+
+def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
+    """f(gate) up, in `input`'s type; differentiable to any order."""
+    gate, up = gate_and_up(gating, input, up)
+    wide = compute_dtype(input)
+    gate, up = _bounded(gating, gate.to(wide), up.to(wide))
+    value = FORMULAS[gating.activation].value(gate, *rounded(input, gating.a, gating.b))
+    return (value * up).to(input.dtype)
+
+
+def gated_backward(
+    gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of `input` and of `up`, the latter None for a packed input."""
+    gate, linear = gate_and_up(gating, input, up)
+    wide = compute_dtype(input)
+    gate, linear, grad = gate.to(wide), linear.to(wide), grad.to(wide)
+    bounded_gate, factor = _bounded(gating, gate, linear)
+    formula = FORMULAS[gating.activation]
+    constants = rounded(input, gating.a, gating.b)
+    slope = formula.d1(bounded_gate, *constants)
+    grad_gate = grad * factor * slope
+    grad_up = grad * formula.value(bounded_gate, *constants)
+    if elementwise(gating.activation).masks:
+        grad_gate = torch.where(slope == 0, 0.0, grad_gate)
+    limit, _ = rounded(input, gating.limit, 0.0)
+    grad_gate = torch.where(gate > limit, 0.0, grad_gate).to(input.dtype)
+    grad_up = torch.where(linear.abs() > limit, 0.0, grad_up).to(input.dtype)
+    if up is not None:
+        return grad_gate, grad_up
+    packed = torch.empty_like(input)
+    for part, gradient in zip(gate_and_up(gating, packed, None), (grad_gate, grad_up), strict=True):
+        part.copy_(gradient)
+    return packed, None

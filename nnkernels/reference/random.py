@@ -1,0 +1,133 @@
+"""Random activations and dropout in plain torch operations.
+
+`rrelu`, `rrelu_backward` and `dropout` are the kernels in torch operations, the truth for the others. What no kernel
+can follow is served by `times_slopes` and `times_kept`, which draw the same numbers, and, where a call begins, by
+`composed_rrelu` and `composed_dropout`: compilers, transforms and modes understand torch's own random functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from . import compute_dtype
+
+ROUNDS = 7
+"""The fewest that pass BigCrush (Salmon et al. 2011)."""
+
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_BUMPS = 0x9E3779B9, 0xBB67AE85
+_WORD = 0xFFFFFFFF
+
+
+def line(dtype: torch.dtype, lower: float, upper: float) -> tuple[float, float]:
+    """(scale, offset) of slope = scale number + offset, `number` being the random bits as a kernel reads them.
+
+    float64 reads a word as an integer, float32 the upper 23 bits b as 1 + b 2^-23, 16-bit types 16 bits b as 2^23 + b.
+    Slopes lie in the middle of the 2^32, 2^23 or 2^16 parts of [lower, upper], so that rounding leaves none outside.
+    """
+    if dtype == torch.float64:
+        scale = (upper - lower) * 2.0**-32
+        return scale, lower + 0.5 * scale
+    if dtype == torch.float32:
+        scale = _single(upper - lower)
+        return scale, _single(lower - scale * (1 - 2.0**-24))
+    scale = _single((upper - lower) * 2.0**-16)
+    return scale, _single(lower - scale * (2.0**23 - 0.5))
+
+
+def threshold(p: float) -> int:
+    """The least random word whose element dropout keeps, 0 <= p < 1."""
+    return min(round(p * 2.0**32), _WORD)
+
+
+def _single(value: float) -> float:
+    return ctypes.c_float(value).value
+
+
+def philox(seed: Tensor, count: int) -> Tensor:
+    """The words of the counters 0 to count - 1 in order, as int64: those of csrc/philox.h and triton/philox.py."""
+    counter = torch.arange(count, dtype=torch.int64, device=seed.device)
+    c0, c1, c2, c3 = counter & _WORD, counter >> 32, torch.zeros_like(counter), torch.zeros_like(counter)
+    k0, k1 = seed & _WORD, (seed >> 32) & _WORD
+    for _ in range(ROUNDS):
+        a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # which may wrap: only their 64 bits count
+        c0, c2 = ((b >> 32) & _WORD) ^ c1 ^ k0, ((a >> 32) & _WORD) ^ c3 ^ k1
+        c1, c3 = b & _WORD, a & _WORD
+        k0, k1 = (k0 + _BUMPS[0]) & _WORD, (k1 + _BUMPS[1]) & _WORD
+    return torch.stack([c0, c1, c2, c3], dim=-1).flatten()
+
+
+def _bits(like: Tensor, seed: Tensor, strides: tuple[int, ...], each: int) -> Tensor:
+    """The random bits of a dense tensor with the shape of `like` and these strides, `each` elements a counter."""
+    elements = like.numel()
+    drawn = philox(seed, -(-elements // each))
+    if each == 8:
+        drawn = torch.stack([drawn & 0xFFFF, drawn >> 16], dim=-1).flatten()
+    return drawn.as_strided(like.shape, strides) if elements else drawn.reshape(like.shape)
+
+
+def _slopes(x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float) -> Tensor:
+    """The slope drawn for each element of `x`, in the type in which `x` is computed."""
+    wide = compute_dtype(x)
+    if x.dtype == torch.float64:
+        fraction = (_bits(x, seed, strides, 4).to(wide) + 0.5) * 2.0**-32
+    elif x.dtype == torch.float32:
+        fraction = ((_bits(x, seed, strides, 4) >> 9).to(wide) + 0.5) * 2.0**-23
+    else:
+        fraction = (_bits(x, seed, strides, 8).to(wide) + 0.5) * 2.0**-16
+    return lower + (upper - lower) * fraction
+
+
+def times_slopes(grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float) -> Tensor:
+    """grad, times the slopes drawn for a dense output with these strides where x <= 0. `grad` may be batched."""
+    slope = torch.where(x <= 0, _slopes(x, seed, strides, lower, upper), 1.0)
+    return (grad.to(slope.dtype) * slope).to(x.dtype)
+
+
+def times_kept(x: Tensor, seed: Tensor, strides: tuple[int, ...], p: float) -> Tensor:
+    """x / (1 - p), or 0 where dropout chose so for a dense output with these strides. `x` may be batched."""
+    wide = compute_dtype(x)
+    kept = _bits(x, seed, strides, 4) >= threshold(p)
+    return (x.to(wide) * (kept.to(wide) * (1 / (1 - p)))).to(x.dtype)
+
+
+def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
+    """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
+    y = torch.empty_like(x) if out is None else out
+    return y.copy_(times_slopes(x, x, seed, y.stride(), lower, upper))
+
+
+def rrelu_backward(
+    grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
+) -> Tensor:
+    """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
+    grad_x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
+    return grad_x.copy_(times_slopes(grad, x, seed, strides, lower, upper))
+
+
+def dropout(
+    x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
+) -> Tensor:
+    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
+    y = out
+    if y is None:
+        like = torch.empty_like(x)
+        y = like if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
+    return y.copy_(times_kept(x, seed, y.stride(), p))
+
+
+def composed_rrelu(x: Tensor, lower: float, upper: float) -> Tensor:
+    """`rrelu` with torch's own random numbers."""
+    wide = x.to(compute_dtype(x))
+    slope = lower + (upper - lower) * torch.rand_like(wide)
+    return torch.where(x <= 0, wide * slope, wide).to(x.dtype)
+
+
+def composed_dropout(x: Tensor, p: float) -> Tensor:
+    """`dropout` with torch's own random numbers, 0 <= p < 1."""
+    wide = x.to(compute_dtype(x))
+    kept = (torch.rand_like(wide) >= p).to(wide.dtype)
+    return (wide * (kept * (1 / (1 - p)))).to(x.dtype)

@@ -1,0 +1,206 @@
+"""The activations with learned parameters on GPUs: one pass over the data, then a small kernel for the partial sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..layout import plan
+from . import learned_kernels as kernels
+from .backend import _NUM_WARPS, _TILE_BYTES, _guard
+
+# Programs of a backward pass: enough to fill the largest GPU several times, few enough that their sums are quickly
+# added.
+_PROGRAMS = 4096
+_FORMULAS = {
+    "prelu": (kernels.prelu_value, kernels.prelu_gradient, kernels.prelu_shares),
+    "swish": (kernels.swish_value, kernels.swish_gradient, kernels.swish_shares),
+    "apl": (kernels.apl_value, kernels.apl_gradient, kernels.apl_shares),
+}
+
+
+class Runs(NamedTuple):
+    """`outer` runs of `inner` adjacent elements for each channel; strides in elements, one for each operand."""
+
+    outer: int
+    channels: int
+    inner: int
+    outer_strides: tuple[int, ...]
+    channel_strides: tuple[int, ...]
+
+
+def lay_out(per_channel: bool, *tensors: Tensor) -> Runs | None:
+    """The common layout of tensors of one shape, the output last; None if some have to be copied first.
+
+    Example:
+        >>> import torch
+        >>> lay_out(True, torch.zeros(2, 3, 4, 4))
+        Runs(outer=2, channels=3, inner=16, outer_strides=(48,), channel_strides=(16,))
+    """
+    out = tensors[-1]
+    zeros = (0,) * len(tensors)
+    if not per_channel:
+        geometry = plan(*tensors)
+        return geometry and Runs(geometry.rows, 1, geometry.cols, geometry.strides, zeros)
+    strides = [tensor.stride() for tensor in tensors]
+    order = sorted((d for d, size in enumerate(out.shape) if size != 1), key=out.stride().__getitem__)
+    inner, channel_strides, outer, outer_strides = 1, None, 1, zeros
+    for d in order:
+        steps = tuple(stride[d] for stride in strides)
+        if d == 1:
+            channel_strides = steps
+            if inner == 1 and set(steps) != {1}:
+                return None
+        elif channel_strides is None:
+            if set(steps) != {inner}:
+                return None
+            inner *= out.shape[d]
+        elif outer == 1:
+            outer, outer_strides = out.shape[d], steps
+        elif steps == tuple(outer * stride for stride in outer_strides):
+            outer *= out.shape[d]
+        else:
+            return None
+    return Runs(outer, out.shape[1], inner, outer_strides, channel_strides or zeros)
+
+
+def _fit(inputs: tuple[Tensor, ...], output: Tensor, per_channel: bool) -> tuple[Runs, tuple[Tensor, ...]]:
+    for fits in (lambda tensor: True, lambda tensor: lay_out(per_channel, tensor, output), lambda tensor: False):
+        inputs = tuple(tensor if fits(tensor) else torch.empty_like(output).copy_(tensor) for tensor in inputs)
+        runs = lay_out(per_channel, *inputs, output)
+        if runs is not None:
+            return runs, inputs
+    raise ValueError(f"tensors of one shape are needed, got {[tuple(tensor.shape) for tensor in inputs]}")
+
+
+def _vector(runs: Runs, element_size: int) -> int:
+    """How many adjacent elements one thread may load at once: 16 bytes if every run divides into them."""
+    most = 16 // element_size
+    return most if runs.outer == 1 else math.gcd(most, runs.inner, *runs.outer_strides, *runs.channel_strides)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _width(runs: Runs, columns: int) -> int:
+    """Columns of a row: the channels, or so many rows of channels, where they lie in one piece, that tiles are full."""
+    dense = set(runs.outer_strides) == {runs.channels}
+    if not dense or runs.channels % columns == 0:
+        return runs.channels
+    full = math.lcm(runs.channels, columns)
+    if full * 64 <= runs.outer * runs.channels:
+        return full
+    return runs.channels * max(1, min(columns // runs.channels, runs.outer))
+
+
+def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """The value, in `x`'s own memory where `out` is `x`."""
+    a, b, segments, count = _split(parameters)
+    y = torch.empty_like(x) if out is None or lay_out(count > 1, out) is None else out
+    if x.numel():
+        runs, (x,) = _fit((x,), y, count > 1)
+        value, tile = _FORMULAS[name][0], _TILE_BYTES // x.element_size()
+        with _guard(x.device):
+            if runs.channels > 1 and runs.inner == 1:
+                columns = min(_TILE_BYTES // 4 // x.element_size(), _power_of_two(runs.channels * runs.outer))
+                rows, width, strides = _as_rows(runs, columns)
+                grid = (-(-width // columns) * -(-rows // 4),)
+                kernels.forward_columns[grid](
+                    x, y, a, b, runs.outer * runs.channels, width, runs.channels, *strides, value, segments,
+                    4, columns, num_warps=_NUM_WARPS,
+                )  # fmt: skip
+            else:
+                total, vector = runs.outer * runs.inner, _vector(runs, x.element_size())
+                tile = min(tile, _power_of_two(total))
+                kernels.forward_runs[(-(-total // tile) * runs.channels,)](
+                    x, y, a, b, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
+                    value, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
+                    num_warps=_NUM_WARPS,
+                )  # fmt: skip
+    return y if out is None or out is y else out.copy_(y)
+
+
+def backward(
+    name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The gradient for `x`, and those for the parameters if they are wanted."""
+    a, b, segments, count = _split(parameters)
+    grad_x = torch.empty_like(x)
+    if x.numel() == 0:
+        return grad_x, [torch.zeros_like(parameter) for parameter in parameters]
+    runs, (grad, x) = _fit((grad, x), grad_x, count > 1)
+    sums = len(parameters) * segments if for_parameters else 0
+    launch = _backward_columns if runs.channels > 1 and runs.inner == 1 else _backward_runs
+    with _guard(x.device):
+        partials, chunks = launch(name, (grad, x, grad_x), a, b, runs, count, segments, sums)
+        if not for_parameters:
+            return grad_x, []
+        gradients = [torch.empty_like(parameter, memory_format=torch.contiguous_format) for parameter in (a, b)]
+        columns = min(32, _power_of_two(count))
+        kernels.add_up[(sums, -(-count // columns))](
+            partials, a, *gradients, chunks, count, segments, min(4096 // columns, _power_of_two(chunks)), columns,
+            num_warps=_NUM_WARPS,
+        )  # fmt: skip
+    return grad_x, gradients[: len(parameters)]
+
+
+def _split(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor, int, int]:
+    """Both parameters (the one twice, if there is but one), segments, and how many channels they are for."""
+    first = parameters[0].contiguous()
+    segments = first.shape[0] if len(parameters) == 2 else 1
+    return first, parameters[-1].contiguous(), segments, first.numel() // segments if segments else 0
+
+
+def _as_rows(runs: Runs, columns: int) -> tuple[int, int, list[int]]:
+    width = _width(runs, columns)
+    if width == runs.channels:
+        return runs.outer, width, [*runs.outer_strides]
+    return -(-runs.outer * runs.channels // width), width, [width] * len(runs.outer_strides)
+
+
+def _partials(x: Tensor, sums: int, chunks: int, columns: int) -> Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.empty((sums, chunks, columns), dtype=dtype, device=x.device)
+
+
+def _backward_runs(
+    name: str, tensors: tuple[Tensor, ...], a: Tensor, b: Tensor, runs: Runs, count: int, segments: int, sums: int
+) -> tuple[Tensor, int]:
+    size, total = tensors[0].element_size(), runs.outer * runs.inner
+    vector, tile = _vector(runs, size), min(_TILE_BYTES // 2 // size, _power_of_two(total))
+    tiles = -(-total // tile)
+    each = max(1, tiles * runs.channels // _PROGRAMS) if sums else 1
+    chunks = -(-tiles // each)
+    partials = _partials(tensors[0], sums, chunks, runs.channels)
+    _, gradient, shares = _FORMULAS[name]
+    kernels.backward_runs[(chunks * runs.channels,)](
+        *tensors, a, b, partials, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
+        chunks, each, gradient, shares, sums, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
+        num_warps=_NUM_WARPS,
+    )  # fmt: skip
+    return partials, chunks
+
+
+def _backward_columns(
+    name: str, tensors: tuple[Tensor, ...], a: Tensor, b: Tensor, runs: Runs, count: int, segments: int, sums: int
+) -> tuple[Tensor, int]:
+    # So wide that rows lie within threads: 128 of them with 16 bytes each, or 8 where many sums want their registers.
+    bytes_each, rows_each = (16, 2) if sums <= 2 else (8, 2)
+    columns = bytes_each * 32 * _NUM_WARPS // tensors[0].element_size()
+    rows, width, strides = _as_rows(runs, columns)
+    columns = min(columns, _power_of_two(width))
+    blocks, tiles = -(-width // columns), -(-rows // rows_each)
+    each = max(1, tiles * blocks // (_PROGRAMS // 4)) if sums else 1
+    chunks = -(-tiles // each)
+    partials = _partials(tensors[0], sums, chunks, width)
+    _, gradient, shares = _FORMULAS[name]
+    kernels.backward_columns[(blocks * chunks,)](
+        *tensors, a, b, partials, runs.outer * runs.channels, width, runs.channels, *strides, chunks, each,
+        gradient, shares, sums, segments, rows_each, columns, num_warps=_NUM_WARPS,
+    )  # fmt: skip
+    return partials, chunks * width // runs.channels

@@ -1,0 +1,328 @@
+"""Kernels of the activations with learned parameters: a forward, a backward and a small one that adds partial sums up.
+
+Elements lie in one of two ways. In runs, each program works on one channel: its elements are `outer` runs of `inner`
+adjacent ones, cut into vectors of VECTOR elements, which lie in one thread, so that each thread adds up its own sums
+without a word to the others until its program ends. In columns, the elements of a row belong to different channels:
+column j to channel j % channels. A thread keeps its columns for all of its program's rows.
+
+A formula is three functions: VALUE(x, a, b), GRADIENT(grad, x, a, b) and SHARES(grad, x, a, b), where `a` and `b` are
+tuples of SEGMENTS parameters; SHARES gives a tuple of sums to be, in the order of the parameters. The shares of `b`
+still lack the factor `a`.
+"""
+
+import triton
+import triton.language as tl
+
+from . import smooth
+from .math import logistic
+
+
+@triton.jit
+def prelu_value(x, a, b, FAST: tl.constexpr):
+    return tl.where(x > 0, x, a[0] * x)
+
+
+@triton.jit
+def prelu_gradient(grad, x, a, b, FAST: tl.constexpr):
+    return tl.where(x > 0, grad, a[0] * grad)
+
+
+@triton.jit
+def prelu_shares(grad, x, a, b, FAST: tl.constexpr):
+    return (tl.where(x > 0, 0.0, grad * x),)
+
+
+@triton.jit
+def swish_value(x, a, b, FAST: tl.constexpr):
+    return smooth.swish_value(x, a[0], 0.0, FAST)
+
+
+@triton.jit
+def swish_gradient(grad, x, a, b, FAST: tl.constexpr):
+    return grad * smooth.swish_d1(x, a[0], 0.0, FAST)
+
+
+@triton.jit
+def swish_shares(grad, x, a, b, FAST: tl.constexpr):
+    """x^2 sigmoid'(z), z = a x: one x before the exponential's small factor and one after it."""
+    held, z, lo = smooth._scaled_argument(x, a[0])
+    p, s, t, r, _ = logistic(z, lo, FAST)
+    if FAST:
+        return (grad * (held * ((p * (r * r) * s * t) * held)),)
+    else:
+        large = tl.abs(held) > 1
+        first = p * (held * r * r) * s
+        return (grad * tl.where(large, first * held * t, first * t * held),)
+
+
+@triton.jit
+def apl_value(x, a, b, FAST: tl.constexpr):
+    y = tl.where(x < 0, 0.0, x)
+    for s in tl.static_range(len(a)):
+        distance = b[s] - x
+        y += a[s] * tl.where(distance < 0, 0.0, distance)
+    return y
+
+
+@triton.jit
+def apl_gradient(grad, x, a, b, FAST: tl.constexpr):
+    grad_x = tl.where(x <= 0, 0.0, grad)
+    for s in tl.static_range(len(a)):
+        grad_x -= a[s] * tl.where(b[s] - x <= 0, 0.0, grad)
+    return grad_x
+
+
+@triton.jit
+def apl_shares(grad, x, a, b, FAST: tl.constexpr):
+    shares = ()
+    for s in tl.static_range(len(a)):
+        distance = b[s] - x
+        shares = shares + (tl.where(distance <= 0, 0.0, grad * distance),)
+    for s in tl.static_range(len(a)):
+        shares = shares + (tl.where(b[s] - x <= 0, 0.0, grad),)
+    return shares
+
+
+@triton.jit
+def _parameters(pointer, at, step, SEGMENTS: tl.constexpr, COMPUTE: tl.constexpr):
+    found = ()
+    for s in tl.static_range(SEGMENTS):
+        found = found + (tl.load(pointer + s * step + at).to(COMPUTE),)
+    return found
+
+
+@triton.jit
+def _run(
+    first,
+    total,
+    inner,
+    FLAT: tl.constexpr,
+    WIDE: tl.constexpr,
+    VECTORS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """The vectors of a channel from its element `first` on: the run's number, elements within the run, mask."""
+    step = tl.arange(0, VECTORS)[:, None] * VECTOR
+    lane = tl.arange(0, VECTOR)[None, :]
+    if FLAT:
+        left = tl.minimum(total - first, VECTORS * VECTOR).to(tl.int32)
+        return step * 0, first + step + lane, step + lane < left
+    else:
+        if WIDE:
+            at = first.to(tl.int64) + step
+            run = at // inner
+        else:
+            at = first.to(tl.int32) + step
+            run = (at.to(tl.uint32) // inner.to(tl.uint32)).to(tl.int32)
+        return run.to(tl.int64), at - run * inner + lane, (at < total) & (lane < VECTOR)
+
+
+@triton.jit
+def forward_runs(
+    x_ptr,
+    y_ptr,
+    a_ptr,
+    b_ptr,
+    total,
+    inner,
+    channels,
+    parameters,
+    x_outer,
+    y_outer,
+    x_channel,
+    y_channel,
+    VALUE: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    FLAT: tl.constexpr,
+    WIDE: tl.constexpr,
+    VECTORS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """y = f(x) for one tile of a channel of `total` elements."""
+    FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    program = tl.program_id(0)
+    channel = (program % channels).to(tl.int64)
+    a = _parameters(a_ptr, channel, parameters, SEGMENTS, COMPUTE)
+    b = _parameters(b_ptr, channel, parameters, SEGMENTS, COMPUTE)
+    first = (program // channels).to(tl.int64) * (VECTORS * VECTOR)
+    run, at, mask = _run(first, total, inner, FLAT, WIDE, VECTORS, VECTOR)
+    x = tl.load(x_ptr + channel * x_channel + run * x_outer + at, mask=mask).to(COMPUTE)
+    y = VALUE(x, a, b, FAST).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + channel * y_channel + run * y_outer + at, y, mask=mask)
+
+
+@triton.jit
+def backward_runs(
+    grad_ptr,
+    x_ptr,
+    grad_x_ptr,
+    a_ptr,
+    b_ptr,
+    partial_ptr,
+    total,
+    inner,
+    channels,
+    parameters,
+    grad_outer,
+    x_outer,
+    grad_x_outer,
+    grad_channel,
+    x_channel,
+    grad_x_channel,
+    chunks,
+    tiles,
+    GRADIENT: tl.constexpr,
+    SHARES: tl.constexpr,
+    SUMS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    FLAT: tl.constexpr,
+    WIDE: tl.constexpr,
+    VECTORS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """The gradient for x, and SUMS partial sums [sum][chunk][channel] of `tiles` tiles of a channel."""
+    FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    program = tl.program_id(0)
+    channel = (program % channels).to(tl.int64)
+    chunk = program // channels
+    a = _parameters(a_ptr, channel, parameters, SEGMENTS, COMPUTE)
+    b = _parameters(b_ptr, channel, parameters, SEGMENTS, COMPUTE)
+    grad_ptr += channel * grad_channel
+    x_ptr += channel * x_channel
+    grad_x_ptr += channel * grad_x_channel
+    sums = ()
+    for k in tl.static_range(SUMS):
+        sums = sums + (tl.zeros((VECTORS,), COMPUTE),)
+    first = chunk.to(tl.int64) * tiles * (VECTORS * VECTOR)
+    for _ in range(tiles):
+        run, at, mask = _run(first, total, inner, FLAT, WIDE, VECTORS, VECTOR)
+        x = tl.load(x_ptr + run * x_outer + at, mask=mask, other=0.0).to(COMPUTE)
+        grad = tl.load(grad_ptr + run * grad_outer + at, mask=mask, other=0.0).to(COMPUTE)
+        grad_x = GRADIENT(grad, x, a, b, FAST).to(grad_x_ptr.dtype.element_ty)
+        tl.store(grad_x_ptr + run * grad_x_outer + at, grad_x, mask=mask)
+        if SUMS > 0:
+            shares = SHARES(grad, x, a, b, FAST)
+            more = ()
+            for k in tl.static_range(SUMS):
+                more = more + (sums[k] + tl.sum(shares[k], axis=1),)
+            sums = more
+        first += VECTORS * VECTOR
+    for k in tl.static_range(SUMS):
+        tl.store(partial_ptr + (k * chunks + chunk).to(tl.int64) * channels + channel, tl.sum(sums[k], axis=0))
+
+
+@triton.jit
+def forward_columns(
+    x_ptr,
+    y_ptr,
+    a_ptr,
+    b_ptr,
+    total,
+    width,
+    channels,
+    x_row,
+    y_row,
+    VALUE: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """y = f(x) for a tile of ROWS rows; rows have `width` columns, and all of them `total` elements."""
+    FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    blocks = tl.cdiv(width, COLUMNS)
+    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    channel = column % channels
+    row = (tl.program_id(0) // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    mask = (column[None, :] < width) & (row * width + column[None, :] < total)
+    a = _parameters(a_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
+    b = _parameters(b_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
+    x = tl.load(x_ptr + row * x_row + column[None, :], mask=mask).to(COMPUTE)
+    tl.store(y_ptr + row * y_row + column[None, :], VALUE(x, a, b, FAST).to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def backward_columns(
+    grad_ptr,
+    x_ptr,
+    grad_x_ptr,
+    a_ptr,
+    b_ptr,
+    partial_ptr,
+    total,
+    width,
+    channels,
+    grad_row,
+    x_row,
+    grad_x_row,
+    chunks,
+    tiles,
+    GRADIENT: tl.constexpr,
+    SHARES: tl.constexpr,
+    SUMS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The gradient for x, and SUMS partial sums [sum][chunk][column] of `tiles` tiles of ROWS rows."""
+    FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    blocks = tl.cdiv(width, COLUMNS)
+    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    channel = column % channels
+    chunk = tl.program_id(0) // blocks
+    a = _parameters(a_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
+    b = _parameters(b_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
+    sums = ()
+    for k in tl.static_range(SUMS):
+        sums = sums + (tl.zeros((COLUMNS,), COMPUTE),)
+    row = chunk.to(tl.int64) * tiles * ROWS + tl.arange(0, ROWS)[:, None]
+    for _ in range(tiles):
+        mask = (column[None, :] < width) & (row * width + column[None, :] < total)
+        x = tl.load(x_ptr + row * x_row + column[None, :], mask=mask, other=0.0).to(COMPUTE)
+        grad = tl.load(grad_ptr + row * grad_row + column[None, :], mask=mask, other=0.0).to(COMPUTE)
+        grad_x = GRADIENT(grad, x, a, b, FAST).to(grad_x_ptr.dtype.element_ty)
+        tl.store(grad_x_ptr + row * grad_x_row + column[None, :], grad_x, mask=mask)
+        if SUMS > 0:
+            shares = SHARES(grad, x, a, b, FAST)
+            more = ()
+            for k in tl.static_range(SUMS):
+                more = more + (sums[k] + tl.sum(shares[k], axis=0),)
+            sums = more
+        row += ROWS
+    for k in tl.static_range(SUMS):
+        partial = partial_ptr + (k * chunks + chunk).to(tl.int64) * width + column
+        tl.store(partial, sums[k], mask=column < width)
+
+
+@triton.jit
+def add_up(
+    partial_ptr,
+    a_ptr,
+    grad_a_ptr,
+    grad_b_ptr,
+    chunks,
+    channels,
+    SEGMENTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Adds up the partial sums [sum][chunk][channel] over the chunks, in their order."""
+    k = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    row = tl.arange(0, ROWS)[:, None]
+    base = partial_ptr + k.to(tl.int64) * chunks * channels
+    sums = tl.zeros((ROWS, COLUMNS), partial_ptr.dtype.element_ty)
+    for first in range(0, chunks, ROWS):
+        mask = (first + row < chunks) & (column < channels)
+        sums += tl.load(base + (first + row).to(tl.int64) * channels + column, mask=mask, other=0.0)
+    found = tl.sum(sums, axis=0)[None, :]
+    if k < SEGMENTS:
+        at = k * channels + column
+        tl.store(grad_a_ptr + at, found.to(grad_a_ptr.dtype.element_ty), mask=column < channels)
+    else:
+        at = (k - SEGMENTS) * channels + column
+        slope = tl.load(a_ptr + at, mask=column < channels, other=0.0).to(sums.dtype)
+        tl.store(grad_b_ptr + at, (slope * found).to(grad_b_ptr.dtype.element_ty), mask=column < channels)

@@ -1,0 +1,75 @@
+"""The random family's Triton kernels. Rows that are no whole groups of 8 elements are copied until they are one run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layout import plan
+from ..reference.random import line, threshold
+from . import backend
+
+
+def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
+    """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
+    from . import random_kernels
+
+    y = torch.empty_like(x) if out is None else out
+    _launch(random_kernels.rrelu, (x,), y, seed, *line(x.dtype, lower, upper))
+    return y
+
+
+def rrelu_backward(
+    grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
+) -> Tensor:
+    """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
+    from . import random_kernels
+
+    grad_x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
+    _launch(random_kernels.rrelu_backward, (grad, x), grad_x, seed, *line(x.dtype, lower, upper))
+    return grad_x
+
+
+def dropout(
+    x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
+) -> Tensor:
+    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
+    from . import random_kernels
+
+    y = out
+    if y is None:
+        shape = x.shape
+        y = (
+            torch.empty_like(x)
+            if strides is None
+            else torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
+        )
+    _launch(random_kernels.dropout, (x,), y, seed, threshold(p), 1 / (1 - p))
+    return y
+
+
+def _launch(kernel: Any, inputs: tuple[Tensor, ...], out: Tensor, seed: Tensor, *scalars: float) -> None:
+    """Starts one program for each tile."""
+    geometry, inputs = backend._fit(inputs, (out,))
+    if geometry.rows > 1 and geometry.cols % 8:
+        inputs = tuple(torch.empty_like(out).copy_(tensor) for tensor in inputs)
+        dense = plan(*inputs, out)
+        assert dense is not None and dense.rows == 1
+        geometry = dense
+    rows, cols, strides = geometry
+    if rows == 0:
+        return
+    flat = rows == 1
+    block = (backend._TILE_BYTES if len(inputs) == 1 else backend._TILE_BYTES // 2) // out.element_size()
+    block_cols = block if flat else min(backend._ROW_TILE, block, 1 << (cols - 1).bit_length())
+    block_rows = 1 if flat else block // block_cols
+    programs = -(-rows // block_rows) * -(-cols // block_cols)
+    if flat:  # unused, so they should not make further variants
+        strides = (0,) * len(strides)
+    with backend._guard(out.device):
+        kernel[(programs,)](
+            *inputs, out, seed, *scalars, rows, cols, *strides, flat, cols % 16 == 0, block_rows, block_cols,
+            num_warps=backend._NUM_WARPS,
+        )  # fmt: skip

@@ -1,0 +1,113 @@
+"""The kernels of the random family: 16-byte loads beside random numbers drawn in the registers that need them.
+
+Operands are `rows` rows of `cols` adjacent elements as in `kernels.py`. The element in row r and column c has number
+r cols + c, wherever it lies, so that backward draws for it what forward drew.
+"""
+
+import triton
+import triton.language as tl
+
+from .kernels import _at, _load, _store, _tile
+from .philox import halves, words
+
+
+@triton.jit
+def _slopes(seed, number, scale, offset, DTYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The slopes of a tile, as csrc/cpu/random.cpp forms them from the same bits."""
+    if DTYPE.primitive_bitwidth == 64:
+        slope = tl.fma(words(seed, number, ROWS, COLS, 4).to(tl.float64), scale, offset)
+    elif DTYPE.primitive_bitwidth == 32:
+        one_to_two = (words(seed, number, ROWS, COLS, 4) >> 9 | 0x3F800000).to(tl.float32, bitcast=True)
+        slope = tl.fma(one_to_two, scale, offset)
+    else:
+        # 16 bits resolve a slope that the product rounds to at most 11. They become the last bits of 2^23 + bits.
+        integer = (halves(seed, number, ROWS, COLS) | 0x4B000000).to(tl.float32, bitcast=True)
+        slope = tl.fma(integer, scale, offset)
+    return slope
+
+
+@triton.jit
+def rrelu(
+    x_ptr,
+    y_ptr,
+    seed_ptr,
+    scale: tl.float64,
+    offset: tl.float64,
+    rows,
+    cols,
+    x_stride,
+    y_stride,
+    FLAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """y = x, times a slope of its own where x <= 0"""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
+    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
+    number = row * cols + first_col
+    slope = _slopes(tl.load(seed_ptr), number, scale, offset, DTYPE, BLOCK_ROWS, BLOCK_COLS)
+    y = x * tl.where(x <= 0, slope, 1.0)
+    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
+
+
+@triton.jit
+def rrelu_backward(
+    grad_ptr,
+    x_ptr,
+    grad_x_ptr,
+    seed_ptr,
+    scale: tl.float64,
+    offset: tl.float64,
+    rows,
+    cols,
+    grad_stride,
+    x_stride,
+    grad_x_stride,
+    FLAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """grad_x = grad, times the slope that forward drew where x <= 0"""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
+    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    grad = _load(_at(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
+    number = row * cols + first_col
+    slope = _slopes(tl.load(seed_ptr), number, scale, offset, DTYPE, BLOCK_ROWS, BLOCK_COLS)
+    grad_x = grad * tl.where(x <= 0, slope, 1.0)
+    _store(_at(grad_x_ptr, grad_x_stride, row, first_col, col, FLAT), grad_x, mask, full, EVEN)
+
+
+@triton.jit
+def dropout(
+    x_ptr,
+    y_ptr,
+    seed_ptr,
+    threshold: tl.int64,
+    scale: tl.float64,
+    rows,
+    cols,
+    x_stride,
+    y_stride,
+    FLAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """y = x scale where the random word is at least `threshold`, else 0"""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
+    EACH: tl.constexpr = 8 if DTYPE.primitive_bitwidth == 16 else 4
+    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    word = words(tl.load(seed_ptr), row * cols + first_col, BLOCK_ROWS, BLOCK_COLS, EACH)
+    # Multiplied by 0 rather than replaced by it where dropped, as PyTorch does: a NaN stays one.
+    y = x * tl.where(word >= tl.full((), threshold, tl.uint32), tl.full((), scale, COMPUTE), 0.0)
+    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)

@@ -1,0 +1,429 @@
+"""Gated activations: any gate of the catalogue, any layout, both gradients, on every backend.
+
+Triton's part runs under its interpreter in a second pytest, or here if there is a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from test_triton import DEVICE as TRITON_DEVICE
+from test_triton import INTERPRETED, compiles
+from test_triton import faithful_interpreter as faithful_interpreter
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+import nnkernels
+import nnkernels.functional as F
+from nnkernels import accuracy, dispatch, nn
+from nnkernels.registry import Activation, catalogue
+
+eager = torch.nn.functional
+ROWS = catalogue(Activation)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+VALUE_LIMITS = accuracy.LIMITS | {torch.float32: 5.0}
+GRADIENT_LIMITS = accuracy.LIMITS | {torch.float32: 6.0}  # two more roundings
+
+
+@pytest.fixture(params=["cpu", "triton", "reference"])
+def chosen(request: pytest.FixtureRequest) -> str:
+    """The device of the backend that is chosen for the test."""
+    device = TRITON_DEVICE if request.param == "triton" else "cpu"
+    found = dispatch.named(request.param)
+    reason = found if isinstance(found, str) else found.unavailable(torch.device(device))
+    if device == "cuda" and not torch.cuda.is_available():
+        reason = "needs a GPU"
+    if reason:
+        pytest.skip(reason)
+    with nnkernels.backend(request.param):
+        yield device
+
+
+@compiles
+def test_under_the_interpreter():
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "triton",
+        str(Path(__file__)),
+    ]
+    root = Path(__file__).parent.parent
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def constants_of(row: Activation) -> dict[str, float]:
+    return dict(zip(row.parameters, accuracy.constants_of(row), strict=False))
+
+
+def composed(x: Tensor, f: Any, dim: int = -1, interleaved: bool = False, gate_first: bool = True) -> Tensor:
+    """What a user of torch would write."""
+    if interleaved:
+        first, second = x.movedim(dim, -1)[..., ::2].movedim(-1, dim), x.movedim(dim, -1)[..., 1::2].movedim(-1, dim)
+    else:
+        first, second = x.chunk(2, dim)
+    return f(first) * second if gate_first else f(second) * first
+
+
+def off_knees(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.empty(*shape, dtype=torch.float64).uniform_(-4, 4, generator=generator)
+    return torch.where((2 * x - (2 * x).round()).abs() < 0.04, x + 0.11, x)
+
+
+def gates(dtype: torch.dtype) -> Tensor:
+    """A grid around zero and into both tails."""
+    step = 8 if INTERPRETED else 1
+    return torch.cat([torch.linspace(-12, 12, 4001)[::step], torch.linspace(-100, 100, 1601)[::step]]).to(dtype)
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_accuracy_of_value_and_both_gradients(row: Activation, kind: str, chosen: str):
+    if INTERPRETED and kind in ("fp16", "fp64"):
+        pytest.skip("slow to interpret, and no other code than the other types'")
+    dtype = DTYPES[kind]
+    gate = gates(dtype).to(chosen)
+    generator = torch.Generator().manual_seed(1)
+    up, grad = (torch.randn(gate.shape, generator=generator).to(chosen, dtype) for _ in range(2))
+    leaves = gate.requires_grad_(), up.requires_grad_()
+    y = F.gated(gate, row.name, up=up, **constants_of(row))
+    grad_gate, grad_up = torch.autograd.grad(y, leaves, grad)
+
+    a, b = accuracy.constants_of(row)
+    gate, up = gate.detach(), up.detach()
+    value, slope = (accuracy.truth_of(row, order, gate, a, b) for order in ("value", "d1"))
+    factor, wide_grad = up.double(), grad.double()
+    root = torch.where(accuracy.near_root(gate.double(), slope), 2.0**-6, 0.0)
+    if dtype == torch.float64:
+        root = torch.where((slope.abs() < 0.1) & (gate.abs() < 30), 0.1, 0.0)
+    # A value that is subnormal in float32 has lost digits before it is multiplied.
+    normal = (value.abs() >= 2.0**-126) | (value == 0) | (dtype == torch.float64)
+    close = torch.where(accuracy.near_root(gate.double(), value), 2.0**-6, 0.0) if row.name == "tanhshrink" else 0.0
+    assert accuracy.errors(y.detach(), value * factor, close)[normal].max() <= VALUE_LIMITS[dtype]
+    assert accuracy.errors(grad_up, wide_grad * value, close)[normal].max() <= GRADIENT_LIMITS[dtype]
+    normal = (slope.abs() >= 2.0**-126) | (slope == 0) | (dtype == torch.float64)
+    floor = root * (factor * wide_grad).abs()
+    assert accuracy.errors(grad_gate, wide_grad * factor * slope, floor)[normal].max() <= GRADIENT_LIMITS[dtype]
+
+
+NAMED = {
+    "glu": (F.glu, lambda x: eager.glu(x)),
+    "swiglu": (F.swiglu, lambda x: composed(x, eager.silu)),
+    "swiglu-beta": (functools.partial(F.swiglu, beta=1.7), lambda x: composed(x, lambda g: g * torch.sigmoid(1.7 * g))),
+    "geglu": (F.geglu, lambda x: composed(x, eager.gelu)),
+    "geglu-tanh": (
+        functools.partial(F.geglu, approximate="tanh"),
+        lambda x: composed(x, functools.partial(eager.gelu, approximate="tanh")),
+    ),
+    "geglu-of-diffusers": (
+        functools.partial(F.geglu, gate_first=False),
+        lambda x: composed(x, eager.gelu, -1, False, False),
+    ),
+    "reglu": (F.reglu, lambda x: composed(x, eager.relu)),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_named_ones_are_what_users_compose(name: str, chosen: str):
+    ours, theirs = NAMED[name]
+    x = off_knees(3, 5, 14).to(chosen).requires_grad_()
+    y, expected = ours(x), theirs(x)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(y.square().sum(), x), torch.autograd.grad(expected.square().sum(), x)
+    )
+
+
+def layouts() -> dict[str, tuple[Tensor, int]]:
+    grid = torch.randn(2, 8, 6, 4)
+    return {
+        "vector": (torch.randn(10), 0),
+        "rows": (torch.randn(5, 30), -1),
+        "long rows": (torch.randn(3, 2 * 1029), -1),
+        "several tiles": (torch.randn(2, 9000), -1),
+        "width two": (torch.randn(7, 2), -1),
+        "first dim": (torch.randn(6, 5), 0),
+        "channels": (grid, 1),
+        "channels last": (grid.contiguous(memory_format=torch.channels_last), 1),
+        "middle": (grid, 2),
+        "permuted": (grid.permute(2, 0, 3, 1), 1),
+        "transposed": (torch.randn(8, 6).t(), -1),
+        "columns of wider rows": (torch.randn(6, 40)[:, :20], -1),
+        "columns of odd rows": (torch.randn(6, 31)[:, 1:21], -1),
+        "every other": (torch.randn(6, 40)[:, ::2], -1),
+        "expanded": (torch.randn(12).expand(4, 12), -1),
+        "unaligned": (torch.randn(2 * 513 + 1)[1:], -1),
+        "empty rows": (torch.randn(0, 4), -1),
+        "empty halves": (torch.randn(4, 0), -1),
+    }
+
+
+GRADS = {
+    "alike": torch.randn_like,
+    "expanded": lambda y: torch.tensor(0.5, device=y.device, dtype=y.dtype).expand(y.shape),
+    "row expanded": lambda y: torch.randn(y.shape[-1:], device=y.device, dtype=y.dtype).expand(y.shape),
+    "transposed": lambda y: torch.randn(y.shape[::-1], device=y.device, dtype=y.dtype).permute(*range(y.dim())[::-1]),
+    "every other": lambda y: torch.randn(*y.shape, 2, device=y.device, dtype=y.dtype)[..., 0],
+}
+
+
+@pytest.mark.parametrize("order", ["halves", "pairs", "swapped pairs"])
+@pytest.mark.parametrize("layout", layouts())
+def test_layouts(layout: str, order: str, chosen: str):
+    """On poisoned memory: every element is written, nothing that the caller owns is, and strides are torch's."""
+    x, dim = layouts()[layout]
+    x = x.to(chosen).detach()
+    interleaved, gate_first = "pairs" in order, "swapped" not in order
+    leaf, twin = x.requires_grad_(), x.double().requires_grad_()
+    before = leaf.detach().clone()
+    y = F.gated(leaf, "mish", dim, interleaved=interleaved, gate_first=gate_first)
+    expected = composed(twin, eager.mish, dim, interleaved, gate_first)
+    torch.testing.assert_close(y, expected.float())
+    if not interleaved:
+        assert strides(y) == strides(eager.glu(x, dim))
+    for name, make in GRADS.items():
+        grad = make(y.detach())
+        kept = grad.clone()
+        (got,) = torch.autograd.grad(y, leaf, grad, retain_graph=True)
+        (wanted,) = torch.autograd.grad(expected, twin, grad.double(), retain_graph=True)
+        torch.testing.assert_close(got, wanted.float(), rtol=1e-5, atol=1e-6, msg=name)
+        assert strides(got) == strides(torch.empty_like(x))
+        assert torch.equal(grad, kept)
+    assert torch.equal(leaf.detach(), before)
+
+
+def strides(x: Tensor) -> list[int]:
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1 and x.numel()]
+
+
+PAIRS = {
+    "alike": lambda: (torch.randn(4, 33), torch.randn(4, 33)),
+    "0-dim": lambda: (torch.tensor(0.7), torch.tensor(-2.0)),
+    "halves": lambda: torch.randn(4, 66).chunk(2, -1),
+    "up is transposed": lambda: (torch.randn(5, 7), torch.randn(7, 5).t()),
+    "both are transposed": lambda: (torch.randn(7, 5).t(), torch.randn(7, 5).t()),
+    "up is expanded": lambda: (torch.randn(5, 7), torch.randn(7).expand(5, 7)),
+    "gate is expanded": lambda: (torch.randn(7).expand(5, 7), torch.randn(5, 7)),
+    "every third": lambda: (torch.randn(5, 21)[:, ::3], torch.randn(5, 7)),
+    "empty": lambda: (torch.randn(0, 3), torch.randn(0, 3)),
+    "channels_last": lambda: tuple(
+        torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last) for _ in range(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", PAIRS)
+def test_two_tensors(layout: str, chosen: str):
+    gate, up = (part.to(chosen).detach().requires_grad_() for part in PAIRS[layout]())
+    y, expected = F.swiglu(gate, up), eager.silu(gate) * up
+    torch.testing.assert_close(y, expected)
+    for make in (GRADS["alike"], GRADS["expanded"]):
+        grad = make(y.detach())
+        got = torch.autograd.grad(y, (gate, up), grad, retain_graph=True)
+        wanted = torch.autograd.grad(expected, (gate, up), grad, retain_graph=True)
+        torch.testing.assert_close(got, wanted)
+    only_up = torch.autograd.grad(F.swiglu(gate.detach(), up).sum(), up)
+    torch.testing.assert_close(only_up, torch.autograd.grad((eager.silu(gate.detach()) * up).sum(), up))
+
+
+def test_the_same_tensor_as_gate_and_up():
+    x = off_knees(5).requires_grad_()
+    y, expected = F.swiglu(x, x), eager.silu(x) * x
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x), torch.autograd.grad(expected.sum(), x))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    data=st.data(),
+    interleaved=st.booleans(),
+    gate_first=st.booleans(),
+)
+def test_any_shape_dim_and_strides(sizes: list[int], data: st.DataObject, interleaved: bool, gate_first: bool):
+    dim = data.draw(st.integers(-len(sizes), len(sizes) - 1))
+    sizes[dim] *= 2
+    order = data.draw(st.permutations(range(len(sizes))))
+    steps = data.draw(st.lists(st.integers(1, 2), min_size=len(sizes), max_size=len(sizes)))
+    base = torch.randn([sizes[d] * steps[d] for d in order], dtype=torch.float64)
+    x = base.permute([order.index(d) for d in range(len(sizes))])
+    x = x[tuple(slice(None, None, step) for step in steps)].requires_grad_()
+    assert list(x.shape) == sizes
+    y = F.gated(x, "silu", dim, interleaved=interleaved, gate_first=gate_first)
+    expected = composed(x, eager.silu, dim, interleaved, gate_first)
+    torch.testing.assert_close(y, expected)
+    grad = torch.randn_like(y)
+    torch.testing.assert_close(torch.autograd.grad(y, x, grad), torch.autograd.grad(expected, x, grad))
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp32"])
+def test_limit_and_offset_are_those_of_gpt_oss(kind: str, chosen: str):
+    x = (4 * torch.randn(6, 64)).to(chosen, DTYPES[kind]).requires_grad_()
+    twin = x.detach().double().requires_grad_()
+    gate = twin[..., ::2].clamp(max=3.01)
+    expected = gate * torch.sigmoid(gate * 1.5) * (twin[..., 1::2].clamp(-3.01, 3.01) + 1)
+    y = F.swiglu(x, beta=1.5, interleaved=True, limit=3.01, offset=1.0)
+    torch.testing.assert_close(y.double(), expected.detach(), **tolerance(kind))
+    grad = torch.randn_like(y)
+    (got,), (wanted,) = torch.autograd.grad(y, x, grad), torch.autograd.grad(expected, twin, grad.double())
+    torch.testing.assert_close(got.double(), wanted, **tolerance(kind))
+    assert torch.equal(got == 0, wanted == 0)
+
+
+def tolerance(kind: str) -> dict[str, float]:
+    return {"rtol": 2.0**-8 if kind == "bf16" else 1e-5, "atol": 0.0 if kind == "bf16" else 1e-6}
+
+
+def test_gradients_pass_at_the_limit_and_not_beyond(chosen: str):
+    """At the limit itself torch's clamp has gradient 1 in version 2.11 and 0 in 2.14."""
+    gate = torch.tensor([2.0, 2.5, -9.0, 1.0, 1.0, 1.0], device=chosen, requires_grad=True)
+    up = torch.tensor([1.0, 1.0, 1.0, 2.0, -2.0, -2.5], device=chosen, requires_grad=True)
+    for_gate, for_up = torch.autograd.grad(F.reglu(gate, up, limit=2.0).sum(), (gate, up))
+    assert for_gate.tolist() == [1.0, 0.0, 0.0, 2.0, -2.0, -2.0]
+    assert for_up.tolist() == [2.0, 2.0, 0.0, 1.0, 1.0, 0.0]
+
+
+def test_nan_comes_through(chosen: str):
+    nan, one = torch.tensor([math.nan], device=chosen), torch.tensor([1.0], device=chosen)
+    for row in ROWS:
+        for limit in (None, 2.0):
+            assert F.gated(nan, row.name, up=one, limit=limit, **constants_of(row)).isnan()
+            assert F.gated(one, row.name, up=nan, limit=limit, **constants_of(row)).isnan()
+
+
+def test_a_closed_piecewise_gate_hides_infinite_gradients(chosen: str):
+    gate = torch.tensor([-1.0, -1.0, 2.0], device=chosen, requires_grad=True)
+    up = torch.tensor([math.inf, 1.0, 3.0], device=chosen)
+    grad = torch.tensor([1.0, math.inf, 1.0], device=chosen)
+    (got,) = torch.autograd.grad(F.reglu(gate, up), gate, grad)
+    assert got.tolist() == [0.0, 0.0, 3.0]
+
+
+def test_zeros_keep_their_sign(chosen: str):
+    zero = torch.tensor([-0.0], device=chosen)
+    assert F.reglu(torch.ones_like(zero), zero, limit=1.0).signbit().all()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_gradcheck_of_first_and_second_order(row: Activation):
+    x, constants = off_knees(2, 6).requires_grad_(), constants_of(row)
+
+    def f(x: Tensor) -> Tensor:
+        return F.gated(x, row.name, interleaved=True, limit=3.3, offset=0.5, **constants)
+
+    assert torch.autograd.gradcheck(f, (x,), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(f, (x,), check_fwd_over_rev=True)
+
+
+def test_gradcheck_of_two_tensors():
+    inputs = off_knees(5).requires_grad_(), off_knees(5, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(F.geglu, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(F.geglu, inputs)
+
+
+def test_transforms_agree():
+    x = off_knees(4, 10)
+
+    def total(x: Tensor) -> Tensor:
+        return F.swiglu(x).sum()
+
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(total(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(total)(x), slope)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(total))(x), slope)
+    torch.testing.assert_close(torch.func.vmap(F.glu, in_dims=1)(x.t().contiguous()), eager.glu(x))
+    value, tangent = torch.func.jvp(F.swiglu, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(value, F.swiglu(x))
+    torch.testing.assert_close(tangent.sum(), slope.sum())
+    forward = torch.func.jacfwd(torch.func.jacfwd(total))(x[0])
+    torch.testing.assert_close(forward, torch.func.hessian(total)(x[0]))
+
+
+def test_compiles_into_one_graph():
+    torch._dynamo.reset()
+
+    def f(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        y = F.gated(x, "leaky_relu", negative_slope=0.3, interleaved=True, limit=3.0, offset=1.0)
+        return y + F.reglu(gate, up) + F.glu(x) + nn.SwiGLU(beta=1.5)(x)
+
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((3, 12), (3, 6), (3, 6))]
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    y, expected = compiled(*inputs), f(*inputs)
+    torch.testing.assert_close(y, expected)
+    grad = torch.randn_like(y)
+    torch.testing.assert_close(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, inputs, grad))
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "two tensors"])
+def test_backward_keeps_what_was_given_and_nothing_else(packed: bool):
+    inputs = [torch.randn(4, 16, requires_grad=True) for _ in range(1 if packed else 2)]
+    kept: list[Tensor] = []
+    with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        F.swiglu(*inputs)
+    assert [t.data_ptr() for t in kept] == [x.data_ptr() for x in inputs]
+    kept.clear()
+    with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t), torch.no_grad():
+        assert not F.swiglu(*inputs).requires_grad
+    assert not kept
+
+
+def test_a_second_backward_gives_the_same(chosen: str):
+    x = torch.randn(3, 10, device=chosen, requires_grad=True)
+    y = F.swiglu(x)
+    first, second = (torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "pairs"])
+def test_packed_input_and_gradient_are_not_copied(interleaved: bool):
+    if isinstance(dispatch.named("cpu"), str):
+        pytest.skip("the C++ kernels were not built")
+    x = torch.randn(8, 64, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        y = F.swiglu(x, interleaved=interleaved)
+        torch.autograd.grad(y, x, torch.ones((), dtype=y.dtype).expand(y.shape))
+    names = {event.name for event in profile.events()}
+    assert "nnkernels::gated_backward" in names
+    assert not {"aten::copy_", "aten::clone", "aten::contiguous", "aten::cat"} & names
+
+
+def test_threads_give_the_same_bits():
+    x, before = torch.randn(7, 40_002)[:, 2:], torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            leaf = x.detach().requires_grad_()
+            y = F.geglu(leaf)
+            results.append((y.detach(), torch.autograd.grad(y.sum(), leaf)[0]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_more_than_2_to_the_31_elements():
+    for interleaved in (False, True):
+        x = torch.ones(2, 2**30 + 16, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        y = F.reglu(x, interleaved=interleaved)
+        assert y[1, -8:].tolist() == [1.0] * 8
+        (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        assert grad[1, -8:].tolist() == [1.0] * 8
+        del x, y, grad
