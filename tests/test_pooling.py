@@ -76,7 +76,7 @@ def check(x: Tensor, pieces: int, dim: int) -> None:
     grad = torch.randn(y.shape, device=x.device).to(x.dtype)
     got, wanted = torch.autograd.grad(y, a, grad)[0], torch.autograd.grad(exact, b, grad)[0]
     assert torch.equal(got, wanted)
-    if x.numel() and 1 not in x.shape:
+    if pieces > 1 and x.numel() and 1 not in x.shape:
         assert got.stride() == torch.empty_like(x).stride()
 
 

@@ -104,7 +104,7 @@ def _beats(x, y):
 @triton.jit
 def _load(pointers, mask, full):
     """Without a mask where it would split the vectors of a full tile."""
-    if full:  # noqa: SIM108
+    if full:
         x = tl.load(pointers)
     else:
         x = tl.load(pointers, mask=mask, other=0)
@@ -161,8 +161,7 @@ def forward_adjacent(
     loaded = ()
     for tile in tl.static_range(TILES):  # all before the first store, behind which the compiler moves no load
         at = tile * BLOCK * PIECES + flat
-        x = _load(x_ptr + first * PIECES + at, at < left * PIECES, full)
-        loaded = loaded + (x,)  # noqa: RUF005  (all that Triton knows)
+        loaded = loaded + (_load(x_ptr + first * PIECES + at, at < left * PIECES, full),)
     for tile in tl.static_range(TILES):
         y = _wide(loaded[tile])
         piece = tl.zeros([BLOCK * PIECES], tl.int32)
@@ -199,9 +198,9 @@ def backward_adjacent(
     bytes = ()
     for tile in tl.static_range(TILES):
         at = tile * BLOCK + out
-        grads = grads + (_load(grad_ptr + first + at, at < left, full),)  # noqa: RUF005
+        grads = grads + (_load(grad_ptr + first + at, at < left, full),)
         at = tile * (BLOCK // PER) + byte
-        bytes = bytes + (_load(winners_ptr + first // PER + at, at * PER < left, full),)  # noqa: RUF005
+        bytes = bytes + (_load(winners_ptr + first // PER + at, at * PER < left, full),)
     for tile in tl.static_range(TILES):
         packed = bytes[tile].to(tl.int32)
         piece = tl.reshape((packed[:, None] >> shifts[None, :]) & ((1 << BITS) - 1), [BLOCK])
@@ -220,9 +219,10 @@ def _apart(count, cols, WIDE: tl.constexpr, PIECES: tl.constexpr, VEC: tl.conste
     vector = tl.arange(0, VECTORS)
     row = first // cols
     col = first - row * cols
-    if not WIDE:
-        col, cols = col.to(tl.int32), cols.to(tl.int32)
-    rows_on = (col + vector) // cols
+    if WIDE:
+        rows_on = (col + vector) // cols
+    else:
+        rows_on = (col.to(tl.int32) + vector) // cols.to(tl.int32)
     start = first + vector + (row + rows_on) * (cols.to(tl.int64) * (PIECES - 1))
     where = start[:, None] * VEC + tl.arange(0, VEC)[None, :]
     return first, vector, first + vector < count, where
