@@ -10,6 +10,11 @@ best polynomial of its degree, and prints the worst relative error of what the r
     log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
     tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
     mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail without its exponential
+    gelu_tail     Phi(-a) = 2^(P(a) - 24)                         0 <= a <= 14, beyond which 16 bits have 0 alone
+    gelu_slope    Phi(-a) - a phi(a) = (r - a) 2^(P(a) - 24)      the same, r being its root
+
+The factor 2^24 of the last two keeps what the hardware's exp2 would flush to 0; they serve Triton alone, as a GPU's exp2
+costs one instruction.
 """
 
 from __future__ import annotations
@@ -75,6 +80,17 @@ def _gelu_slope(v: mp.mpf) -> mp.mpf:
     return (mp.ncdf(x) + x * mp.npdf(x)) / (x - GELU_ROOT)
 
 
+LIFT = 24
+
+
+def _gelu_tail(a: mp.mpf) -> mp.mpf:
+    return LIFT + mp.log(mp.erfc(a / mp.sqrt(2)) / 2, 2)
+
+
+def _gelu_slope_tail(a: mp.mpf) -> mp.mpf:
+    return LIFT + mp.log((mp.erfc(a / mp.sqrt(2)) / 2 - a * mp.npdf(a)) / (-GELU_ROOT - a), 2)
+
+
 def _mills_fit(precision: str, first: float, last: float, degree: int) -> Fit:
     ends = ((first - MILLS_K) / (first + MILLS_K), (last - MILLS_K) / (last + MILLS_K))
     return Fit("mills", _mills(MILLS_K), ends, lambda w, p: p, {precision: degree})
@@ -96,7 +112,12 @@ FITS = [
     _mills_fit("double", 3.0, 40.0, 17),
     Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"float": 12, "double": 23}),
     Fit("gelu_d1", _gelu_slope, (-1.125, 1.125), lambda v, p: p, {"float": 13, "double": 23}),
+    Fit("gelu_tail", _gelu_tail, (0, 14), lambda a, p: mp.power(2, p), {"fast": 9}),
+    Fit("gelu_slope", _gelu_slope_tail, (0, 14), lambda a, p: mp.power(2, p), {"fast": 11}),
 ]
+
+
+TRITON_ALONE = ("gelu_tail", "gelu_slope")
 
 
 def chebyshev_fit(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
@@ -143,7 +164,7 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
         suffix = "f" if scalar == "float" else ""
         lines.append(f"struct {precision.capitalize()}Polynomials {{")
         for (name, of), values in table.items():
-            if of == precision:
+            if of == precision and name not in TRITON_ALONE:
                 body = ", ".join(f"{v!r}{suffix}" for v in values)
                 lines.append(f"  static constexpr {scalar} {name}[] = {{{body}}};")
         lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K}{suffix};")

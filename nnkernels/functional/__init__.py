@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import batch_normalization, elementwise, fused, learned, normalization, pooling, random, reducing
+from . import batch_normalization, elementwise, fused, learned, normalization, pooling, quantized, random, reducing
 from .batch_normalization import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of
@@ -15,6 +15,7 @@ from .gated import __all__ as _gated  # here the function has the module's name
 from .learned import *  # noqa: F403
 from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
+from .quantized import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
 
@@ -28,6 +29,7 @@ __all__ = [
     *normalization.__all__,
     *batch_normalization.__all__,
     *fused.__all__,
+    *quantized.__all__,
 ]
 
 

@@ -277,6 +277,14 @@ def gating(
 
 def _call(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> Tensor:
     """`name` is the public function's, for error messages."""
+    check_gated(name, input, up, chosen)
+    if input.dtype not in SUPPORTED_DTYPES:
+        return _as_torch_does(name, input, chosen)
+    return autograd.call(chosen, input, up)
+
+
+def check_gated(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> None:
+    """Raises what `name` says of tensors that are no packed one, or no gate and up."""
     for argument, tensor in (("input", input), ("up", up)):
         if not isinstance(tensor, Tensor) and not (argument == "up" and tensor is None):
             raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(tensor).__name__}")
@@ -284,9 +292,6 @@ def _call(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> Tensor
         _check_packed(name, input, chosen)
     else:
         _check_pair(name, input, up, chosen)
-    if input.dtype not in SUPPORTED_DTYPES:
-        return _as_torch_does(name, input, chosen)
-    return autograd.call(chosen, input, up)
 
 
 def _check_packed(name: str, input: Tensor, chosen: Gating) -> None:

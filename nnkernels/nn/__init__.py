@@ -16,6 +16,7 @@ from . import (
     learned,
     normalization,
     pooling,
+    quantized,
     random,
     reducing,
 )
@@ -28,6 +29,7 @@ from .gated import *  # noqa: F403
 from .learned import *  # noqa: F403
 from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
+from .quantized import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
 
@@ -42,6 +44,7 @@ __all__ = [
     *normalization.__all__,
     *batch_normalization.__all__,
     *fused.__all__,
+    *quantized.__all__,
 ]
 
 

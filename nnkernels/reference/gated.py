@@ -21,11 +21,15 @@ def _bounded(gating: Gating, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 
 def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
     """f(gate) up, in `input`'s type; differentiable to any order."""
+    return product(gating, input, up).to(input.dtype)
+
+
+def product(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
+    """f(gate) up, in the type in which it is computed."""
     gate, up = gate_and_up(gating, input, up)
     wide = compute_dtype(input)
     gate, up = _bounded(gating, gate.to(wide), up.to(wide))
-    value = FORMULAS[gating.activation].value(gate, *rounded(input, gating.a, gating.b))
-    return (value * up).to(input.dtype)
+    return FORMULAS[gating.activation].value(gate, *rounded(input, gating.a, gating.b)) * up
 
 
 def gated_backward(

@@ -10,6 +10,8 @@ import triton.language as tl
 from .math import (
     GELU_D1,
     GELU_ROOT,
+    GELU_SLOPE,
+    GELU_TAIL,
     TANHRES,
     exp_parts,
     expm1,
@@ -25,6 +27,9 @@ from .math import (
 )
 
 _FAR = tl.constexpr(2000.0)  # exp(-_FAR) is 0 in every type
+_LOG2E = tl.constexpr(1.4426950408889634)
+_FARTHEST = tl.constexpr(14.0)  # where gelu and its slope are 0 in 16 bits
+_LIFT = tl.constexpr(24.0)  # what the fits of gelu add to an exponent
 _INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
 # high and low parts for float and for double: 1.702, c1 = 2 sqrt(2/pi) and c2 = 0.044715 c1
 _QUICK = tl.constexpr((1.7020000219345093, -2.1934509319976314e-08, 1.702, 4.263256414560601e-17))
@@ -146,9 +151,18 @@ def softplus_d2(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def _gate_value(x, held, z, lo, FAST: tl.constexpr):
-    """x sigmoid(z); `held` is x, held where sigmoid(z) is 0."""
-    p, s, t, r, _ = logistic(z, lo, FAST)
-    return tl.where(z >= 0, x * r, held * r * p * s * t)
+    """x sigmoid(z); `held` is x, held where sigmoid(z) is 0.
+
+    FAST multiplies by the root of sigmoid twice, so that small numbers keep their digits: rsqrt(1 + e), times the root
+    of e below zero, where e = exp(-|z|).
+    """
+    if FAST:
+        e_root = tl.exp2(tl.abs(z) * (-0.5 * _LOG2E))
+        root = tl.where(z < 0, e_root, 1.0) * tl.rsqrt(tl.fma(e_root, e_root, tl.full(z.shape, 1.0, z.dtype)))
+        return tl.where(z < 0, held, x) * root * root
+    else:
+        p, s, t, r, _ = logistic(z, lo, FAST)
+        return tl.where(z >= 0, x * r, held * r * p * s * t)
 
 
 @triton.jit
@@ -284,24 +298,40 @@ def gelu_tanh_d2(x, a, b, FAST: tl.constexpr):
 
 
 @triton.jit
+def _power_of(a, LOGARITHM: tl.constexpr):
+    """2^_LIFT times the tail whose logarithm is fitted, which exp2 would else flush to 0."""
+    return tl.exp2(polynomial(a, LOGARITHM, True))
+
+
+@triton.jit
 def gelu_value(x, a, b, FAST: tl.constexpr):
     """x Phi(x) = max(x, 0) - |x| Phi(-|x|)."""
-    distance, ratio, p, s, t = normal_tail(x, FAST)
-    return tl.where(x < 0, 0.0, x) - distance * ratio * p * s * t
+    if FAST:
+        distance = tl.minimum(tl.abs(x), _FARTHEST, propagate_nan=tl.PropagateNan.ALL)
+        tail = distance * _power_of(distance, GELU_TAIL)
+        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, 0.0, x))
+    else:
+        distance, ratio, p, s, t = normal_tail(x, FAST)
+        return tl.where(x < 0, 0.0, x) - distance * ratio * p * s * t
 
 
 @triton.jit
 def gelu_d1(x, a, b, FAST: tl.constexpr):
     """Phi(x) + x phi(x), which is 1 minus itself at -x; around its root, where no digits would be left, a polynomial
     that has the same root."""
-    distance, ratio, p, s, t = normal_tail(x, FAST)
-    below = (ratio - distance * _INV_SQRT_2PI) * p * s * t
-    y = tl.where(x < 0, below, 1 - below)
-    if not FAST:
-        ROOT: tl.constexpr = table(GELU_ROOT, x.dtype, FAST)
+    if FAST:
+        distance = tl.minimum(tl.abs(x), _FARTHEST, propagate_nan=tl.PropagateNan.ALL)
+        ROOT: tl.constexpr = table(GELU_ROOT, x.dtype, False)
+        lifted = (-ROOT[0] - distance) * _power_of(distance, GELU_SLOPE)
+        below = lifted * 2.0**-_LIFT
+        return tl.where(x < 0, below, 1 - below)
+    else:
+        distance, ratio, p, s, t = normal_tail(x, FAST)
+        below = (ratio - distance * _INV_SQRT_2PI) * p * s * t
+        y = tl.where(x < 0, below, 1 - below)
+        ROOT: tl.constexpr = table(GELU_ROOT, x.dtype, False)
         close = (x - ROOT[0] - ROOT[1]) * polynomial(x + 0.625, GELU_D1, FAST)
-        y = tl.where((x > -1.75) & (x < 0.5), close, y)
-    return y
+        return tl.where((x > -1.75) & (x < 0.5), close, y)
 
 
 @triton.jit

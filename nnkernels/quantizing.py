@@ -1,0 +1,32 @@
+"""What a call that casts to 8 bits asks for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+BLOCK = 128
+"""Elements of a row that share a scale under granularity "block"."""
+
+LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0, torch.int8: 127.0}
+"""The 8-bit types and the greatest numbers that are used of each; int8 is symmetric, so -128 is not."""
+
+GRANULARITIES = ("tensor", "row", "block")
+
+SMALLEST_SCALE = 2.0**-126
+"""The smallest normal float32. What would have a smaller scale is 0 in every 8-bit type, and gets 1."""
+
+
+class Rounding(NamedTuple):
+    """The 8-bit type, what shares a scale, and whether scales are powers of two."""
+
+    dtype: torch.dtype
+    granularity: str
+    pow2: bool
+
+    def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The scales' shape for values of this shape."""
+        if self.granularity == "tensor":
+            return ()
+        return (*shape[:-1], 1 if self.granularity == "row" else -(-shape[-1] // BLOCK))
