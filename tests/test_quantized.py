@@ -137,7 +137,9 @@ def test_what_is_not_finite_or_too_small(dtype, device):
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64], ids=["bf16", "fp32", "fp64"])
 def test_values_are_the_activation_rounded_once(kind, name, granularity, device):
     x = spread(4, 200, dtype=kind).to(device)
-    exact = accuracy.truth_of(nnkernels.activation(name), "value", x, *accuracy.constants_of(nnkernels.activation(name)))
+    exact = accuracy.truth_of(
+        nnkernels.activation(name), "value", x, *accuracy.constants_of(nnkernels.activation(name))
+    )
     q, scale = F.act_quantize(x, name, granularity=granularity)
     scale = scale.repeat_interleave(BLOCK, -1)[..., :200] if granularity == "block" else scale
     # Half a step of e4m3 (3 bits), and what the activation and the scale are off.
@@ -171,7 +173,13 @@ def test_layouts(layout, granularity, device):
 @pytest.mark.parametrize("granularity", ["tensor", "row", "block"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"interleaved": True}, {"gate_first": False, "interleaved": True}, {"dim": 1}, {"dim": 0, "limit": 0.5, "offset": 1.0}],
+    [
+        {},
+        {"interleaved": True},
+        {"gate_first": False, "interleaved": True},
+        {"dim": 1},
+        {"dim": 0, "limit": 0.5, "offset": 1.0},
+    ],
     ids=str,
 )
 def test_gated(options, granularity, device):
@@ -211,7 +219,11 @@ def test_any_shape(device, shape, granularity, gated):
         exact = call(x, "relu", granularity=granularity)
     assert same(q, exact[0]) and torch.equal(scale, exact[1])
     values = F.gated(x, "relu") if gated else x
-    scales = {"tensor": (), "row": (*values.shape[:-1], 1), "block": (*values.shape[:-1], -(-values.shape[-1:].numel() // BLOCK))}
+    scales = {
+        "tensor": (),
+        "row": (*values.shape[:-1], 1),
+        "block": (*values.shape[:-1], -(-values.shape[-1:].numel() // BLOCK)),
+    }
     assert q.shape == values.shape and scale.shape == scales[granularity]
 
 
@@ -291,7 +303,9 @@ def test_modules():
         "ActQuantize('leaky_relu', dtype=torch.int8, granularity='row', pow2=True, negative_slope=0.2)"
     )
     gated = nn.GatedQuantize("silu", granularity="block", interleaved=True)
-    assert repr(gated) == "GatedQuantize('silu', dim=-1, interleaved=True, dtype=torch.float8_e4m3fn, granularity='block')"
+    assert (
+        repr(gated) == "GatedQuantize('silu', dim=-1, interleaved=True, dtype=torch.float8_e4m3fn, granularity='block')"
+    )
     x = spread(3, 6)
     pairs = [
         (plain, F.act_quantize(x, "leaky_relu", torch.int8, granularity="row", pow2=True, negative_slope=0.2)),
@@ -342,7 +356,11 @@ def _compiled(kind: str, arch: int, **constants: Any) -> Any:
     types = {"x_ptr": "*bf16", "up_ptr": "*bf16", "q_ptr": "*u8", "scale_ptr": "*fp32", "amax_ptr": "*i32"}
     types |= dict.fromkeys(("a", "b", "limit", "offset"), "fp64")
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind not in ("fp64", "constexpr")}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, kind in enumerate(signature.values())
+        if kind not in ("fp64", "constexpr")
+    }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": quantized._warps(quantized._TILE)}
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

@@ -13,8 +13,8 @@ best polynomial of its degree, and prints the worst relative error of what the r
     gelu_tail     Phi(-a) = 2^(P(a) - 24)                         0 <= a <= 14, beyond which 16 bits have 0 alone
     gelu_slope    Phi(-a) - a phi(a) = (r - a) 2^(P(a) - 24)      the same, r being its root
 
-The factor 2^24 of the last two keeps what the hardware's exp2 would flush to 0; they serve Triton alone, as a GPU's exp2
-costs one instruction.
+The factor 2^24 of the last two keeps what a GPU's exp2 would flush to 0; they serve Triton alone, as exp2 is one
+instruction there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Activation and cast to 8 bits in one pass.
 
-Quantised values are to be read as x = q scale, which is how `torch._scaled_mm` and torchao take them. Transformer Engine
-calls this scale `scale_inv`.
+Quantised values are to be read as x = q scale, which is how `torch._scaled_mm` and torchao take them. Transformer
+Engine calls this scale `scale_inv`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def act_quantize(
     - `granularity="tensor"` without a scale: the same for the whole tensor, in two passes.
 
     NaN stays NaN (0 in int8) and makes the scale of its group NaN. All arithmetic behind f is float32: a scale is the
-    greatest magnitude times 1/largest, and f(input) is multiplied by 1/scale. A group whose scale would be below 2^-126,
-    such as one of zeros, gets scale 1. 8-bit numbers carry no gradient.
+    greatest magnitude times 1/largest, and f(input) is multiplied by 1/scale. A group whose scale would be below
+    2^-126, such as one of zeros, gets scale 1. 8-bit numbers carry no gradient.
 
     Args:
         input: `(..., K)`, of any layout; float64, float32, bfloat16 or float16.

@@ -1,4 +1,4 @@
-"""Activation and cast to 8 bits in torch operations: the truth for the kernels, and the route of what they cannot follow.
+"""Activation and cast to 8 bits in torch operations: the truth, and the route of what the kernels cannot follow.
 
 Everything behind the activation is float32 arithmetic, so that all backends give the same bits: a scale is the greatest
 magnitude times 1/largest, and a value times 1/scale is clamped and rounded to the nearest even.

@@ -85,7 +85,10 @@ def _interpreted() -> bool:
 def _fit(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Geometry, tuple[Tensor, ...]]:
     """The geometry of inputs and outputs, after copying the inputs that would have none."""
     for fits in (lambda tensor: True, lambda tensor: plan(tensor, *outputs), lambda tensor: False):
-        inputs = tuple(tensor if fits(tensor) else torch.empty_like(outputs[0], dtype=tensor.dtype).copy_(tensor) for tensor in inputs)
+        inputs = tuple(
+            tensor if fits(tensor) else torch.empty_like(outputs[0], dtype=tensor.dtype).copy_(tensor)
+            for tensor in inputs
+        )
         geometry = plan(*inputs, *outputs)
         if geometry is not None:
             return geometry, inputs

@@ -1,8 +1,8 @@
 """The primitives of the formulas, for float32 and float64 tensors, from portable `tl` operations alone.
 
-`FAST` marks float32 that will be rounded to 16 bits: a relative error of 2^-14 leaves that within 1 ulp, so the
-hardware's exp2 and shorter polynomials do. No function contains a sum whose meaning would change if the compiler contracted a
-product into it: wherever a rounding error is computed, `tl.fma` is written out.
+`FAST` marks float32 that will be rounded to 16 bits: a relative error of 2^-14 leaves those within 1 ulp, so the
+hardware's exp2 and rsqrt and shorter polynomials do. No function contains a sum whose meaning would change if the
+compiler contracted a product into it: wherever a rounding error is computed, `tl.fma` is written out.
 """
 
 import triton
