@@ -181,6 +181,7 @@ def test_transforms_agree():
     torch.testing.assert_close(forward, torch.func.hessian(total)(x[0]))
 
 
+@pytest.mark.filterwarnings("error:Dynamo detected a call")
 def test_compiles_into_one_graph():
     torch._dynamo.reset()
 
