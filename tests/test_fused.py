@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_tools import NVIDIA, compile_ahead, compiles, executes, interpret, spills
 
 import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, dispatch, nn
+from nnkernels.reference.fused import ALONG_COLS
 from nnkernels.registry import Activation, catalogue
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -250,3 +253,54 @@ def test_accuracy_in_16_bits(device):
     if device == "cpu" and dispatch.chosen() == "triton":  # the interpreter rounds subnormal numbers in its own way
         off = off[truth.abs() > 1e-37]
     assert off.max() <= 1
+
+
+@executes
+@pytest.mark.parametrize(
+    ("shape", "dtype", "name"),
+    [
+        ((70, 64), torch.bfloat16, "silu"),
+        ((65, 51), torch.bfloat16, "silu"),
+        ((65, 51), torch.float32, "identity"),
+        ((5, 1040), torch.bfloat16, "identity"),
+    ],
+    ids=str,
+)
+def test_programs_of_a_wave_share_the_rows_of_a_strip(shape, dtype, name, monkeypatch):
+    from nnkernels.triton import fused
+
+    monkeypatch.setattr(fused, "_WAVE", 3)
+    monkeypatch.setattr(fused, "_multiprocessors", lambda device: 1)
+    x, bias, _ = leaves(shape, shape[-1:], DEVICE, dtype, residual=False)
+    grad = torch.randn(shape, dtype=torch.float64).to(DEVICE, dtype)
+    found = []
+    for backend in ("triton", "reference"):
+        with nnkernels.backend(backend):
+            torch.manual_seed(3)
+            found.append(torch.autograd.grad(F.bias_act(x, bias, name, dropout_p=0.25), (x, bias), grad))
+    eps = torch.finfo(dtype).eps
+    assert torch.equal(found[0][0] == 0, found[1][0] == 0)
+    for mine, other in zip(*found, strict=True):
+        assert torch.allclose(mine, other, rtol=4 * eps, atol=4 * eps * (1 if mine.dim() > 1 else shape[0] ** 0.5))
+
+
+@compiles
+def test_under_the_interpreter():
+    interpret(__file__, only="wave or (value_and_gradients and triton)")
+
+
+@compiles
+@pytest.mark.parametrize("arch", NVIDIA)
+def test_compiles_without_spilling(arch, fresh_cache, tmp_path):
+    from nnkernels.triton import fused
+    from nnkernels.triton.activations import FORMULAS
+
+    formula, types = FORMULAS["gelu"], {"seed_ptr": "*i64", "partial_ptr": "*fp32"}
+    constants = {
+        "VALUE": formula.value, "D1": formula.d1, "MASKS": False, "HAS_X": True, "ALONG": ALONG_COLS, "SUMS": False,
+        "DROPS": True, "ADDS": True, "EVEN": True, "STEPS": 1, "BLOCK_ROWS": 1, "BLOCK_COLS": 1024,
+    }  # fmt: skip
+    for kernel, loads in ((fused._forward, 2), (fused._backward, 2), (fused._backward_down, 4)):
+        compiled = compile_ahead(kernel, arch, "bf16", constants, fused._NUM_WARPS, types)
+        assert spills(compiled, tmp_path) == 0
+        assert len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])) >= loads

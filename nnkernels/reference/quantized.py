@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..fusing import Inner
-from ..gating import Gating
+from ..gating import Gating, gate_and_up
 from ..quantizing import BLOCK, LARGEST, SMALLEST_SCALE, Rounding
 from . import FORMULAS, compute_dtype, rounded
 from .gated import product
@@ -32,6 +32,15 @@ def quantize(
         groups = torch.nn.functional.pad(y, (0, -cols % BLOCK)).unflatten(-1, (-(-cols // BLOCK), BLOCK))
     scale = scale_of(greatest(groups, -1), rounding)
     return cast(groups, scale.unsqueeze(-1), rounding.dtype).flatten(-2)[..., :cols].contiguous(), scale
+
+
+def empty_results(what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding) -> tuple[Tensor, Tensor]:
+    """Memory for what `quantize` returns: codes that lie as the values do, or row by row where rows count."""
+    like = gate_and_up(what, input, up)[0] if isinstance(what, Gating) else input
+    shape = rounding.scales_shape(tuple(like.shape))
+    layout = torch.preserve_format if rounding.granularity == "tensor" else torch.contiguous_format
+    q = torch.empty_like(like, dtype=rounding.dtype, memory_format=layout)
+    return q, torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 def values(what: Inner | Gating, input: Tensor, up: Tensor | None) -> Tensor:

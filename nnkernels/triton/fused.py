@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ from .kernels import _load, _store, _times
 from .philox import words
 
 _NUM_WARPS = 4
-_TILE_BYTES = 8192  # of each operand: four 16-byte loads in flight for each thread
-_DROPPED_TILE_BYTES = 4096  # with random numbers, whose words take registers
-# Where columns are summed, one load in flight and a loop over rows: on an H100 larger tiles spill and reach 0.4 to 0.75
-# of the copy's bandwidth, these 0.81 to 0.86.
-_SUM_TILE_BYTES = 2048
-_SUM_ROWS = 64
+# Of each operand: two 16-byte loads in flight for each thread, or one where random numbers or sums take registers.
+_TILE_BYTES = 4096
+_SMALL_TILE_BYTES = 2048
+# Where columns are summed: this many programs run on one multiprocessor at a time, and all of them at once. On an H100
+# such a single wave reaches 0.93 of the copy's bandwidth, programs of 64 rows, which fill 1.7 waves, 0.81.
+_WAVE = 8
 
 
 @triton.jit
@@ -128,23 +129,20 @@ def _backward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """One program: STEPS tiles, one below the other where columns are summed, else side by side."""
+    """One program: STEPS tiles side by side, whose rows are summed if SUMS."""
     DTYPE: tl.constexpr = grad_ptr.dtype.element_ty
     FAST: tl.constexpr = DTYPE.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
     EACH: tl.constexpr = 8 if FAST else 4
-    DOWN: tl.constexpr = SUMS and ALONG == 1
-    tiles = tl.cdiv(cols, BLOCK_COLS if DOWN else BLOCK_COLS * STEPS)
+    tiles = tl.cdiv(cols, BLOCK_COLS * STEPS)
     program = tl.program_id(0)
-    chunk = program // tiles
-    first_row = chunk.to(tl.int64) * BLOCK_ROWS * (STEPS if DOWN else 1)
-    first_col = (program % tiles).to(tl.int64) * BLOCK_COLS * (1 if DOWN else STEPS)
+    first_row = (program // tiles).to(tl.int64) * BLOCK_ROWS
+    first_col = (program % tiles).to(tl.int64) * BLOCK_COLS * STEPS
     a, b, scale = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), tl.full((), scale, COMPUTE)
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
     for step in range(STEPS):
-        top = first_row + (step * BLOCK_ROWS if DOWN else 0)
-        left = first_col + (0 if DOWN else step * BLOCK_COLS)
-        row, at, col, cols_left, mask, full = _tile_at(top, left, rows, cols, BLOCK_ROWS, BLOCK_COLS)
+        left = first_col + step * BLOCK_COLS
+        row, at, col, cols_left, mask, full = _tile_at(first_row, left, rows, cols, BLOCK_ROWS, BLOCK_COLS)
         grad_x = _load(grad_ptr + at + col, mask, full, COMPUTE, EVEN)
         if HAS_X:
             x = _load(x_ptr + at + col, mask, full, COMPUTE, EVEN)
@@ -156,19 +154,95 @@ def _backward(
         _store(grad_x_ptr + at + col, grad_x, mask, full, EVEN)
         if SUMS:
             total += tl.where(mask, grad_x, 0.0)
-    if SUMS and ALONG == 1:
-        col = first_col + tl.arange(0, BLOCK_COLS)
-        tl.store(partial_ptr + chunk.to(tl.int64) * cols + col, tl.sum(total, 0), mask=col < cols)
-    elif SUMS:
+    if SUMS:
         row = first_row + tl.arange(0, BLOCK_ROWS)
         tl.store(partial_ptr + row * tiles + program % tiles, tl.sum(total, 1), mask=row < rows)
+
+
+@triton.jit
+def _backward_down(
+    grad_ptr,
+    x_ptr,
+    bias_ptr,
+    seed_ptr,
+    grad_x_ptr,
+    partial_ptr,
+    a: tl.float64,
+    b: tl.float64,
+    least: tl.int64,
+    scale: tl.float64,
+    rows,
+    cols,
+    padded,
+    steps,
+    D1: tl.constexpr,
+    MASKS: tl.constexpr,
+    HAS_X: tl.constexpr,
+    DROPS: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """The same where columns are summed. A program goes down a strip of columns; between two of its tiles lies one of
+    each other program of the strip, so that all of them together move through memory as a copy does. It loads a tile
+    ahead."""
+    DTYPE: tl.constexpr = grad_ptr.dtype.element_ty
+    FAST: tl.constexpr = DTYPE.primitive_bitwidth == 16
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
+    EACH: tl.constexpr = 8 if FAST else 4
+    strips = tl.cdiv(cols, BLOCK_COLS)
+    program = tl.program_id(0)
+    chunk = program // strips
+    hop = tl.num_programs(0) // strips * BLOCK_ROWS
+    first_row = chunk.to(tl.int64) * BLOCK_ROWS
+    first_col = (program % strips).to(tl.int64) * BLOCK_COLS
+    a, b, scale = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), tl.full((), scale, COMPUTE)
+    line, col = tl.arange(0, BLOCK_ROWS)[:, None], tl.arange(0, BLOCK_COLS)[None, :]
+    cols_left = tl.minimum(cols - first_col, BLOCK_COLS).to(tl.int32)
+    inside, whole = col < cols_left, cols_left == BLOCK_COLS
+    if HAS_X:
+        bias = tl.load(bias_ptr + first_col + col, mask=inside, other=0.0).to(COMPUTE)
+    start = first_row * cols + first_col
+    grad_ptr += start
+    grad_x_ptr += start
+    if HAS_X:
+        x_ptr += start
+    at = line * cols + col
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
+
+    lines_left = tl.minimum(rows - first_row, BLOCK_ROWS).to(tl.int32)
+    mask, full = inside & (line < lines_left), whole & (lines_left == BLOCK_ROWS)
+    grad = _load(grad_ptr + at, mask, full, DTYPE, EVEN)
+    x = _load(x_ptr + at, mask, full, DTYPE, EVEN) if HAS_X else grad
+    for _ in range(steps):
+        this_grad, this_x, this_mask, this_full = grad, x, mask, full
+        first_row += hop
+        grad_ptr += hop.to(tl.int64) * cols
+        if HAS_X:
+            x_ptr += hop.to(tl.int64) * cols
+        lines_left = tl.minimum(rows - first_row, BLOCK_ROWS).to(tl.int32)
+        mask, full = inside & (line < lines_left), whole & (lines_left == BLOCK_ROWS)
+        grad = _load(grad_ptr + at, mask, full, DTYPE, EVEN)
+        x = _load(x_ptr + at, mask, full, DTYPE, EVEN) if HAS_X else grad
+
+        grad_x = this_grad.to(COMPUTE)
+        if DROPS:
+            number = (first_row - hop + line) * padded + first_col
+            grad_x *= _kept(seed_ptr, number, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
+        if HAS_X:
+            grad_x = _times(grad_x, D1(this_x.to(COMPUTE) + bias, a, b, FAST), MASKS)
+        _store(grad_x_ptr + at, grad_x, this_mask, this_full, EVEN)
+        grad_x_ptr += hop.to(tl.int64) * cols
+        total += tl.where(this_mask, grad_x, 0.0)
+    col = first_col + tl.arange(0, BLOCK_COLS)
+    tl.store(partial_ptr + chunk.to(tl.int64) * cols + col, tl.sum(total, 0), mask=col < cols)
 
 
 def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
     y = torch.empty_like(x)
-    tile_bytes = _TILE_BYTES if seed is None else _DROPPED_TILE_BYTES
+    tile_bytes = _TILE_BYTES if seed is None else _SMALL_TILE_BYTES
     block_rows, block_cols = _tile(matrix, tile_bytes // x.element_size())
     programs = -(-matrix.rows // block_rows) * -(-matrix.cols // block_cols)
     with _guard(x.device):
@@ -193,24 +267,41 @@ def bias_act_backward(
 ) -> tuple[Tensor, Tensor | None]:
     grad_x = torch.empty_like(grad)
     down = wants_bias and matrix.along == ALONG_COLS
-    tile_bytes = _SUM_TILE_BYTES if wants_bias else _DROPPED_TILE_BYTES
-    block_rows, block_cols = _tile(matrix, tile_bytes // grad.element_size())
-    steps = max(1, _SUM_ROWS // block_rows) if down else min(8, -(-matrix.cols // block_cols)) if wants_bias else 1
-    chunks = -(-matrix.rows // (block_rows * (steps if down else 1)))
-    tiles = -(-matrix.cols // (block_cols * (1 if down else steps)))
+    block_rows, block_cols = _tile(matrix, _SMALL_TILE_BYTES // grad.element_size())
+    steps = min(8, -(-matrix.cols // block_cols)) if wants_bias and not down else 1
+    tiles = -(-matrix.cols // (block_cols * steps))
+    chunks = -(-matrix.rows // block_rows)
+    if down:
+        steps = -(-chunks // max(1, _WAVE * _multiprocessors(grad.device) // tiles))
+        chunks = -(-chunks // steps)
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     shape = () if not wants_bias else (chunks, matrix.cols) if down else (matrix.rows, tiles)
     partial = torch.empty(shape, dtype=wide, device=grad.device)
+    tensors = (grad, x, bias, seed, grad_x, partial)
+    numbers = (inner.a, inner.b, threshold(p), 1 / (1 - p), matrix.rows, matrix.cols, matrix.padded)
+    formula = (FORMULAS[inner.name].d1, elementwise(inner.name).masks, x is not None)
+    drops, even = seed is not None, matrix.cols % 16 == 0
     with _guard(grad.device):
-        _backward[(chunks * tiles,)](
-            grad, x, bias, seed, grad_x, partial, inner.a, inner.b, threshold(p), 1 / (1 - p),
-            matrix.rows, matrix.cols, matrix.padded, matrix.channels, FORMULAS[inner.name].d1,
-            elementwise(inner.name).masks, x is not None, matrix.along if bias is not None else ALONG_NOTHING,
-            wants_bias, seed is not None, matrix.cols % 16 == 0, steps, block_rows, block_cols, num_warps=_NUM_WARPS,
-        )  # fmt: skip
+        if down:
+            _backward_down[(chunks * tiles,)](
+                *tensors, *numbers, steps, *formula, drops, even, block_rows, block_cols, num_warps=_NUM_WARPS
+            )
+        else:
+            along = matrix.along if bias is not None else ALONG_NOTHING
+            _backward[(chunks * tiles,)](
+                *tensors, *numbers, matrix.channels, *formula, along, wants_bias, drops, even, steps, block_rows,
+                block_cols, num_warps=_NUM_WARPS,
+            )  # fmt: skip
     if not wants_bias:
         return grad_x, None
     return grad_x, partial.sum(0) if down else partial.sum(1).view(-1, matrix.channels).sum(0)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 64
 
 
 def _tile(matrix: Matrix, elements: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from .activations import FORMULAS
 from .gated import _HALVES, _alternate, _order, _pairs, _tile_shape
 
 _KINDS = {torch.float8_e4m3fn: kernels.E4M3, torch.float8_e5m2: kernels.E5M2, torch.int8: kernels.INT8}
-_TILE = 4096  # elements
+_TILE = 2048  # elements, 16 for each thread: with 32, gelu's registers leave too few threads to hide the maximum
 _LONGEST_ROW = 16384  # elements that one program holds in registers
 
 
@@ -36,12 +36,9 @@ def quantize(
     what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The values in 8 bits and their scales; if a scale is given, their greatest magnitude instead of it."""
-    like = gate_and_up(what, input, up)[0] if isinstance(what, Gating) else input
+    q, scales = reference.empty_results(what, input, up, rounding)
     if rounding.granularity == "tensor":
-        q = torch.empty_like(like, dtype=rounding.dtype)
-        return q, _by_tensor(_prepare(what, input, up, q), rounding, scale)
-    q = torch.empty(like.shape, dtype=rounding.dtype, device=like.device)
-    scales = torch.empty(rounding.scales_shape(tuple(like.shape)), dtype=torch.float32, device=like.device)
+        return q, _by_tensor(_prepare(what, input, up, q), rounding, scale, scales.zero_())
     if q.numel() == 0:
         return q, scales.fill_(1.0)
     call = _prepare(what, input, up, q)
@@ -83,9 +80,8 @@ def _prepare(what: Inner | Gating, input: Tensor, up: Tensor | None, q: Tensor) 
     return _Call((operands[0], operands[-1], codes), geometry, numbers, constants)
 
 
-def _by_tensor(call: _Call, rounding: Rounding, scale: Tensor | None) -> Tensor:
-    """Writes the codes; returns the scale, or the greatest magnitude if a scale is given."""
-    amax = torch.zeros((), dtype=torch.float32, device=call.tensors[2].device)
+def _by_tensor(call: _Call, rounding: Rounding, scale: Tensor | None, amax: Tensor) -> Tensor:
+    """Writes the codes; returns the scale, or the greatest magnitude if a scale is given. `amax` is 0 before."""
     tile = _tile_shape(call.geometry.rows, call.geometry.cols, _TILE)
     _launch(kernels.scaled, call, (scale, amax.view(torch.int32)), tile, {})
     if scale is not None:
@@ -109,7 +105,7 @@ def _by_row(call: _Call, rounding: Rounding, scales: Tensor) -> None:
         with backend._guard(scales.device):
             kernels.long_rows[(rows,)](
                 *call.tensors, scales, *call.numbers, rows, cols, *strides, **call.constants,
-                POW2=rounding.pow2, EVEN=cols % 16 == 0, BLOCK_COLS=_TILE, num_warps=8,
+                POW2=rounding.pow2, EVEN=cols % 16 == 0, BLOCK_COLS=2 * _TILE, num_warps=_warps(2 * _TILE),
             )  # fmt: skip
         return
     block_cols = max(16, 1 << (cols - 1).bit_length())
@@ -144,7 +140,7 @@ def _launch(
 
 
 def _warps(elements: int) -> int:
-    return max(1, min(16, elements // 1024))
+    return max(1, min(16, elements // 512))
 
 
 @cache

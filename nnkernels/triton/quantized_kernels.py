@@ -101,7 +101,7 @@ def _encoded(v, KIND: tl.constexpr, LARGEST: tl.constexpr, NATIVE: tl.constexpr)
     """
     if KIND == INT8:
         near = tl.minimum(tl.maximum(tl.where(v == v, v, 0.0), -LARGEST), LARGEST)
-        return ((near + 1.5 * 2**23).to(tl.int32, bitcast=True) & 0xFF).to(tl.uint8)
+        return (near + 1.5 * 2**23).to(tl.int32, bitcast=True).to(tl.uint8)
     elif NATIVE:
         return v.to(tl.float8e5 if KIND == E5M2 else tl.float8e4nv).to(tl.uint8, bitcast=True)
     else:
@@ -158,7 +158,13 @@ def scaled(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """One scale for all: writes the codes if there is a scale, and the greatest magnitude if it is asked for."""
+    """One scale for all: writes the codes if there is a scale, and the greatest magnitude if it is asked for.
+
+    What the maximum was when the program began tells most programs that they need not raise it; asking at the end would
+    let every one of them wait for memory twice.
+    """
+    if amax_ptr is not None:
+        found = tl.load(amax_ptr)
     row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     y = _values(
         x_ptr, up_ptr, a, b, limit, offset, x_stride, up_stride, rows, cols, row, first_col, col, mask, full,
@@ -168,9 +174,8 @@ def scaled(
         code = _encoded(y * _inverse(tl.load(scale_ptr)), KIND, LARGEST, NATIVE)
         _store_code(_at(q_ptr, q_stride, row, first_col, col, FLAT), code, mask, full, EVEN)
     if amax_ptr is not None:
-        # Of integers, so in no order; few programs find the maximum so far wanting.
         size = tl.max(_greatest(y, mask, full, 1, 1, BLOCK_ROWS * BLOCK_COLS))
-        tl.atomic_max(amax_ptr, size, mask=size > tl.load(amax_ptr), sem="relaxed")
+        tl.atomic_max(amax_ptr, size, mask=size > found, sem="relaxed")
 
 
 @triton.jit

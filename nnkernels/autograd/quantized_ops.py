@@ -1,0 +1,79 @@
+"""Activation and cast to 8 bits as an operator that a compiler sees.
+
+Under torch.compile on a GPU the kernels are called as they are: what Inductor makes of the composition reads a row
+twice and evaluates the exact tails in torch operations.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from .. import dispatch
+from ..fusing import Inner
+from ..gating import Gating
+from ..quantizing import Rounding
+from ..reference.quantized import empty_results
+
+
+@custom_op("nnkernels::quantize", mutates_args=())
+def _quantize(
+    input: Tensor,
+    up: Tensor | None,
+    scale: Tensor | None,
+    gated: bool,
+    activation: str,
+    a: float,
+    b: float,
+    dim: int,
+    interleaved: bool,
+    gate_first: bool,
+    limit: float | None,
+    offset: float,
+    dtype: torch.dtype,
+    granularity: str,
+    pow2: bool,
+) -> tuple[Tensor, Tensor]:
+    what = _what(gated, activation, a, b, dim, interleaved, gate_first, limit, offset)
+    kernels = dispatch.kernels("quantized", input, activation)
+    return kernels.quantize(what, input, up, Rounding(dtype, granularity, pow2), scale)
+
+
+@_quantize.register_fake
+def _(
+    input, up, scale, gated, activation, a, b, dim, interleaved, gate_first, limit, offset, dtype, granularity, pow2
+) -> tuple[Tensor, Tensor]:
+    what = _what(gated, activation, a, b, dim, interleaved, gate_first, limit, offset)
+    return empty_results(what, input, up, Rounding(dtype, granularity, pow2))
+
+
+def quantize(
+    what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding, scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What the kernels' `quantize` returns."""
+    if isinstance(what, Gating):
+        bounds = (None if math.isinf(what.limit) else what.limit, what.offset)
+        form = (True, what.activation, what.a, what.b, what.dim, what.interleaved, what.gate_first, *bounds)
+    else:
+        form = (False, what.name, what.a, what.b, -1, False, True, None, 0.0)
+    return _quantize(input, up, scale, *form, *rounding)
+
+
+def _what(
+    gated: bool,
+    activation: str,
+    a: float,
+    b: float,
+    dim: int,
+    interleaved: bool,
+    gate_first: bool,
+    limit: float | None,
+    offset: float,
+) -> Inner | Gating:
+    if not gated:
+        return Inner(activation, a, b)
+    bound = math.inf if limit is None else limit
+    return Gating(activation, a, b, dim, interleaved, gate_first, bound, offset)
