@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from .. import _torch
+from .. import _torch, dispatch
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def has_plain_data(x: Tensor) -> bool:
@@ -36,6 +39,22 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
     """
     elsewhere = torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level()
     return not elsewhere and not _is_watched() and all(tensor is None or _is_plain(tensor) for tensor in tensors)
+
+
+def compiles_kernels(*tensors: Tensor | None) -> bool:
+    """Whether torch.compile traces a call that operators of our own may serve: on a GPU, with Triton, no transform.
+
+    An exported program is of torch's operators, which every reader of it knows.
+    """
+    return (
+        _HAS_TRITON
+        and torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not _torch.transforms_active()
+        and not _torch.has_forward_level()
+        and dispatch.chosen() in ("auto", "triton")
+        and all(t is None or (t.device.type in ("cuda", "xpu") and type(t) in (Tensor, Parameter)) for t in tensors)
+    )
 
 
 def differentiable_gradients(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -9,21 +10,16 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ..dispatch import Backend
-from ..registry import Activation
-
 
 class _Made(NamedTuple):
-    """How a tensor came about: `row` at `x`, whose versions have to stay what they were."""
+    """How a tensor came about: `again` of the inputs, whose versions have to stay what they were."""
 
     storage: StorageWeakRef
     version: int
-    x: Tensor | _Again
-    x_version: int
-    row: Activation
-    backend: Backend
-    a: float
-    b: float
+    name: str
+    again: Callable[..., Tensor]
+    inputs: tuple[Tensor | _Again, ...]
+    input_versions: tuple[int, ...]
     offset: int
 
 
@@ -55,16 +51,16 @@ class hooks(AbstractContextManager[None]):
         _outputs = self._before
 
 
-def remember(y: Tensor, row: Activation, x: Tensor, backend: Backend, a: float, b: float) -> None:
-    """Notes that `y` can be computed again; for `y` that was just made."""
+def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Notes that `again(*inputs)` gives `y`, which the activation called `name` has just made, once more."""
     if _outputs is None:
         return
     for key in [key for key, made in _outputs.items() if made.storage.expired()]:
         del _outputs[key]
     storage = StorageWeakRef(y.untyped_storage())
-    _outputs[storage.cdata] = _Made(
-        storage, y._version, _pack(x.detach()), x._version, row, backend, a, b, int(y.storage_offset())
-    )
+    packed = tuple(_pack(x.detach()) for x in inputs)
+    versions = tuple(x._version for x in inputs)
+    _outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, versions, int(y.storage_offset()))
 
 
 def _pack(tensor: Tensor) -> Tensor | _Again:
@@ -80,12 +76,13 @@ def _unpack(kept: Tensor | _Again) -> Tensor:
     if isinstance(kept, Tensor):
         return kept
     made = kept.made
-    x = _unpack(made.x)
-    if isinstance(made.x, Tensor) and x._version != made.x_version:
-        raise RuntimeError(
-            f"{made.row.name}: its input, of shape {tuple(x.shape)}, was changed in place after the forward pass "
-            "under saving('recompute'), so that its output cannot be computed again"
-        )
+    inputs = [_unpack(one) for one in made.inputs]
+    for given, x, version in zip(made.inputs, inputs, made.input_versions, strict=True):
+        if isinstance(given, Tensor) and x._version != version:
+            raise RuntimeError(
+                f"{made.name}: its input, of shape {tuple(x.shape)}, was changed in place after the forward pass "
+                "under saving('recompute'), so that its output cannot be computed again"
+            )
     with torch.no_grad():
-        y = made.backend.forward(made.row.name, x, made.a, made.b)
+        y = made.again(*inputs)
     return y.as_strided(kept.shape, kept.strides, kept.offset - made.offset)

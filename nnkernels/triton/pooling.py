@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..reference.pooling import width
 from .backend import _guard
+from .packing import pack
 
 _NUM_WARPS = 4
 _THREADS = 32 * _NUM_WARPS
@@ -120,17 +121,6 @@ def _store(pointers, x, mask, full):
 
 
 @triton.jit
-def _pack(pieces, BITS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    """The winners of BLOCK output elements, in BLOCK * BITS / UNIT integers of UNIT bits."""
-    PER: tl.constexpr = UNIT // BITS
-    if UNIT == 64:
-        codes = tl.reshape(pieces, [BLOCK // PER, PER]).to(tl.int64)
-    else:
-        codes = tl.reshape(pieces, [BLOCK // PER, PER])
-    return tl.sum(codes << (tl.arange(0, PER) * BITS)[None, :].to(codes.dtype), axis=1)
-
-
-@triton.jit
 def _compete(y, piece, LEVEL: tl.constexpr, PAIRS: tl.constexpr):
     even, odd = tl.split(tl.reshape(y, [PAIRS, 2]))
     even_piece, odd_piece = tl.split(tl.reshape(piece, [PAIRS, 2]))
@@ -171,7 +161,7 @@ def forward_adjacent(
         _store(y_ptr + first + at, y.to(y_ptr.dtype.element_ty), at < left, full)
         if RECORD:
             at = tile * (BLOCK // PER) + byte
-            _store(winners_ptr + first // PER + at, _pack(piece, BITS, 8, BLOCK).to(tl.uint8), at * PER < left, full)
+            _store(winners_ptr + first // PER + at, pack(piece, BITS, 8, BLOCK).to(tl.uint8), at * PER < left, full)
 
 
 @triton.jit(do_not_specialize=["outputs"])
@@ -266,7 +256,7 @@ def forward_apart(
     if RECORD:
         PER: tl.constexpr = UNIT // BITS
         unit = tl.arange(0, VECTORS * VEC // PER)
-        packed = _pack(piece, BITS, UNIT, VECTORS * VEC).to(winners_ptr.dtype.element_ty)
+        packed = pack(piece, BITS, UNIT, VECTORS * VEC).to(winners_ptr.dtype.element_ty)
         tl.store(winners_ptr + first * VEC // PER + unit, packed, mask=unit * PER < (count - first) * VEC)
 
 
