@@ -38,3 +38,8 @@ def dispatch_mode_active() -> bool:
 
 def autocasts(device_type: str) -> bool:
     return torch.is_autocast_enabled(device_type)
+
+
+def exporting() -> bool:
+    """Whether torch.export traces; `torch.compiler.is_exporting` is true of torch.compile as well before torch 2.14."""
+    return torch.compiler._is_exporting_flag

@@ -5,8 +5,8 @@
     input        exact for every activation: the input
     output       the output, from which the derivative follows: exact for the ReLU-like ones; for sigmoid, tanh, elu,
                  celu, selu, softplus, softsign and logsigmoid the tails are lost, as in torch's own backward
-    bits         exact for derivatives of two values: one bit for each element; rrelu's seed or prelu's weight, which has
-                 to be frozen, gives the other value
+    bits         exact for derivatives of two values: one bit for each element; rrelu's seed, or a prelu weight that is
+                 frozen, gives the other value
     compressed   the derivative itself in 8 bits ("compressed4": in 4), rounded to the nearest of 256 (16) levels from
                  its least to its greatest value; derivatives of two values take one bit and stay exact
     recompute    around a whole model: what follows keeps no output of an activation, but computes it again from the
@@ -167,8 +167,8 @@ def check_learned(name: str, policy: str, learns: bool) -> None:
         raise ValueError(f"saving({policy!r}) cannot serve {name}, whose gradient takes the input; 'input' is exact")
     if learns:
         raise ValueError(
-            f"saving({policy!r}) cannot serve prelu with a weight that requires a gradient, which takes the input where "
-            "it is negative; 'input' is exact, or freeze the weight: weight.requires_grad_(False)"
+            f"saving({policy!r}) cannot serve prelu with a weight that requires a gradient, which takes the input "
+            "where it is negative; 'input' is exact, or freeze the weight: weight.requires_grad_(False)"
         )
 
 

@@ -250,3 +250,13 @@ def test_accuracy_in_16_bits(device):
     if device == "cpu" and dispatch.chosen() == "triton":  # the interpreter rounds subnormal numbers in its own way
         off = off[truth.abs() > 1e-37]
     assert off.max() <= 1
+
+
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+def test_gradients_of_other_strides_find_the_same_mask(activation, device):
+    x = torch.ones(5, 7, dtype=torch.float64, device=device, requires_grad=True)
+    y = F.bias_act(x, None, activation, dropout_p=0.5)
+    grad = torch.ones(7, 5, dtype=torch.float64, device=device).t()
+    for create_graph in (False, True):
+        (slope,) = torch.autograd.grad(y, x, grad, retain_graph=True, create_graph=create_graph)
+        assert torch.equal(slope != 0, y != 0)

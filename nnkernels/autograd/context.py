@@ -49,7 +49,7 @@ def compiles_kernels(*tensors: Tensor | None) -> bool:
     return (
         _HAS_TRITON
         and torch.compiler.is_compiling()
-        and not torch.compiler.is_exporting()
+        and not _torch.exporting()
         and not _torch.transforms_active()
         and not _torch.has_forward_level()
         and dispatch.chosen() in ("auto", "triton")

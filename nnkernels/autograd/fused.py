@@ -95,21 +95,21 @@ class _BiasAct(Function):
     def forward(ctx, x, bias, residual, seed, inner, dim, p, kernels):  # type: ignore[override]
         y = _forward(kernels, inner, x, bias, residual, seed, dim, p)
         ctx.save_for_backward(None if inner.name == IDENTITY.name else x, bias, seed)
-        ctx.constants = (inner, dim, p, y.stride())
-        ctx.kernels = kernels
+        ctx.constants = (inner, dim, p, y.stride(), kernels)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
         x, bias, seed = ctx.saved_tensors
+        inner, dim, p, strides, kernels = ctx.constants
         wants_x, wants_bias, wants_residual = ctx.needs_input_grad[:3]
         for_residual = grad if wants_residual else None
         if not (wants_x or wants_bias):
             return None, None, for_residual, *[None] * 5
         if torch.is_grad_enabled() or not is_plain_call(grad, x, bias):
-            for_x, for_bias = _differentiable(grad, x, bias, seed, *ctx.constants, wants_bias)
+            for_x, for_bias = _differentiable(grad, x, bias, seed, inner, dim, p, strides, wants_bias)
         else:
-            for_x, for_bias = _backward(ctx.kernels, grad, x, bias, seed, *ctx.constants, wants_bias)
+            for_x, for_bias = _backward(kernels, grad, x, bias, seed, inner, dim, p, strides, wants_bias)
         return for_x if wants_x else None, for_bias if wants_bias else None, for_residual, *[None] * 5
 
 

@@ -12,15 +12,21 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 
 class _Made(NamedTuple):
-    """How a tensor came about: `again` of the inputs, whose versions have to stay what they were."""
+    """How a tensor came about: the activation called `name` is `again` of the inputs."""
 
     storage: StorageWeakRef
     version: int
     name: str
     again: Callable[..., Tensor]
-    inputs: tuple[Tensor | _Again, ...]
-    input_versions: tuple[int, ...]
+    inputs: tuple[_Kept | _Again, ...]
     offset: int
+
+
+class _Kept(NamedTuple):
+    """A tensor as it is, and the version that it has to stay: hooks take over from autograd's own check."""
+
+    tensor: Tensor
+    version: int
 
 
 class _Again(NamedTuple):
@@ -59,30 +65,28 @@ def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor
         del _outputs[key]
     storage = StorageWeakRef(y.untyped_storage())
     packed = tuple(_pack(x.detach()) for x in inputs)
-    versions = tuple(x._version for x in inputs)
-    _outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, versions, int(y.storage_offset()))
+    _outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, int(y.storage_offset()))
 
 
-def _pack(tensor: Tensor) -> Tensor | _Again:
-    if not _outputs or type(tensor) is not Tensor or tensor.layout != torch.strided:
-        return tensor
-    made = _outputs.get(tensor.untyped_storage()._cdata)
+def _pack(tensor: Tensor) -> _Kept | _Again:
+    made = None
+    if _outputs and type(tensor) is Tensor and tensor.layout == torch.strided:
+        made = _outputs.get(tensor.untyped_storage()._cdata)
     if made is None or made.version != tensor._version:
-        return tensor
+        return _Kept(tensor, tensor._version)
     return _Again(made, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 
-def _unpack(kept: Tensor | _Again) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
-    made = kept.made
-    inputs = [_unpack(one) for one in made.inputs]
-    for given, x, version in zip(made.inputs, inputs, made.input_versions, strict=True):
-        if isinstance(given, Tensor) and x._version != version:
+def _unpack(kept: _Kept | _Again, of: str = "backward") -> Tensor:
+    if isinstance(kept, _Kept):
+        if kept.tensor._version != kept.version:
             raise RuntimeError(
-                f"{made.name}: its input, of shape {tuple(x.shape)}, was changed in place after the forward pass "
-                "under saving('recompute'), so that its output cannot be computed again"
+                f"a tensor of shape {tuple(kept.tensor.shape)} that {of} needs was changed in place after the forward "
+                "pass under saving('recompute')"
             )
+        return kept.tensor
+    made = kept.made
+    inputs = [_unpack(one, f"computing {made.name} again") for one in made.inputs]
     with torch.no_grad():
         y = made.again(*inputs)
     return y.as_strided(kept.shape, kept.strides, kept.offset - made.offset)

@@ -45,8 +45,8 @@ def rrelu(
         NotImplementedError: the type is not one of the four.
         RuntimeError: the backend chosen by name cannot serve the input, or a leaf is written.
 
-    Backward keeps the input and the seed, and draws the slopes again; under `saving("bits")` one bit for each element in
-    place of the input.
+    Backward keeps the input and the seed, and draws the slopes again; under `saving("bits")` one bit for each element
+    in place of the input.
     Source: Xu, Wang, Chen & Li 2015, Empirical Evaluation of Rectified Activations in Convolutional Network.
 
     Example:
@@ -121,7 +121,7 @@ def rrelu_keeping(
     training: bool,
     inplace: bool,
 ) -> Tensor:
-    """`function`, which is rrelu or rrelu_, keeping for backward what `policy` says; None follows `nnkernels.saving`."""
+    """`function`, rrelu or rrelu_, keeping for backward what `policy` says; None follows `nnkernels.saving`."""
     name = function.__name__
     if not (-math.inf < lower < math.inf and -math.inf < upper < math.inf):  # also of a compiler's symbols
         raise ValueError(f"{name}(): lower and upper must be finite, got lower={lower} and upper={upper}")

@@ -55,12 +55,13 @@ def _launch(
                 *tensors, packed, outputs, pieces, bits, *flags, TILES, block, num_warps=_NUM_WARPS
             )
             return
-        vec, vectors = apart_block(pieces, inner, size)
+        vec, vectors = apart_block(pieces, inner, size, backward=apart is backward_apart)
         unit = max(8, vec * bits)
         packed = tensors[0] if winners is None else winners.view(_INTEGERS[unit])
         count, cols = outputs // vec, inner // vec
+        wide = count >= 2**31 - vectors
         apart[-(-count // vectors),](
-            *tensors, packed, count, cols, pieces, bits, unit, cols >= 2**30, *flags, vec, vectors, num_warps=_NUM_WARPS
+            *tensors, packed, count, cols, pieces, bits, unit, wide, *flags, vec, vectors, num_warps=_NUM_WARPS
         )
 
 
@@ -75,12 +76,14 @@ def adjacent_block(pieces: int, size: int) -> int:
     return max(8, _THREADS * 16 // size // pieces)
 
 
-def apart_block(pieces: int, inner: int, size: int) -> tuple[int, int]:
+def apart_block(pieces: int, inner: int, size: int, backward: bool = False) -> tuple[int, int]:
     """Elements of a vector, the most of 16 bytes that divide `inner`, and vectors of a tile."""
     vec = 16 // size
     while inner % vec:
         vec //= 2
-    return vec, _THREADS * max(1, _IN_FLIGHT // pieces) * (1 if vec > 1 else 2)
+    # Backward writes each piece's part of a tile in one go: long ones.
+    each = 4 if backward else max(1, _IN_FLIGHT // pieces)
+    return vec, _THREADS * each * (1 if vec > 1 else 2)
 
 
 @triton.jit
@@ -98,8 +101,8 @@ def _log2(number):
 
 @triton.jit
 def _beats(x, y):
-    """Whether a piece wins against one with a lower number."""
-    return (x > y) | ((x != x) & (y == y))
+    """Whether a piece wins against one with a lower number: it is greater, or the first NaN."""
+    return ~(x <= y) & (y == y)
 
 
 @triton.jit
@@ -205,15 +208,11 @@ def _apart(count, cols, WIDE: tl.constexpr, PIECES: tl.constexpr, VEC: tl.conste
 
     Vector u is in row u // cols of as many vectors, and a row of the input has PIECES times as many.
     """
+    NUMBER: tl.constexpr = tl.uint64 if WIDE else tl.uint32
     first = tl.program_id(0).to(tl.int64) * VECTORS
     vector = tl.arange(0, VECTORS)
-    row = first // cols
-    col = first - row * cols
-    if WIDE:
-        rows_on = (col + vector) // cols
-    else:
-        rows_on = (col.to(tl.int32) + vector) // cols.to(tl.int32)
-    start = first + vector + (row + rows_on) * (cols.to(tl.int64) * (PIECES - 1))
+    row = (first.to(NUMBER) + vector.to(NUMBER)) // cols.to(NUMBER)
+    start = first + vector + row.to(tl.int64) * (cols.to(tl.int64) * (PIECES - 1))
     where = start[:, None] * VEC + tl.arange(0, VEC)[None, :]
     return first, vector, first + vector < count, where
 
@@ -287,7 +286,9 @@ def backward_apart(
     piece = (packed[:, None] >> shifts) & ((1 << BITS) - 1)
     if PIECES <= UNROLLED:
         for p in tl.static_range(PIECES):
-            tl.store(grad_x_ptr + where + p * step, tl.where(piece == p, grad, 0.0), mask=mask)
+            g = tl.where(piece == p, grad, 0.0)
+            tl.store(grad_x_ptr + where + p * step, g, mask=mask, eviction_policy="evict_first")
     else:
         for p in range(PIECES):
-            tl.store(grad_x_ptr + where + p * step, tl.where(piece == p, grad, 0.0), mask=mask)
+            g = tl.where(piece == p, grad, 0.0)
+            tl.store(grad_x_ptr + where + p * step, g, mask=mask, eviction_policy="evict_first")

@@ -1,8 +1,8 @@
 """The random family as operators that a compiler sees; `autograd/random.py` calls them under torch.compile.
 
 Inductor draws one number from each of its Philox calls, these kernels four or eight. The seed is a tensor that is drawn
-within the graph, so that each replay of a CUDA graph draws anew. An operator is linear in its first tensor and draws the
-same numbers for the same seed and strides, so that its derivative, to any order, is one of them again.
+within the graph, so that each replay of a CUDA graph draws anew. An operator is linear in its first tensor and draws
+the same numbers for the same seed and strides, so that its derivative, to any order, is one of them again.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def dropout(x: Tensor, seed: Tensor, strides: Sequence[int], p: float) -> Tensor
     """x / (1 - p), or 0 with probability p, in a dense tensor with these strides."""
     y = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     programs, more = _one_run(x, operands=1)
-    wrap_triton(dropout_kernel)[programs](
-        _as(x, y), y, seed, threshold(p), 1 / (1 - p), 1, x.numel(), 0, 0, **more
-    )
+    wrap_triton(dropout_kernel)[programs](_as(x, y), y, seed, threshold(p), 1 / (1 - p), 1, x.numel(), 0, 0, **more)
     return y
 
 
