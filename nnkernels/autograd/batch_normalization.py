@@ -86,6 +86,8 @@ def _call(
 
 def _batch_frame(x: Tensor) -> Frame:
     """How a dense `x` lies in memory for statistics over everything but dimension 1."""
+    if x.numel() == 0:
+        return Frame(1, 0, x.shape[1], 1, 1)
     order = sorted(range(x.dim()), key=lambda d: (-x.stride()[d], d == 1))
     outer, inside = _around(x, order)
     return Frame(1, outer, x.shape[1], inside, 1)
@@ -116,10 +118,14 @@ def _framed(x: Tensor, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Tens
     return x, frame
 
 
-def _fit(x: Tensor, residual: Tensor | None, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Tensor, Any, Frame]:
-    """Input and residual as they have to lie, and how they do."""
-    x, frame = _framed(x.detach(), frame_of)
-    return x, None if residual is None else _alike(residual.detach(), x.stride()), frame
+def _fit(operands: Operands, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Operands, Frame]:
+    """The tensors as they have to lie, and how they do."""
+    x, residual, weight, bias = (None if tensor is None else tensor.detach() for tensor in operands)
+    assert x is not None
+    x, frame = _framed(x, frame_of)
+    residual = None if residual is None else _alike(residual, x.stride())
+    weight, bias = (None if tensor is None else tensor.contiguous() for tensor in (weight, bias))
+    return Operands(x, residual, weight, bias), frame
 
 
 def _forward(
@@ -132,8 +138,8 @@ def _forward(
     process_group: Any,
     kernels: ModuleType,
 ) -> tuple[Tensor, Tensor]:
-    x, residual, frame = _fit(operands.x, operands.residual, frame_of)
-    dense = Operands(x, residual, operands.weight, operands.bias)
+    dense, frame = _fit(operands, frame_of)
+    x = dense.x
     if not training:
         assert running is not None
         statistics = kernels.fixed(running, eps, x)
@@ -176,12 +182,11 @@ class _NormAct(Function):
         if torch.is_grad_enabled() or not is_plain_call(grad, *operands):
             found = _differentiable(inner, grad, operands, frame_of, statistics, training, eps, process_group, needs)
         else:
-            x, residual, frame = _fit(operands.x, operands.residual, frame_of)
-            dense = Operands(x, residual, operands.weight, operands.bias)
+            dense, frame = _fit(operands, frame_of)
             own = needs[1] and inner.name != IDENTITY.name
             for_x, for_residual, sums = kernels.backward(
                 inner,
-                _alike(grad, x.stride()),
+                _alike(grad, dense.x.stride()),
                 dense,
                 frame,
                 statistics,
