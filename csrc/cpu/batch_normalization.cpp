@@ -127,38 +127,83 @@ void apply(const NormJob& job, const Task& task) {
   });
 }
 
-// Adds `count` values of mean and `squares` to `seen` values' `sums` (Chan, Golub & LeVeque 1979).
-void merge(double* sums, double seen, double count, double mean, double squares) {
-  const double off = mean - sums[0], part = count / (seen + count);
+// The sums of first(i) and second(i), in two halves, so that additions need not wait for each other.
+template <class T, class First, class Second>
+NNK_HD void add_up(int64_t count, double* to, First first, Second second) {
+  const int64_t half = count / 2;
+  T total = 0, other_total = 0, along = 0, other_along = 0;
+#pragma omp simd reduction(+ : total, other_total, along, other_along)
+  for (int64_t i = 0; i < half; ++i) {
+    total += first(i);
+    other_total += first(half + i);
+    along += second(i);
+    other_along += second(half + i);
+  }
+  if (count % 2) {
+    total += first(count - 1);
+    along += second(count - 1);
+  }
+  to[0] += total + other_total;
+  to[1] += along + other_along;
+}
+
+template <class T>
+T mean_of(const T* x, int64_t count) {
+  T total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < count; ++i) total += x[i];
+  return total / T(count);
+}
+
+// Sums of x - shift and of its squares become the mean and the sum of squares about it.
+void center(double shift, double count, double* sums) {
+  const double off = sums[0] / count, about = sums[1] - off * sums[0];
+  sums[0] = shift + off;
+  sums[1] = about < 0 ? 0 : about;
+}
+
+// Adds the mean and squares of `count` values to those of `seen` values in `sums` (Chan, Golub & LeVeque 1979).
+void merge(double seen, double count, const double* more, double* sums) {
+  const double off = more[0] - sums[0], part = count / (seen + count);
   sums[0] += off * part;
-  sums[1] += squares + off * off * (seen * part);
+  sums[1] += more[1] + off * off * (seen * part);
 }
 
 template <class S>
 void moments_of_rows(const NormJob& job, const Task& task) {
   using T = typename Stored<S>::T;
-  alignas(64) T first[kTile];
+  alignas(64) T first[kTile], shift[kTile];
   double* sums = task.sums(job);
   memset(sums, 0, 2 * sizeof(double) * task.channels);
-  double seen = 0;
+  const auto squares = [](const T* x, int64_t count, T about, double* to) {
+    add_up<T>(
+        count, to, [&](int64_t i) { return x[i] - about; },
+        [&](int64_t i) { return (x[i] - about) * (x[i] - about); });
+  };
+  if (job.frame.inner > kTile) {  // so many that each tile has a shift of its own
+    double seen = 0;
+    for_each_tile(job.frame, task, 1, [&](const Tile& tile) {
+      const T* x = read<S>(job.x, tile.at, first, tile.length);
+      const T about = mean_of(x, tile.length);
+      double more[2] = {0, 0};
+      squares(x, tile.length, about, more);
+      center(about, tile.length, more);
+      merge(seen, tile.length, more, sums);
+      seen += tile.length;
+    });
+    return;
+  }
+  bool starts = true;
   for_each_tile(job.frame, task, 1, [&](const Tile& tile) {
     const T* x = read<S>(job.x, tile.at, first, tile.count());
     for (int64_t c = 0; c < tile.channels; ++c, x += tile.length) {
-      T total = 0, squares = 0, off = 0;
-#pragma omp simd reduction(+ : total)
-      for (int64_t i = 0; i < tile.length; ++i) total += x[i];
-      const T mean = total / T(tile.length);
-#pragma omp simd reduction(+ : squares, off)
-      for (int64_t i = 0; i < tile.length; ++i) {
-        const T d = x[i] - mean;
-        off += d;
-        squares = madd(d, d, squares);
-      }
-      const double exact = double(mean) + double(off) / tile.length;
-      merge(sums + 2 * c, seen, tile.length, exact, squares - double(off) * off / tile.length);
+      if (starts) shift[c] = mean_of(x, tile.length);
+      squares(x, tile.length, shift[c], sums + 2 * c);
     }
-    seen += tile.length;
+    starts = false;
   });
+  const double count = static_cast<double>((task.end - task.row) * job.frame.inner);
+  for (int64_t c = 0; c < task.channels; ++c) center(shift[c], count, sums + 2 * c);
 }
 
 template <class S>
@@ -182,92 +227,80 @@ void moments_of_columns(const NormJob& job, const Task& task) {
   }
   double* sums = task.sums(job);
   for (int64_t c = 0; c < n; ++c) {
-    const double off = double(total[c]) / rows, about = squares[c] - off * total[c];
-    sums[2 * c] = shift[c] + off;
-    sums[2 * c + 1] = about < 0 ? 0 : about;
+    sums[2 * c] = total[c];
+    sums[2 * c + 1] = squares[c];
+    center(shift[c], static_cast<double>(rows), sums + 2 * c);
   }
 }
 
-// dz = grad f'(z), and x - center.
+// dz = grad f'(z), in `tile_of` or, if asked for, where grad_x of the computing type lies.
 template <class S, class T>
-void slopes(const NormJob& job, const Tile& tile, const T* x, T* dz, T* away, T* scratch) {
+T* slopes(const NormJob& job, const Tile& tile, const T* x, T* tile_of, T* scratch, bool in_place) {
   const Affine<T> p(job, tile.lane);
   const int64_t count = tile.count();
-  by_channel(tile, x, x, away, [&](int64_t c, T v, T) { return v - p.center[c]; });
-  by_channel(tile, away, away, dz, [&](int64_t c, T v, T) { return madd(v, p.scale[c], p.shift[c]); });
-  if (job.residual) add(read<S>(job.residual, tile.at, scratch, count), dz, count);
+  T* z = tile_of;
+  by_channel(tile, x, x, z, [&](int64_t c, T v, T) { return madd(v - p.center[c], p.scale[c], p.shift[c]); });
+  if (job.residual) add(read<S>(job.residual, tile.at, scratch, count), z, count);
   const T* grad = read<S>(job.grad, tile.at, scratch, count);
-  void* const data[] = {const_cast<T*>(grad), dz, dz};
+  T* dz = in_place ? place<S>(job.grad_x, tile.at, z) : z;
+  void* const data[] = {const_cast<T*>(grad), z, dz};
   backward_loop(job.activation, Stored<S>::arithmetic)(job.a, job.b, data, count);
+  return dz;
 }
 
 template <class S>
 void sums(const NormJob& job, const Task& task) {
   using T = typename Stored<S>::T;
-  alignas(64) T first[kTile], dz[kTile], away[kTile], total[kTile], along[kTile];
+  alignas(64) T first[kTile], second[kTile], scratch[kTile], total[kTile], along[kTile];
   double* sums = task.sums(job);
   memset(sums, 0, 2 * sizeof(double) * task.channels);
   for (int64_t c = 0; c < task.channels; ++c) total[c] = along[c] = 0;
   for_each_tile(job.frame, task, kTile, [&](const Tile& tile) {
+    const Affine<T> p(job, tile.lane);
     const int64_t count = tile.count();
-    slopes<S>(job, tile, read<S>(job.x, tile.at, first, count), dz, away, first);
-    if (job.frame.inner == 1) {
-      for (int64_t row = 0; row < tile.rows; ++row) {
-        const T *d = dz + row * tile.channels, *v = away + row * tile.channels;
+    const T* x = read<S>(job.x, tile.at, first, count);
+    T* dz = slopes<S>(job, tile, x, second, scratch, !job.fixed);
+    if (job.grad_residual) put<S>(dz, job.grad_residual, tile.at, count);
+    const T *d = dz, *v = x;
+    if (tile.length == 1) {
+      for (int64_t row = 0; row < tile.rows; ++row, d += tile.channels, v += tile.channels) {
 #pragma GCC ivdep
         for (int64_t c = 0; c < tile.channels; ++c) {
           total[c] += d[c];
-          along[c] = madd(d[c], v[c], along[c]);
+          along[c] = madd(d[c], v[c] - p.center[c], along[c]);
         }
       }
     } else {
-      for (int64_t run = 0; run < tile.rows * tile.channels; ++run) {
-        const T *d = dz + run * tile.length, *v = away + run * tile.length;
-        T run_total = 0, run_along = 0;
-#pragma omp simd reduction(+ : run_total, run_along)
-        for (int64_t i = 0; i < tile.length; ++i) {
-          run_total += d[i];
-          run_along = madd(d[i], v[i], run_along);
+      for (int64_t row = 0; row < tile.rows; ++row) {
+        for (int64_t c = 0; c < tile.channels; ++c, d += tile.length, v += tile.length) {
+          add_up<T>(
+              tile.length, sums + 2 * c, [&](int64_t i) { return d[i]; },
+              [&](int64_t i) { return d[i] * (v[i] - p.center[c]); });
         }
-        double* lane = sums + 2 * (run % tile.channels);
-        lane[0] += run_total;
-        lane[1] += run_along;
       }
     }
-    if (job.grad_residual) put<S>(dz, job.grad_residual, tile.at, count);
     if (job.fixed) {
-      const Affine<T> p(job, tile.lane);
-      by_channel(tile, dz, dz, dz, [&](int64_t c, T v, T) { return v * p.scale[c]; });
-      put<S>(dz, job.grad_x, tile.at, count);
-    } else if (sizeof(S) == sizeof(T)) {
+      by_channel(tile, dz, dz, dz, [&](int64_t c, T slope, T) { return slope * p.scale[c]; });
       put<S>(dz, job.grad_x, tile.at, count);
     }
   });
-  if (job.frame.inner == 1) {
-    for (int64_t c = 0; c < task.channels; ++c) sums[2 * c] = total[c], sums[2 * c + 1] = along[c];
-  }
+  for (int64_t c = 0; c < task.channels; ++c) sums[2 * c] += total[c], sums[2 * c + 1] += along[c];
 }
 
 // Where grad_x has the computing type, it holds dz.
 template <class S>
 void spread(const NormJob& job, const Task& task) {
   using T = typename Stored<S>::T;
-  alignas(64) T first[kTile], dz[kTile], away[kTile];
+  alignas(64) T first[kTile], second[kTile], scratch[kTile];
   for_each_tile(job.frame, task, kTile, [&](const Tile& tile) {
     const Affine<T> p(job, tile.lane);
     const T* x = read<S>(job.x, tile.at, first, tile.count());
-    if constexpr (sizeof(S) == sizeof(T)) {
-      T* out = static_cast<T*>(job.grad_x) + tile.at;
-      by_channel(tile, out, x, out, [&](int64_t c, T slope, T v) {
-        return madd(slope, p.scale[c], madd(v - p.center[c], p.along[c], p.offset[c]));
-      });
-    } else {
-      slopes<S>(job, tile, x, dz, away, first);
-      by_channel(tile, dz, away, dz, [&](int64_t c, T slope, T v) {
-        return madd(slope, p.scale[c], madd(v, p.along[c], p.offset[c]));
-      });
-      write<S>(dz, job.grad_x, tile.at, tile.count());
-    }
+    T* out = place<S>(job.grad_x, tile.at, second);
+    if constexpr (sizeof(S) != sizeof(T)) slopes<S>(job, tile, x, second, scratch, false);
+    by_channel(tile, out, x, out, [&](int64_t c, T slope, T v) {
+      return madd(slope, p.scale[c], madd(v - p.center[c], p.along[c], p.offset[c]));
+    });
+    write<S>(out, job.grad_x, tile.at, tile.count());
   });
 }
 

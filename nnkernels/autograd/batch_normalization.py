@@ -88,18 +88,24 @@ def _batch_frame(x: Tensor) -> Frame:
     """How a dense `x` lies in memory for statistics over everything but dimension 1."""
     if x.numel() == 0:
         return Frame(1, 0, x.shape[1], 1, 1)
-    order = sorted(range(x.dim()), key=lambda d: (-x.stride()[d], d == 1))
+    if x.is_contiguous():
+        return Frame(1, x.shape[0], x.shape[1], x.numel() // (x.shape[0] * x.shape[1]), 1)
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda d: (-strides[d], d == 1))
     outer, inside = _around(x, order)
     return Frame(1, outer, x.shape[1], inside, 1)
 
 
 def _group_frame(groups: int, x: Tensor) -> Frame | None:
     """The same for groups of dimension 1; None unless the samples lie one behind the other."""
-    order = [0, *sorted(range(1, x.dim()), key=lambda d: (-x.stride()[d], d != 1))]
-    outer, inside = _around(x, order[1:])
-    if x.shape[0] > 1 and x.stride()[0] != x[0].numel():
+    samples, channels = x.shape[:2]
+    strides, length = x.stride(), x.numel() // samples
+    if x.is_contiguous():
+        return Frame(samples, 1, channels, length // channels, channels // groups)
+    if samples > 1 and strides[0] != length:
         return None
-    return Frame(x.shape[0], outer, x.shape[1], inside, x.shape[1] // groups)
+    outer, inside = _around(x, sorted(range(1, x.dim()), key=lambda d: (-strides[d], d != 1)))
+    return Frame(samples, outer, channels, inside, channels // groups)
 
 
 def _around(x: Tensor, order: list[int]) -> tuple[int, int]:
@@ -120,11 +126,10 @@ def _framed(x: Tensor, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Tens
 
 def _fit(operands: Operands, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Operands, Frame]:
     """The tensors as they have to lie, and how they do."""
-    x, residual, weight, bias = (None if tensor is None else tensor.detach() for tensor in operands)
-    assert x is not None
+    x, residual, weight, bias = operands
     x, frame = _framed(x, frame_of)
     residual = None if residual is None else _alike(residual, x.stride())
-    weight, bias = (None if tensor is None else tensor.contiguous() for tensor in (weight, bias))
+    weight, bias = (tensor if tensor is None else tensor.contiguous() for tensor in (weight, bias))
     return Operands(x, residual, weight, bias), frame
 
 

@@ -17,7 +17,9 @@ from .activations import FORMULAS
 from .backend import _guard
 
 _NUM_WARPS = 4
-_TILE_BYTES = 4096  # of each operand
+_TILE_BYTES = 2048  # of each operand
+_LONG_TILE_BYTES = 8192
+_STAGES = 1
 _STEPS = 8  # tiles of a program that sums nothing, for which it prepares its channels' numbers once
 _MOST_COLS = 256  # channels of a tile: more rows of it instead
 _PROGRAMS = 2048  # that sum; how many there are may not depend on the device, or the sums would
@@ -37,6 +39,7 @@ class _Tiles(NamedTuple):
     even: bool
     block_rows: int
     block_cols: int
+    stages: int
 
 
 def _power(n: int) -> int:
@@ -60,18 +63,18 @@ def _tiles(frame: Frame, elements: int, sums: bool) -> _Tiles:
     col_chunks, row_chunks = -(-across // col_steps), -(-down // row_steps)
     chunks = row_chunks * (1 if is_cols else col_chunks)
     programs = frame.batch * lanes * row_chunks * col_chunks
-    return _Tiles(programs, chunks, row_steps, col_steps, is_cols, cols % 16 == 0, block_rows, block_cols)
+    return _Tiles(programs, chunks, row_steps, col_steps, is_cols, cols % 16 == 0, block_rows, block_cols, _STAGES)
 
 
-def _elements(x: Tensor) -> int:
-    return _TILE_BYTES // x.element_size()
+def _elements(x: Tensor, long: bool = False) -> int:
+    return (_LONG_TILE_BYTES if long else _TILE_BYTES) // x.element_size()
 
 
 def _moments(
     x: Tensor, frame: Frame, eps: float, running: Running | None, raw: bool
 ) -> Tensor:
     lanes = frame.batch * frame.channels
-    tiles = _tiles(frame, _elements(x), True)
+    tiles = _tiles(frame, _elements(x, True), True)
     partial = torch.empty(4, lanes, tiles.chunks, dtype=statistics_dtype(x), device=x.device)
     statistics = torch.empty(4, frame.sets, dtype=partial.dtype, device=x.device)
     mean, var, momentum = running or (None, None, 0.0)
@@ -163,7 +166,7 @@ def backward(
         totals.zero_()
     else:
         sums = wants_parameters or not is_fixed
-        tiles = _tiles(frame, _elements(x), sums)
+        tiles = _tiles(frame, _elements(x, frame.inner == 1 and sums), sums)
         partial = torch.empty(2, lanes, tiles.chunks, dtype=wide, device=x.device) if sums else None
         with _guard(x.device):
             kernels.sums[(tiles.programs,)](

@@ -41,12 +41,15 @@ def _program(
 
 @triton.jit
 def _tile(
-    batch, row, col, lane, step, rows, channels, inner, row_stride, col_steps, COLS: tl.constexpr,
+    batch, row, col, lane, outer, step, rows, channels, inner, row_stride, COLS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """The places of one of a program's tiles, its mask, whether it is full, and its rows and columns."""
-    row += step // col_steps * BLOCK_ROWS
-    col += step % col_steps * BLOCK_COLS
+    """The places of one of a program's tiles, its mask, whether it is full, and its rows and columns.
+
+    A program's tiles lie in `outer` lines of steps: down the rows if COLS, else along the columns.
+    """
+    row += (step if COLS else outer) * BLOCK_ROWS
+    col += (outer if COLS else step) * BLOCK_COLS
     rows_left = tl.minimum(rows - row, BLOCK_ROWS)
     cols_left = tl.minimum((channels if COLS else inner) - col, BLOCK_COLS)
     first = (batch.to(tl.int64) * rows + row) * row_stride + lane.to(tl.int64) * inner + col
@@ -120,7 +123,7 @@ def _parameters(
 @triton.jit(do_not_specialize=["lanes", "chunks"])
 def moments(
     x_ptr, partial_ptr, lanes, rows, channels, inner, row_stride, row_steps, col_steps, chunks, COLS: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Each program's count, shift, mean less shift, and sum of squares about the mean: [4, lanes, chunks]."""
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty.primitive_bitwidth == 64 else tl.float32
@@ -128,7 +131,7 @@ def moments(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, False
     )
     at, mask, full, rows_left, cols_left = _tile(
-        batch, first_row, first_col, lane, 0, rows, channels, inner, row_stride, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS
+        batch, first_row, first_col, lane, 0, 0, rows, channels, inner, row_stride, COLS, BLOCK_ROWS, BLOCK_COLS
     )
     x = _load(x_ptr + at, mask, full, COMPUTE, EVEN)
     rows_here = tl.minimum(rows - first_row, BLOCK_ROWS * row_steps)
@@ -138,16 +141,19 @@ def moments(
     else:
         shift = tl.sum(tl.sum(x, 1, keep_dims=True), 0, keep_dims=True) / (rows_left * cols_left)
         count = rows_here.to(COMPUTE) * tl.minimum(inner - first_col, BLOCK_COLS * col_steps)
-    off = tl.where(mask, x - shift, 0.0)
-    total, squares = off, off * off
-    for step in range(1, row_steps * col_steps):
-        at, mask, full, rows_left, cols_left = _tile(
-            batch, first_row, first_col, lane, step, rows, channels, inner, row_stride, col_steps, COLS, BLOCK_ROWS,
-            BLOCK_COLS,
-        )  # fmt: skip
-        off = tl.where(mask, _load(x_ptr + at, mask, full, COMPUTE, EVEN) - shift, 0.0)
-        total += off
-        squares += off * off
+    total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
+    squares = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
+    for outer in range(col_steps if COLS else row_steps):
+        for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
+            at, mask, full, rows_left, cols_left = _tile(
+                batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
+                BLOCK_COLS,
+            )  # fmt: skip
+            off = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - shift
+            if not full:
+                off = tl.where(mask, off, 0.0)
+            total += off
+            squares += off * off
     total, squares = tl.sum(total, 0, keep_dims=True), tl.sum(squares, 0, keep_dims=True)
     if not COLS:
         total, squares = tl.sum(total, 1, keep_dims=True), tl.sum(squares, 1, keep_dims=True)
@@ -224,7 +230,7 @@ def fixed(mean_ptr, var_ptr, statistics_ptr, eps: tl.float64, sets, BLOCK: tl.co
 def apply(
     x_ptr, residual_ptr, weight_ptr, bias_ptr, statistics_ptr, y_ptr, a: tl.float64, b: tl.float64, sets, rows,
     channels, inner, group, row_stride, row_steps, col_steps, VALUE: tl.constexpr, COLS: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """y = f((x - mean) rstd weight + bias + residual)"""
     FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
@@ -237,15 +243,16 @@ def apply(
         statistics_ptr, weight_ptr, bias_ptr, sets, batch, channel, there, channels, group, COMPUTE
     )
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
-    for step in range(row_steps * col_steps):
-        at, mask, full, rows_left, cols_left = _tile(
-            batch, first_row, first_col, lane, step, rows, channels, inner, row_stride, col_steps, COLS, BLOCK_ROWS,
-            BLOCK_COLS,
-        )  # fmt: skip
-        z = (_load(x_ptr + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
-        if residual_ptr is not None:
-            z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
-        _store(y_ptr + at, VALUE(z, a, b, FAST), mask, full, EVEN)
+    for outer in range(col_steps if COLS else row_steps):
+        for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
+            at, mask, full, rows_left, cols_left = _tile(
+                batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
+                BLOCK_COLS,
+            )  # fmt: skip
+            z = (_load(x_ptr + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
+            if residual_ptr is not None:
+                z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
+            _store(y_ptr + at, VALUE(z, a, b, FAST), mask, full, EVEN)
 
 
 @triton.jit(do_not_specialize=["sets", "lanes", "chunks"])
@@ -253,7 +260,7 @@ def sums(
     grad_ptr, x_ptr, residual_ptr, weight_ptr, bias_ptr, statistics_ptr, partial_ptr, grad_x_ptr, grad_residual_ptr,
     a: tl.float64, b: tl.float64, sets, lanes, rows, channels, inner, group, row_stride, row_steps, col_steps, chunks,
     D1: tl.constexpr, MASKS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Each program's sums of dz = grad f'(z) and of dz (x - center), [2, lanes, chunks].
 
@@ -271,25 +278,28 @@ def sums(
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     along = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
-    for step in range(row_steps * col_steps):
-        at, mask, full, rows_left, cols_left = _tile(
-            batch, first_row, first_col, lane, step, rows, channels, inner, row_stride, col_steps, COLS, BLOCK_ROWS,
-            BLOCK_COLS,
-        )  # fmt: skip
-        dz = _load(grad_ptr + at, mask, full, COMPUTE, EVEN)
-        away = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - center
-        z = away * scale + shift
-        if residual_ptr is not None:
-            z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
-        dz = _times(dz, D1(z, a, b, FAST), MASKS)
-        if grad_x_ptr is not None:
-            _store(grad_x_ptr + at, dz * scale, mask, full, EVEN)
-        if grad_residual_ptr is not None:
-            _store(grad_residual_ptr + at, dz, mask, full, EVEN)
-        if partial_ptr is not None:
-            dz = tl.where(mask, dz, 0.0)
-            total += dz
-            along += tl.where(mask, dz * away, 0.0)
+    for outer in range(col_steps if COLS else row_steps):
+        for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
+            at, mask, full, rows_left, cols_left = _tile(
+                batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
+                BLOCK_COLS,
+            )  # fmt: skip
+            dz = _load(grad_ptr + at, mask, full, COMPUTE, EVEN)
+            away = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - center
+            z = away * scale + shift
+            if residual_ptr is not None:
+                z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
+            dz = _times(dz, D1(z, a, b, FAST), MASKS)
+            if grad_x_ptr is not None:
+                _store(grad_x_ptr + at, dz * scale, mask, full, EVEN)
+            if grad_residual_ptr is not None:
+                _store(grad_residual_ptr + at, dz, mask, full, EVEN)
+            if partial_ptr is not None:
+                if not full:
+                    dz = tl.where(mask, dz, 0.0)
+                    away = tl.where(mask, away, 0.0)
+                total += dz
+                along += dz * away
     if partial_ptr is not None:
         total, along = tl.sum(total, 0, keep_dims=True), tl.sum(along, 0, keep_dims=True)
         if not COLS:
@@ -342,7 +352,7 @@ def spread(
     grad_ptr, x_ptr, residual_ptr, weight_ptr, bias_ptr, statistics_ptr, totals_ptr, grad_x_ptr, grad_residual_ptr,
     a: tl.float64, b: tl.float64, sets, rows, channels, inner, group, row_stride, row_steps, col_steps,
     D1: tl.constexpr, MASKS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """grad_x = rstd (weight dz - (sum of weight dz + normal * sum of weight dz normal) / count), dz = grad f'(z)"""
     FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
@@ -359,17 +369,18 @@ def spread(
     along = -factor * rstd * tl.load(totals_ptr + sets + number, mask=there, other=0.0)
     offset = -factor * tl.load(totals_ptr + number, mask=there, other=0.0) - along * low
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
-    for step in range(row_steps * col_steps):
-        at, mask, full, rows_left, cols_left = _tile(
-            batch, first_row, first_col, lane, step, rows, channels, inner, row_stride, col_steps, COLS, BLOCK_ROWS,
-            BLOCK_COLS,
-        )  # fmt: skip
-        dz = _load(grad_ptr + at, mask, full, COMPUTE, EVEN)
-        away = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - center
-        z = away * scale + shift
-        if residual_ptr is not None:
-            z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
-        dz = _times(dz, D1(z, a, b, FAST), MASKS)
-        _store(grad_x_ptr + at, dz * scale + (away * along + offset), mask, full, EVEN)
-        if grad_residual_ptr is not None:
-            _store(grad_residual_ptr + at, dz, mask, full, EVEN)
+    for outer in range(col_steps if COLS else row_steps):
+        for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
+            at, mask, full, rows_left, cols_left = _tile(
+                batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
+                BLOCK_COLS,
+            )  # fmt: skip
+            dz = _load(grad_ptr + at, mask, full, COMPUTE, EVEN)
+            away = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - center
+            z = away * scale + shift
+            if residual_ptr is not None:
+                z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
+            dz = _times(dz, D1(z, a, b, FAST), MASKS)
+            _store(grad_x_ptr + at, dz * scale + (away * along + offset), mask, full, EVEN)
+            if grad_residual_ptr is not None:
+                _store(grad_residual_ptr + at, dz, mask, full, EVEN)
