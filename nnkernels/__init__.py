@@ -10,6 +10,7 @@ from . import catalogue, functional, nn  # noqa: F401  (the catalogue comes firs
 from .dispatch import backend
 from .initialization import init_for
 from .native import build_info
+from .optimizing import optimize
 from .policies import saving
 from .registering import register
 from .registry import Activation, activation, activations
@@ -24,6 +25,7 @@ __all__ = [
     "functional",
     "init_for",
     "nn",
+    "optimize",
     "register",
     "saving",
 ]

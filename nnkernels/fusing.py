@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+import torch
+
 from .registry import elementwise
 
 
@@ -25,7 +27,9 @@ def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner
         ValueError: there is no stateless activation of that name, or it refuses the constants.
         TypeError: a constant that the activation lacks, or one that it needs is missing or no number.
     """
-    return _inner(caller, activation, tuple(constants.items()))
+    # A compiler traces through a cache and warns of it.
+    find = _inner.__wrapped__ if torch.compiler.is_compiling() else _inner
+    return find(caller, activation, tuple(constants.items()))
 
 
 @lru_cache(maxsize=256)

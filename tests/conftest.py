@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
+from triton_tools import INTERPRETED, faithful
 
 import nnkernels
 from nnkernels import dispatch
@@ -57,3 +59,27 @@ def backend(request: pytest.FixtureRequest) -> dispatch.Backend:
 @pytest.fixture
 def device(backend: dispatch.Backend) -> str:
     return "cpu" if backend.name == "cpu" else DEVICE
+
+
+@pytest.fixture(params=["cpu", "triton", "reference"])
+def chosen(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A device, while the backend that serves it is chosen by name."""
+    found = dispatch.named(request.param)
+    where = "cpu" if request.param == "cpu" else DEVICE
+    reason = found if isinstance(found, str) else found.unavailable(torch.device(where))
+    if reason:
+        pytest.skip(reason)
+    with nnkernels.backend(request.param):
+        yield where
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch) -> None:
+    """What Triton compiled before is not taken from its cache."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def faithful_interpreter() -> Iterator[None]:
+    with faithful() if INTERPRETED else nullcontext():
+        yield

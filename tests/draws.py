@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_triton import INTERPRETED
 from torch import Tensor
+from triton_tools import INTERPRETED
 
 import nnkernels
 import nnkernels.functional as F

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from test_triton import DTYPES, NVIDIA, _spills, compiles, fresh_cache  # noqa: F401
+from triton_tools import DTYPES, NVIDIA, compile_ahead, compiles, spills
 
 from nnkernels import registry
 
@@ -15,10 +15,6 @@ from nnkernels import registry
 @functools.cache
 def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even: bool = True) -> Any:
     """What `_launch` would have compiled for a packed tensor with long rows, or for pairs, which are flat."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from nnkernels.triton import backend, gated
     from nnkernels.triton.activations import FORMULAS
 
@@ -27,34 +23,23 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even:
     tile = gated._tile_shape(1 if pairs else 64, 8192, block)
     constants = {"VALUE": formula.value, "D1": formula.d1, "MASKS": registry.elementwise(name).masks, "BOUNDED": False}
     constants |= {"PAIRS": pairs, "FLAT": bool(pairs), "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
-    if pairs:
-        constants["rows"] = 1
-    signature, divisible = {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        if argument in constants:
-            signature[argument] = "constexpr"
-            continue
-        scalar = argument in ("a", "b", "limit", "offset")
-        signature[argument] = f"*{dtype}" if argument.endswith("_ptr") else "fp64" if scalar else "i32"
-        if not scalar and argument != "rows" and (even or argument != "cols"):
-            divisible[i,] = [["tt.divisibility", 16]]
-    constants = {key: value for key, value in constants.items() if key in signature}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
-    return triton.compile(source, target=GPUTarget("cuda", NVIDIA[arch], 32), options={"num_warps": backend._NUM_WARPS})
+    constants |= {"rows": 1} if pairs else {}
+    uneven = ("rows",) if even else ("rows", "cols")
+    return compile_ahead(kernel, arch, dtype, constants, backend._NUM_WARPS, uneven=uneven)
 
 
 @compiles
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "mish"])
 @pytest.mark.parametrize("arch", NVIDIA)
-def test_compiles_without_spilling(arch: str, name: str, fresh_cache, tmp_path):  # noqa: F811
+def test_compiles_without_spilling(arch: str, name: str, fresh_cache, tmp_path):
     for dtype in ("bf16", "fp32") if arch == "sm_90" else ("bf16",):
         for kind in ("forward", "backward"):
-            assert _spills(_compiled(kind, name, dtype, arch), tmp_path) == 0, (kind, dtype)
+            assert spills(_compiled(kind, name, dtype, arch), tmp_path) == 0, (kind, dtype)
 
 
 @compiles
 @pytest.mark.parametrize("pairs", [0, 1, 2], ids=["halves", "gate even", "gate odd"])
-def test_memory_accesses_are_16_bytes_wide(pairs: int, fresh_cache):  # noqa: F811
+def test_memory_accesses_are_16_bytes_wide(pairs: int, fresh_cache):
     counts = (("forward", 2, 1), ("backward", 3, 2)) if pairs else (("forward", 4, 2), ("backward", 6, 4))
     for kind, loads, stores in counts:
         ptx = _compiled(kind, "silu", "bf16", "sm_90", pairs).asm["ptx"]

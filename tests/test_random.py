@@ -23,8 +23,8 @@ from draws import (
     kernels,
     small_tiles,  # noqa: F401  (autouse fixtures)
 )
-from test_triton import INTERPRETED, faithful_interpreter  # noqa: F401
 from torch import Tensor
+from triton_tools import compiles, interpret
 
 import nnkernels.functional as F
 from nnkernels import dispatch, native
@@ -247,12 +247,6 @@ def test_each_replay_of_a_graph_draws_anew(function):
     assert not torch.equal(first, y)
 
 
+@compiles
 def test_under_the_interpreter():
-    if INTERPRETED or importlib.util.find_spec("triton") is None:
-        pytest.skip("needs Triton's compiler")
-    here, root = Path(__file__), Path(__file__).parent.parent
-    files = [str(here), str(here.with_name("test_random_gradients.py"))]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", "triton"]
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    interpret(__file__, str(Path(__file__).with_name("test_random_gradients.py")))

@@ -13,8 +13,8 @@ import re
 import pytest
 import torch
 from draws import BACKENDS, DEVICE, EVERY_DTYPE, FUNCTIONS, LAYOUTS, LOWER, UPPER, draw, require
-from test_triton import INTERPRETED
 from torch import Tensor
+from triton_tools import INTERPRETED
 
 import nnkernels
 import nnkernels.functional as F

@@ -18,7 +18,6 @@ from draws import (
     small_tiles,  # noqa: F401  (autouse fixtures)
 )
 from hypothesis import given, settings
-from test_triton import faithful_interpreter  # noqa: F401
 from torch import Tensor
 
 import nnkernels

@@ -7,7 +7,6 @@ imported), or here if there is a GPU. They are compiled ahead of time for GPUs t
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 import os
 import re
@@ -19,82 +18,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from triton_tools import DEVICE, DTYPES, HAS_TRITON, INTERPRETED, compile_ahead, compiles, executes, interpret, spills
 
 from nnkernels import accuracy, registry
 from nnkernels.layout import Geometry, plan
 from nnkernels.registry import activation
 from nnkernels.triton import TritonBackend
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-DEVICE = "cpu" if INTERPRETED else "cuda"
 NAMES = [row.name for row in registry.catalogue(registry.Activation)]
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 BACKEND = TritonBackend()
-
-executes = pytest.mark.skipif(not INTERPRETED and not (HAS_TRITON and torch.cuda.is_available()), reason="needs a GPU")
-compiles = pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="needs Triton's compiler")
-
-
-def _fused_multiply_add(x: Any, y: Any, z: Any) -> Any:
-    """x y + z with one rounding in float32, and with the exact product in float64 (Dekker 1971, Knuth)."""
-    import numpy as np
-
-    if x.dtype == np.float32:
-        return (x.astype(np.float64) * y + z).astype(np.float32)
-
-    def split(v: Any) -> tuple[Any, Any]:
-        high = 134217729.0 * v - (134217729.0 * v - v)
-        return high, v - high
-
-    product = x * y
-    (x1, x2), (y1, y2) = split(x), split(y)
-    lost = ((x1 * y1 - product) + x1 * y2 + x2 * y1) + x2 * y2
-    total = product + z
-    shift = total - product
-    lost += (product - (total - shift)) + (z - shift)
-    return total + np.where(np.isfinite(lost), lost, 0.0)
-
-
-def _convert(data: Any, source: Any, target: Any, mode: Any) -> Any:
-    """float32 from and to bfloat16, rounded to nearest, subnormal numbers included."""
-    import numpy as np
-    import triton.language as tl
-
-    data = np.ascontiguousarray(data)
-    if source == tl.bfloat16:
-        return (data.astype(np.uint32) << 16).view(np.float32)
-    return torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view(np.uint16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def faithful_interpreter():
-    """Gives the interpreter the hardware's fused multiply-add and bfloat16, which it lacks, and larger tiles."""
-    if not INTERPRETED:
-        yield
-        return
-    import numpy as np
-    from triton.runtime import interpreter
-
-    from nnkernels.triton import backend
-
-    def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
-        return interpreter.TensorHandle(_fused_multiply_add(x.data, y.data, z.data), z.dtype.scalar)
-
-    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setattr(interpreter.InterpreterBuilder, "create_fma", create_fma)
-        patch.setattr(interpreter, "_convert_float", _convert)
-        patch.setattr(backend, "_TILE_BYTES", 2**18)
-        yield
 
 
 @compiles
 def test_under_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
-    root = Path(__file__).parent.parent
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    interpret(__file__, only="")
 
 
 def _inputs(dtype: torch.dtype) -> Tensor:
@@ -290,16 +227,11 @@ def test_constants_keep_double_precision():
 
 
 KINDS = ("forward", "backward", "double_backward")
-NVIDIA = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 
 
 @functools.cache
 def _compiled(kind: str, name: str, dtype: str, arch: str, flat: bool = True, even: bool = True) -> Any:
     """What `backend._launch` would have compiled for aligned tensors."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from nnkernels.triton import backend, kernels
     from nnkernels.triton.activations import FORMULAS
 
@@ -308,38 +240,9 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, flat: bool = True, ev
     block = backend._TILE_BYTES // (1 if kind == "forward" else 2) // DTYPES[dtype].itemsize
     tile = (1, block) if flat else (block // backend._ROW_TILE, backend._ROW_TILE)
     constants = {**formulas, "FLAT": flat, "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
-    if flat:
-        constants["rows"] = 1
-    signature, divisible = {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        if argument in constants:
-            signature[argument] = "constexpr"
-            continue
-        signature[argument] = f"*{dtype}" if argument.endswith("_ptr") else "fp64" if argument in "ab" else "i32"
-        if argument not in ("a", "b", "rows") and (even or argument != "cols"):
-            divisible[i,] = [["tt.divisibility", 16]]
-    constants = {key: value for key, value in constants.items() if key in signature}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
-    target = GPUTarget("cuda", NVIDIA[arch], 32) if arch in NVIDIA else GPUTarget("hip", arch, 64)
-    return triton.compile(source, target=target, options={"num_warps": backend._NUM_WARPS})
-
-
-def _spills(compiled: Any, folder: Path) -> int:
-    """Bytes of stack and local memory, from the machine code itself; on AMD the registers spilled."""
-    if "cubin" not in compiled.asm:
-        return sum(map(int, re.findall(r"[sv]gpr_spill_count: *(\d+)", compiled.asm["amdgcn"])))
-    import triton
-
-    (folder / "kernel.cubin").write_bytes(compiled.asm["cubin"])
-    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    usage = subprocess.check_output([cuobjdump, "-res-usage", folder / "kernel.cubin"], text=True)
-    stack, local = re.search(r"STACK:(\d+).*LOCAL:(\d+)", usage).groups()
-    return int(stack) + int(local)
-
-
-@pytest.fixture
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    constants |= {"rows": 1} if flat else {}
+    uneven = ("rows",) if even else ("rows", "cols")
+    return compile_ahead(kernel, arch, dtype, constants, backend._NUM_WARPS, uneven=uneven)
 
 
 @compiles
@@ -348,7 +251,7 @@ def fresh_cache(tmp_path, monkeypatch):
 def test_compiles_without_spilling(arch: str, name: str, fresh_cache, tmp_path):
     for dtype in ("bf16", "fp32") if arch == "sm_90" else ("bf16",):
         for kind in KINDS if arch == "sm_90" else KINDS[:2]:
-            assert _spills(_compiled(kind, name, dtype, arch), tmp_path) == 0, (kind, dtype)
+            assert spills(_compiled(kind, name, dtype, arch), tmp_path) == 0, (kind, dtype)
 
 
 @compiles
