@@ -114,20 +114,15 @@ def _around(x: Tensor, order: list[int]) -> tuple[int, int]:
     return math.prod(x.shape[d] for d in order[:at]), math.prod(x.shape[d] for d in order[at + 1 :])
 
 
-def _framed(x: Tensor, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Tensor, Frame]:
+def _fit(operands: Operands, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Operands, Frame]:
+    """The tensors as they have to lie, and how they do."""
+    x, residual, weight, bias = operands
     x = _dense(x)
     frame = frame_of(x)
     if frame is None:
         x = x.contiguous()
         frame = frame_of(x)
     assert frame is not None
-    return x, frame
-
-
-def _fit(operands: Operands, frame_of: Callable[[Tensor], Frame | None]) -> tuple[Operands, Frame]:
-    """The tensors as they have to lie, and how they do."""
-    x, residual, weight, bias = operands
-    x, frame = _framed(x, frame_of)
     residual = None if residual is None else _alike(residual, x.stride())
     weight, bias = (tensor if tensor is None else tensor.contiguous() for tensor in (weight, bias))
     return Operands(x, residual, weight, bias), frame
@@ -154,15 +149,15 @@ def _forward(
         y, statistics = kernels.forward(inner, dense, frame, eps, running, gather)
         if running is not None:
             torch.autograd.graph.increment_version((running.mean, running.var))
-    return (y if y.stride() == x.stride() else y.as_strided(x.shape, x.stride())), statistics
+    if x is not operands.x and y.stride() != (like := torch.empty_like(operands.x)).stride():
+        y = like.copy_(y)
+    return y, statistics
 
 
 def _gather(process_group: Any, own: Tensor) -> Tensor:
-    import torch.distributed as dist
-
-    parts = own.new_empty(dist.get_world_size(process_group), *own.shape)
-    dist.all_gather_into_tensor(parts, own.contiguous(), group=process_group)
-    return parts.movedim(0, -1).contiguous()
+    parts = [torch.empty_like(own) for _ in range(process_group.size())]
+    torch.distributed.all_gather(parts, own, group=process_group)
+    return torch.stack(parts, -1)
 
 
 def _reduce(process_group: Any, totals: Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from ..fusing import Inner
 from ..registry import elementwise
@@ -199,7 +200,7 @@ def composed(
                 unbiased = var.flatten() * (count / (count - 1))
                 update(running, mean.detach().flatten(), unbiased.detach())
         rstd = (var + eps).rsqrt()
-        z, mean, rstd = split, mean, rstd
+        z = split
     z = ((z - mean) * rstd).reshape(x.shape)
     if weight is not None:
         z = z * weight.to(wide).view(one)
@@ -218,12 +219,25 @@ def _moments(x: Tensor, dims: list[int], process_group: Any) -> tuple[Tensor, Te
     if process_group is None:
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
         return mean, var, count
-    from torch.distributed.nn.functional import all_reduce
-
-    total = all_reduce(x.new_full((), count), group=process_group)
-    mean = all_reduce(x.sum(dims, keepdim=True), group=process_group) / total
-    var = all_reduce((x - mean).square().sum(dims, keepdim=True), group=process_group) / total
+    total = _AllReduce.apply(x.new_full((), count), process_group)
+    mean = _AllReduce.apply(x.sum(dims, keepdim=True), process_group) / total
+    var = _AllReduce.apply((x - mean).square().sum(dims, keepdim=True), process_group) / total
     return mean, var, total
+
+
+class _AllReduce(Function):
+    """The sum over all processes; so is the gradient, of the sum of their losses."""
+
+    @staticmethod
+    def forward(ctx, x, process_group):  # type: ignore[override]
+        ctx.process_group = process_group
+        x = x.clone()
+        torch.distributed.all_reduce(x, group=process_group)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return _AllReduce.apply(grad, ctx.process_group), None
 
 
 def _split(x: Tensor, frame: Frame) -> Tensor:
