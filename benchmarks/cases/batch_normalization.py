@@ -10,12 +10,15 @@ import nnkernels.functional as F
 from . import Case
 
 
-def _inputs(shape: tuple[int, ...], channels_last: bool):
+def _inputs(shape: tuple[int, ...], channels_last: bool, alike: bool):
+    """`alike`: parameters of the data's type, as torch's group_norm on GPUs needs them; else in float32."""
+
     def make(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
         generator = torch.Generator(device).manual_seed(0)
         x = torch.randn(shape, device=device, dtype=dtype, generator=generator)
         x = x.to(memory_format=torch.channels_last) if channels_last else x
-        weight, bias = torch.rand(2, shape[1], device=device, generator=generator)
+        wide = dtype if alike else torch.float32
+        weight, bias = torch.rand(2, shape[1], device=device, dtype=wide, generator=generator)
         return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
 
     return make
@@ -63,7 +66,7 @@ def _case(
     layout = "-last" if channels_last else ""
     return Case(
         f"{kind}-{activation}-{'x'.join(map(str, shape))}{layout}",
-        _inputs(shape, channels_last),
+        _inputs(shape, channels_last, groups is not None),
         ours,
         eager,
         _bytes(3),  # forward: x for the statistics, x and y; backward: grad and x for the sums, both and grad_x
@@ -75,11 +78,12 @@ def _case(
     )
 
 
-_IMAGES, _SMALL = (256, 64, 112, 112), (16, 64, 16, 16)
+_IMAGES, _SMALL = (256, 64, 112, 112), (16, 64, 32, 32)
 CASES = [
     _case("batch", "silu", _IMAGES, "cuda", torch.bfloat16, channels_last=True, bar=0.77),
     _case("batch", "silu", _IMAGES, "cuda", torch.bfloat16),
     _case("group", "silu", (16, 320, 64, 64), "cuda", torch.bfloat16, groups=32, bar=0.74),
+    _case("group", "silu", (16, 320, 64, 64), "cuda", torch.bfloat16, groups=32, channels_last=True),
     _case("batch", "silu", _SMALL, "cpu", torch.float32, bar=1.5),
     _case("batch", "silu", _SMALL, "cpu", torch.float32, channels_last=True, bar=1.5),
     _case("batch", "relu", _SMALL, "cpu", torch.float32, bar=1.5),

@@ -84,6 +84,17 @@ def _store(pointers, y, mask, full, EVEN: tl.constexpr):
 
 
 @triton.jit
+def _quotient(x, d):
+    """x / d, rounded: a product with 1 / d could be drawn into a subtraction, which then took off another number than the
+    one that is stored."""
+    d = tl.zeros_like(x) + d
+    if x.dtype == tl.float64:
+        return x / d
+    else:
+        return tl.div_rn(x, d)
+
+
+@triton.jit
 def _times(grad, slope, MASKS: tl.constexpr):
     product = grad * slope
     if MASKS:
@@ -136,10 +147,10 @@ def moments(
     x = _load(x_ptr + at, mask, full, COMPUTE, EVEN)
     rows_here = tl.minimum(rows - first_row, BLOCK_ROWS * row_steps)
     if COLS:
-        shift = tl.sum(x, 0, keep_dims=True) / rows_left
+        shift = _quotient(tl.sum(x, 0, keep_dims=True), rows_left)
         count = rows_here.to(COMPUTE)
     else:
-        shift = tl.sum(tl.sum(x, 1, keep_dims=True), 0, keep_dims=True) / (rows_left * cols_left)
+        shift = _quotient(tl.sum(tl.sum(x, 1, keep_dims=True), 0, keep_dims=True), rows_left * cols_left)
         count = rows_here.to(COMPUTE) * tl.minimum(inner - first_col, BLOCK_COLS * col_steps)
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     squares = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
@@ -149,9 +160,7 @@ def moments(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
-            off = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - shift
-            if not full:
-                off = tl.where(mask, off, 0.0)
+            off = tl.where(mask, _load(x_ptr + at, mask, full, COMPUTE, EVEN) - shift, 0.0)
             total += off
             squares += off * off
     total, squares = tl.sum(total, 0, keep_dims=True), tl.sum(squares, 0, keep_dims=True)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .batch_normalization_kernels import _load, _store, _times
+from .batch_normalization_kernels import _load, _quotient, _store, _times
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def forward(
     base = number.to(tl.int64) * group * inner
     at, mask, full = _tile(0, 0, group, inner, BLOCK_GROUP, BLOCK_INNER)
     x = _load(x_ptr + base + at, mask, full, COMPUTE, EVEN)
-    center = tl.sum(tl.sum(x, 1), 0) / (tl.minimum(BLOCK_GROUP, group) * tl.minimum(BLOCK_INNER, inner))
+    center = _quotient(tl.sum(tl.sum(x, 1), 0), tl.minimum(BLOCK_GROUP, group) * tl.minimum(BLOCK_INNER, inner))
     total = tl.zeros([BLOCK_GROUP, BLOCK_INNER], COMPUTE)
     squares = tl.zeros([BLOCK_GROUP, BLOCK_INNER], COMPUTE)
     for d in range(0, group, BLOCK_GROUP):
