@@ -1,6 +1,6 @@
-// The operators of normalisation + activation + residual. Tensors are dense, of any strides; only their memory counts, as
-// the frame (batch, rows, channels, inner, group) sees it. An empty tensor stands for one that is not given; weight and
-// bias are of the computing type.
+// The operators of normalisation + activation + residual. Tensors are dense, of any strides; only their memory counts,
+// as the frame (batch, rows, channels, inner, group) sees it. An empty tensor stands for one that is not given; weight
+// and bias are of the computing type.
 #pragma once
 
 #include <cmath>
@@ -25,8 +25,8 @@ inline NormJob norm_job(const Tensor& x, const std::vector<int64_t>& frame, int6
   job.frame = {frame[0], frame[1], frame[2], frame[3], frame[4]};
   const NormFrame& f = job.frame;
   STD_TORCH_CHECK(x.numel() == f.batch * f.rows * f.channels * f.inner && f.group > 0 && f.channels % f.group == 0,
-                  "nnkernels: ", x.numel(), " elements are not ", f.batch, " x ", f.rows, " x ", f.channels, " x ", f.inner,
-                  " in groups of ", f.group, " channels");
+                  "nnkernels: ", x.numel(), " elements are not ", f.batch, " x ", f.rows, " x ", f.channels, " x ",
+                  f.inner, " in groups of ", f.group, " channels");
   job.activation = static_cast<int>(activation);
   job.scalar = scalar_of(x);
   job.a = a;
@@ -71,8 +71,8 @@ inline Floats floats(const Tensor& t) {
 
 inline Tensor new_floats(const Tensor& x, int64_t rows, int64_t cols) {
   const bool wide = scalar_of(x) == Scalar::f64;
-  return torch::stable::new_empty(
-      x, {rows, cols}, wide ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float);
+  return torch::stable::new_empty(x, {rows, cols},
+                                  wide ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float);
 }
 
 // Statistics [4, sets] of x, the last row being sums of squares about the mean if `raw`; moves the running ones.
@@ -173,8 +173,8 @@ inline NormJob norm_backward_job(const Tensor& grad, const Tensor& x, const Tens
   return job;
 }
 
-// The sums of dz and of dz times the normalised value for each lane, [2, lanes], and the same of each set, its channels'
-// times their weights, [2, sets]. `grad_x` receives dz, or the gradient if the statistics are fixed.
+// The sums of dz and of dz times the normalised value for each lane, [2, lanes], and the same of each set, its
+// channels' times their weights, [2, sets]. `grad_x` receives dz, or the gradient if the statistics are fixed.
 inline std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor& x, const Tensor& residual,
                                                const Tensor& weight, const Tensor& bias, const Tensor& statistics,
                                                Tensor grad_x, Tensor grad_residual, bool fixed, int64_t activation,

@@ -83,26 +83,50 @@ struct Affine {
         along(of(job.along, lane)),
         offset(of(job.offset, lane)) {}
   static const T* of(const void* data, int64_t lane) { return data ? static_cast<const T*>(data) + lane : nullptr; }
+
+  // z of x
+  NNK_HD auto argument(int64_t c) const {
+    const T m = center[c], a = scale[c], b = shift[c];
+    return [=](T x, T) { return madd(x - m, a, b); };
+  }
+  // grad_x of dz, where the statistics are fixed
+  NNK_HD auto scaled(int64_t c) const {
+    const T a = scale[c];
+    return [=](T dz, T) { return dz * a; };
+  }
+  // grad_x of dz and x
+  NNK_HD auto gradient(int64_t c) const {
+    const T m = center[c], a = scale[c], s = along[c], o = offset[c];
+    return [=](T dz, T x) { return madd(dz, a, madd(x - m, s, o)); };
+  }
 };
 
-// out[i] = f(channel of i, x[i], y[i])
-template <class T, class Function>
-NNK_HD void by_channel(const Tile& tile, const T* x, const T* y, T* out, Function f) {
+// out[i] = f(x[i], y[i]), f being make(channel of i).
+template <class T, class Make>
+NNK_HD void by_channel(const Tile& tile, const T* x, const T* y, T* out, Make make) {
   if (tile.length == 1) {
     for (int64_t row = 0; row < tile.rows; ++row) {
       const int64_t first = row * tile.channels;
 #pragma GCC ivdep
-      for (int64_t c = 0; c < tile.channels; ++c) out[first + c] = f(c, x[first + c], y[first + c]);
+      for (int64_t c = 0; c < tile.channels; ++c) out[first + c] = make(c)(x[first + c], y[first + c]);
     }
     return;
   }
-  int64_t first = 0;
   for (int64_t row = 0; row < tile.rows; ++row) {
-    for (int64_t c = 0; c < tile.channels; ++c, first += tile.length) {
+    for (int64_t c = 0; c < tile.channels; ++c, x += tile.length, y += tile.length, out += tile.length) {
+      const auto f = make(c);
 #pragma GCC ivdep
-      for (int64_t i = first; i < first + tile.length; ++i) out[i] = f(c, x[i], y[i]);
+      for (int64_t i = 0; i < tile.length; ++i) out[i] = f(x[i], y[i]);
     }
   }
+}
+
+// Asks for what lies behind a tile while that is computed: a processor's own prefetching begins anew with each tensor.
+template <class S>
+void prefetch_behind(const Tile& tile, const void* tensor) {
+  if (!tensor) return;
+  const char* first = reinterpret_cast<const char*>(static_cast<const S*>(tensor) + tile.at + tile.count());
+  for (int64_t byte = 0; byte < tile.count() * int64_t{sizeof(S)}; byte += 64) __builtin_prefetch(first + byte);
 }
 
 template <class T>
@@ -117,8 +141,10 @@ void apply(const NormJob& job, const Task& task) {
   const Loop loop = forward_loop(job.activation, Stored<S>::arithmetic);
   for_each_tile(job.frame, task, kTile, [&](const Tile& tile) {
     const Affine<T> p(job, tile.lane);
+    prefetch_behind<S>(tile, job.x);
+    prefetch_behind<S>(tile, job.residual);
     const T* x = read<S>(job.x, tile.at, first, tile.count());
-    by_channel(tile, x, x, z, [&](int64_t c, T v, T) { return madd(v - p.center[c], p.scale[c], p.shift[c]); });
+    by_channel(tile, x, x, z, [&](int64_t c) { return p.argument(c); });
     if (job.residual) add(read<S>(job.residual, tile.at, first, tile.count()), z, tile.count());
     T* y = place<S>(job.y, tile.at, z);
     void* const data[] = {z, y};
@@ -177,8 +203,7 @@ void moments_of_rows(const NormJob& job, const Task& task) {
   memset(sums, 0, 2 * sizeof(double) * task.channels);
   const auto squares = [](const T* x, int64_t count, T about, double* to) {
     add_up<T>(
-        count, to, [&](int64_t i) { return x[i] - about; },
-        [&](int64_t i) { return (x[i] - about) * (x[i] - about); });
+        count, to, [&](int64_t i) { return x[i] - about; }, [&](int64_t i) { return (x[i] - about) * (x[i] - about); });
   };
   if (job.frame.inner > kTile) {  // so many that each tile has a shift of its own
     double seen = 0;
@@ -238,8 +263,11 @@ template <class S, class T>
 T* slopes(const NormJob& job, const Tile& tile, const T* x, T* tile_of, T* scratch, bool in_place) {
   const Affine<T> p(job, tile.lane);
   const int64_t count = tile.count();
+  prefetch_behind<S>(tile, job.x);
+  prefetch_behind<S>(tile, job.grad);
+  prefetch_behind<S>(tile, job.residual);
   T* z = tile_of;
-  by_channel(tile, x, x, z, [&](int64_t c, T v, T) { return madd(v - p.center[c], p.scale[c], p.shift[c]); });
+  by_channel(tile, x, x, z, [&](int64_t c) { return p.argument(c); });
   if (job.residual) add(read<S>(job.residual, tile.at, scratch, count), z, count);
   const T* grad = read<S>(job.grad, tile.at, scratch, count);
   T* dz = in_place ? place<S>(job.grad_x, tile.at, z) : z;
@@ -280,7 +308,7 @@ void sums(const NormJob& job, const Task& task) {
       }
     }
     if (job.fixed) {
-      by_channel(tile, dz, dz, dz, [&](int64_t c, T slope, T) { return slope * p.scale[c]; });
+      by_channel(tile, dz, dz, dz, [&](int64_t c) { return p.scaled(c); });
       put<S>(dz, job.grad_x, tile.at, count);
     }
   });
@@ -297,9 +325,7 @@ void spread(const NormJob& job, const Task& task) {
     const T* x = read<S>(job.x, tile.at, first, tile.count());
     T* out = place<S>(job.grad_x, tile.at, second);
     if constexpr (sizeof(S) != sizeof(T)) slopes<S>(job, tile, x, second, scratch, false);
-    by_channel(tile, out, x, out, [&](int64_t c, T slope, T v) {
-      return madd(slope, p.scale[c], madd(v - p.center[c], p.along[c], p.offset[c]));
-    });
+    by_channel(tile, out, x, out, [&](int64_t c) { return p.gradient(c); });
     write<S>(out, job.grad_x, tile.at, tile.count());
   });
 }

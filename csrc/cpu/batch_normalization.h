@@ -38,17 +38,18 @@ struct NormJob {
   int activation;
   Scalar scalar;
   double a, b;
-  const void *x, *residual, *grad;                // residual: null for none
-  const void *center, *scale, *shift;             // of the computing type, for each lane: z = (x - center) scale + shift
-  const void *along, *offset;                     // spread: grad_x = scale dz + along (x - center) + offset
-  void *y, *grad_x, *grad_residual;               // grad_residual: null for none
-  bool fixed;                                     // whether the gradient of x is scale dz
-  double* sums;                                   // [tasks' chunks][lanes][2], `chunks` behind each other for a batch index
+  const void *x, *residual, *grad;     // residual: null for none
+  const void *center, *scale, *shift;  // of the computing type, for each lane: z = (x - center) scale + shift
+  const void *along, *offset;          // spread: grad_x = scale dz + along (x - center) + offset
+  void *y, *grad_x, *grad_residual;    // grad_residual: null for none
+  bool fixed;                          // whether the gradient of x is scale dz
+  double* sums;                        // [tasks' chunks][lanes][2], `chunks` behind each other for a batch index
 };
 
 }  // namespace nnk
 
-// Tasks [begin, end). moments: each lane's mean and sum of squares about it; sums: of dz = grad f'(z) and dz (x - center).
+// Tasks [begin, end). moments: each lane's mean and sum of squares about it; sums: of dz = grad f'(z) and dz (x -
+// center).
 NNK_KERNEL(norm_moments, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))
 NNK_KERNEL(norm_apply, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))
 NNK_KERNEL(norm_sums, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))

@@ -142,13 +142,18 @@ def _forward(
     x = dense.x
     if not training:
         assert running is not None
-        statistics = kernels.fixed(running, eps, x)
+        statistics = kernels.fixed(Running(running.mean.contiguous(), running.var.contiguous(), 0.0), eps, x)
         y = kernels.apply(inner, dense, frame, statistics)
     else:
         gather = None if process_group is None else partial(_gather, process_group)
-        y, statistics = kernels.forward(inner, dense, frame, eps, running, gather)
-        if running is not None:
-            torch.autograd.graph.increment_version((running.mean, running.var))
+        moved = running and Running(running.mean.contiguous(), running.var.contiguous(), running.momentum)
+        y, statistics = kernels.forward(inner, dense, frame, eps, moved, gather)
+        if running is not None and moved is not None:
+            for kept, new in zip(running[:2], moved[:2], strict=True):
+                if new is kept:
+                    torch.autograd.graph.increment_version(kept)
+                else:
+                    kept.copy_(new)
     if x is not operands.x and y.stride() != (like := torch.empty_like(operands.x)).stride():
         y = like.copy_(y)
     return y, statistics

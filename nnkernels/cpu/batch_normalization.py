@@ -34,10 +34,8 @@ def forward(
 
 
 def _moved(running: Tensor) -> Tensor:
-    """Running statistics as C++ can move them."""
-    if running.is_contiguous() and running.dtype in (torch.float32, torch.float64):
-        return running
-    return running.to(torch.float32).contiguous()
+    """Running statistics of a type that C++ moves."""
+    return running if running.dtype in (torch.float32, torch.float64) else running.float()
 
 
 def apply(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) -> Tensor:

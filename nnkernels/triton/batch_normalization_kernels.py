@@ -177,6 +177,15 @@ def moments(
     tl.store(out + 3 * plane, tl.where(squares < 0, 0.0, squares), mask=there)
 
 
+@triton.jit
+def _move(pointer, found, momentum):
+    kept = tl.load(pointer).to(tl.float64)
+    kept += momentum * (found - kept)
+    if pointer.dtype.element_ty.primitive_bitwidth < 64:
+        kept = kept.to(tl.float32)
+    tl.store(pointer, kept.to(pointer.dtype.element_ty))
+
+
 @triton.jit(do_not_specialize=["sets", "length"])
 def merge(
     partial_ptr, statistics_ptr, mean_ptr, var_ptr, momentum: tl.float64, eps: tl.float64, sets, length,
@@ -215,11 +224,8 @@ def merge(
     tl.store(out + 2 * sets, mean - center)
     tl.store(out + 3 * sets, total if RAW else 1 / tl.sqrt(total / count + eps))
     if mean_ptr is not None:
-        kept = tl.load(mean_ptr + number).to(tl.float64)
-        tl.store(mean_ptr + number, (kept + momentum * (mean - kept)).to(mean_ptr.dtype.element_ty))
-        kept = tl.load(var_ptr + number).to(tl.float64)
-        found = total / (count - 1)
-        tl.store(var_ptr + number, (kept + momentum * (found - kept)).to(var_ptr.dtype.element_ty))
+        _move(mean_ptr + number, mean, momentum)
+        _move(var_ptr + number, total / (count - 1), momentum)
 
 
 @triton.jit(do_not_specialize=["sets"])
