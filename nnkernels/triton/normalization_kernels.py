@@ -111,7 +111,7 @@ def forward_rows(
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
     inside = _inside(row, rows, col, cols, FULL, BLOCK_ROWS)
-    count = cols.to(COMPUTE)
+    count = tl.full((), cols, COMPUTE)
     x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
     residual = None
     if residual_ptr is not None:
@@ -167,15 +167,15 @@ def forward_long(
     for start in range(0, cols, BLOCK_COLS):
         x = tl.load(x_ptr + start + col, mask=start + col < cols, other=0.0).to(COMPUTE)
         if CENTRED:
-            count = tl.minimum(cols - start, BLOCK_COLS)
+            count = tl.full((), tl.minimum(cols - start, BLOCK_COLS), tl.float64)
             mean = tl.sum(x, 0) / count.to(COMPUTE)
-            x = tl.where(col < count, x - mean, 0.0)
+            x = tl.where(start + col < cols, x - mean, 0.0)
             lows += x
             distance = (mean - shift).to(tl.float64)
-            moved += distance * count.to(tl.float64)
-            spread += distance * distance * count.to(tl.float64)
+            moved += distance * count
+            spread += distance * distance * count
         squares += x * x
-    whole = cols.to(tl.float64)
+    whole = tl.full((), cols, tl.float64)
     mean = shift.to(tl.float64) + moved / whole
     square = (tl.sum(squares, 0).to(tl.float64) + (spread - moved * moved / whole)) / whole
     if CENTRED:
@@ -282,7 +282,7 @@ def sums_long(
         grad = tl.where(inside, grad, 0.0)
         along += grad * normalised
         total += grad
-    count = cols.to(COMPUTE)
+    count = tl.full((), cols, COMPUTE)
     tl.store(sums_ptr + row, tl.sum(along, 0) / count)
     tl.store(sums_ptr + rows + row, tl.sum(total, 0) / count)
 
@@ -324,7 +324,7 @@ def backward(
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
-    count = cols.to(COMPUTE)
+    count = tl.full((), cols, COMPUTE)
     weight = _of_columns(weight_ptr, col, cols, FULL, COMPUTE)
     bias = None
     if D1 is not None:
@@ -332,7 +332,7 @@ def backward(
     for_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
     for_bias = for_weight
     for first in tl.range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS, num_stages=STAGES):
-        row = first.to(tl.int64) + tl.arange(0, BLOCK_ROWS)[:, None]
+        row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64) + first
         inside = _inside(row, rows, col, cols, FULL, BLOCK_ROWS)
         x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
         grad = _load(grad_ptr + row * grad_stride + col, inside, COMPUTE)
