@@ -62,10 +62,15 @@ def leaves(norm, shape, device, dtype, residual=True, dims=1, parameters=None, m
     )
 
 
-def off(got, truth, summed=0.0):
-    """The error in ulp; where a number is small, of the root mean square, and of the terms' where it is a sum."""
-    floor = truth.detach().square().mean().sqrt() + summed
-    return accuracy.errors(got.detach(), truth.detach(), floor).max().item()
+def off(got, truth, size=0.0):
+    """The error in ulp; where a number is smaller than `size` or the root mean square, in ulp of that."""
+    floor = truth.detach().square().mean().sqrt()
+    return accuracy.errors(got.detach(), truth.detach(), torch.as_tensor(size, dtype=floor.dtype, device=floor.device).maximum(floor)).max().item()
+
+
+def gradient_slack(dtype):
+    """How many times the promised limit: a derivative's argument has been rounded, and terms may cancel."""
+    return 1 if dtype.itemsize == 2 else 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
@@ -86,12 +91,13 @@ def test_value_and_gradients_are_the_composition(norm, activation, residual, sha
     inputs = leaves(norm, shape, device, dtype, residual)
     y, exact = ours(norm, *inputs, activation), composition(norm, *inputs, activation)
     assert y.dtype == dtype and y.is_contiguous()
-    assert off(y, exact) <= accuracy.LIMITS[dtype]
+    terms = 0.0 if inputs[3] is None else inputs[3].detach().double().abs()
+    assert off(y, exact, terms) <= accuracy.LIMITS[dtype]
     grad = torch.randn(shape, dtype=torch.float64).to(device, dtype)
     given = [tensor for tensor in inputs if tensor is not None]
     mine = torch.autograd.grad(y, given, grad)
     truth = torch.autograd.grad(exact, given, grad.double())
     for got, want, tensor in zip(mine, truth, given, strict=True):
         assert got.dtype == dtype and got.shape == tensor.shape
-        summed = (y.numel() / got.numel()) ** 0.5
-        assert off(got, want.double(), summed if got.numel() < y.numel() else 0.0) <= accuracy.LIMITS[dtype]
+        summed = (y.numel() / got.numel()) ** 0.5 if got.numel() < y.numel() else 0.0
+        assert off(got, want.double(), summed) <= gradient_slack(dtype) * accuracy.LIMITS[dtype]

@@ -19,7 +19,8 @@ _MOST_COLUMNS = 16384  # of a row in registers
 _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
 _TILE = 2048  # elements of several short rows
 _LONG_TILE = 8192  # elements of a longer row that are in flight
-_PARTIALS_TILE = (32, 32)
+_PARTIALS_TILE = (128, 8)
+TOGETHER = False
 
 
 class Walk(NamedTuple):
@@ -51,10 +52,11 @@ def norm_act(
         if cols > _MOST_COLUMNS:
             kernels.forward_long[(rows,)](*given, *constants, _LONG_TILE, num_warps=8)
         else:
-            block_rows, block_cols, num_warps = _rows(cols)
-            kernels.forward_rows[(-(-rows // block_rows),)](
-                *given, *constants, block_cols == cols, block_rows, block_cols, num_warps=num_warps
-            )
+            walk = _forward_walk(cols)
+            kernels.forward_rows[(_programs(walk, rows, x.device),)](
+                *given, *constants, walk.block_cols == cols, walk.stages, TOGETHER, walk.block_rows, walk.block_cols,
+                num_warps=walk.num_warps,
+            )  # fmt: skip
     return y, statistics
 
 
@@ -75,7 +77,7 @@ def norm_act_backward(
     centred = len(statistics) == 2
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     walk = _walk(cols, x.element_size())
-    programs = min(walk.each * _multiprocessors(x.device), -(-rows // walk.block_rows))
+    programs = _programs(walk, rows, x.device)
     tiles = -(-cols // walk.block_cols)
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
     sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
@@ -93,7 +95,7 @@ def norm_act_backward(
         if sums is not None:
             kernels.sums_long[(rows,)](*given, *places, *formula, _LONG_TILE, num_warps=8)
         kernels.backward[(programs, tiles)](
-            *given, grad_x, grad_residual, *partials, *places, *formula, cols == tiles * walk.block_cols, walk.stages,
+            *given, grad_x, grad_residual, *partials, *places, *formula, cols == tiles * walk.block_cols, walk.stages, TOGETHER,
             walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
         )  # fmt: skip
         wanted = sum(parameter is not None for parameter in parameters)
@@ -104,10 +106,15 @@ def norm_act_backward(
     return grad_x, grad_residual, found[0], found[1]
 
 
-def _rows(cols: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and its warps: 16 to 32 elements for each thread."""
+def _forward_walk(cols: int) -> Walk:
+    """16 to 32 elements for each thread."""
     block_cols = _power_of_two(cols)
-    return max(1, _TILE // block_cols), block_cols, max(4, block_cols // 1024)
+    return Walk(max(1, _TILE // block_cols), block_cols, max(4, block_cols // 512), 0, 1)
+
+
+def _programs(walk: Walk, rows: int, device: torch.device) -> int:
+    tiles = -(-rows // walk.block_rows)
+    return min(walk.each * _multiprocessors(device), tiles) if walk.each else tiles
 
 
 def _walk(cols: int, element_size: int) -> Walk:

@@ -35,26 +35,6 @@ def _store(pointers, y, inside):
 
 
 @triton.jit
-def _of_columns(pointer, col, cols, FULL: tl.constexpr, COMPUTE: tl.constexpr):
-    """A number for each column, or None."""
-    if pointer is None:
-        return None
-    else:
-        return _load(pointer + col, None if FULL else col < cols, COMPUTE)
-
-
-@triton.jit
-def _inside(row, rows, col, cols, FULL: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """The mask of a tile, or None if it is full; FULL says so of its columns."""
-    if BLOCK_ROWS == 1:
-        return None if FULL else col < cols
-    elif FULL:
-        return row < rows
-    else:
-        return (row < rows) & (col < cols)
-
-
-@triton.jit
 def _inverse_deviation(square, eps):
     # A tiny square may have been rounded below 0; NaN stays.
     square = tl.where(square < 0, 0.0, square) + eps
@@ -85,6 +65,19 @@ def _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED: tl.cons
 
 
 @triton.jit
+def _add_both(a, b, c, d):
+    return a + c, b + d
+
+
+@triton.jit
+def _row_sums(x, y, TOGETHER: tl.constexpr):
+    if TOGETHER:
+        return tl.reduce((x, y), 1, _add_both, keep_dims=True)
+    else:
+        return tl.sum(x, 1, keep_dims=True), tl.sum(y, 1, keep_dims=True)
+
+
+@triton.jit
 def forward_rows(
     x_ptr,
     residual_ptr,
@@ -102,36 +95,51 @@ def forward_rows(
     VALUE: tl.constexpr,
     CENTRED: tl.constexpr,
     FULL: tl.constexpr,
+    STAGES: tl.constexpr,
+    TOGETHER: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """FULL says that a row has exactly BLOCK_COLS columns."""
+    """Every n-th tile of rows, of n programs. FULL says that a row has exactly BLOCK_COLS columns."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
-    inside = _inside(row, rows, col, cols, FULL, BLOCK_ROWS)
+    col_inside = None
+    if not FULL:
+        col_inside = col < cols
     count = tl.full((), cols, COMPUTE)
-    x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
-    residual = None
-    if residual_ptr is not None:
-        residual = _load(residual_ptr + row * residual_stride + col, inside, COMPUTE)
-    weight = _of_columns(weight_ptr, col, cols, FULL, COMPUTE)
-    bias = _of_columns(bias_ptr, col, cols, FULL, COMPUTE)
-    mean = tl.zeros((BLOCK_ROWS, 1), COMPUTE)
-    mean_low = mean
-    if CENTRED:
-        mean = tl.sum(x, 1, keep_dims=True) / count
-        x -= mean
-        if not FULL:
-            x = tl.where(col < cols, x, 0.0)
-        mean_low = tl.sum(x, 1, keep_dims=True) / count
-    square = tl.sum(x * x, 1, keep_dims=True) / count - mean_low * mean_low
-    deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
-    z = _affine((x - mean_low) * deviation, weight, bias, residual)
-    y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
-    _store(y_ptr + row * cols + col, y, inside)
-    _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
+    weight = weight_ptr
+    if weight_ptr is not None:
+        weight = _load(weight_ptr + col, col_inside, COMPUTE)
+    bias = bias_ptr
+    if bias_ptr is not None:
+        bias = _load(bias_ptr + col, col_inside, COMPUTE)
+    for first in tl.range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS, num_stages=STAGES):
+        row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64) + first
+        inside = col_inside
+        if BLOCK_ROWS > 1:
+            inside = row < rows if FULL else (row < rows) & (col < cols)
+        x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
+        residual = residual_ptr
+        if residual_ptr is not None:
+            residual = _load(residual_ptr + row * residual_stride + col, inside, COMPUTE)
+        mean = tl.zeros((BLOCK_ROWS, 1), COMPUTE)
+        mean_low = mean
+        if CENTRED:
+            mean = tl.sum(x, 1, keep_dims=True) / count
+            x -= mean
+            if not FULL:
+                x = tl.where(col_inside, x, 0.0)
+            mean_low, square = _row_sums(x, x * x, TOGETHER)
+            mean_low /= count
+            square = square / count - mean_low * mean_low
+        else:
+            square = tl.sum(x * x, 1, keep_dims=True) / count
+        deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
+        z = _affine((x - mean_low) * deviation, weight, bias, residual)
+        y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
+        _store(y_ptr + row * cols + col, y, inside)
+        _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
 
 
 @triton.jit
@@ -187,11 +195,15 @@ def forward_long(
         here = start + col
         inside = here < cols
         x = tl.load(x_ptr + here, mask=inside, other=0.0).to(COMPUTE)
-        residual = None
+        weight = weight_ptr
+        if weight_ptr is not None:
+            weight = _load(weight_ptr + here, inside, COMPUTE)
+        bias = bias_ptr
+        if bias_ptr is not None:
+            bias = _load(bias_ptr + here, inside, COMPUTE)
+        residual = residual_ptr
         if residual_ptr is not None:
             residual = _load(residual_ptr + row * residual_stride + here, inside, COMPUTE)
-        weight = _of_columns(weight_ptr, here, cols, False, COMPUTE)
-        bias = _of_columns(bias_ptr, here, cols, False, COMPUTE)
         z = _affine(((x - high) - low) * deviation, weight, bias, residual)
         y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
         _store(y_ptr + row * cols + here, y, inside)
@@ -268,13 +280,15 @@ def sums_long(
         inside = here < cols
         x = _load(x_ptr + row * x_stride + here, inside, COMPUTE)
         grad = _load(grad_ptr + row * grad_stride + here, inside, COMPUTE)
-        weight = _of_columns(weight_ptr, here, cols, False, COMPUTE)
-        bias = None
-        residual = None
-        if D1 is not None:
-            bias = _of_columns(bias_ptr, here, cols, False, COMPUTE)
-            if residual_ptr is not None:
-                residual = _load(residual_ptr + row * residual_stride + here, inside, COMPUTE)
+        weight = weight_ptr
+        if weight_ptr is not None:
+            weight = _load(weight_ptr + here, inside, COMPUTE)
+        bias = bias_ptr
+        if bias_ptr is not None:
+            bias = _load(bias_ptr + here, inside, COMPUTE)
+        residual = residual_ptr
+        if residual_ptr is not None:
+            residual = _load(residual_ptr + row * residual_stride + here, inside, COMPUTE)
         normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
         grad = _slope(grad, normalised, weight, bias, residual, a, b, D1, MASKS, FAST, COMPUTE)
         if weight is not None:
@@ -312,6 +326,7 @@ def backward(
     CENTRED: tl.constexpr,
     FULL: tl.constexpr,
     STAGES: tl.constexpr,
+    TOGETHER: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
@@ -324,19 +339,26 @@ def backward(
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    col_inside = None
+    if not FULL:
+        col_inside = col < cols
     count = tl.full((), cols, COMPUTE)
-    weight = _of_columns(weight_ptr, col, cols, FULL, COMPUTE)
-    bias = None
-    if D1 is not None:
-        bias = _of_columns(bias_ptr, col, cols, FULL, COMPUTE)
+    weight = weight_ptr
+    if weight_ptr is not None:
+        weight = _load(weight_ptr + col, col_inside, COMPUTE)
+    bias = bias_ptr
+    if bias_ptr is not None:
+        bias = _load(bias_ptr + col, col_inside, COMPUTE)
     for_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
     for_bias = for_weight
     for first in tl.range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS, num_stages=STAGES):
         row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64) + first
-        inside = _inside(row, rows, col, cols, FULL, BLOCK_ROWS)
+        inside = col_inside
+        if BLOCK_ROWS > 1:
+            inside = row < rows if FULL else (row < rows) & (col < cols)
         x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
         grad = _load(grad_ptr + row * grad_stride + col, inside, COMPUTE)
-        residual = None
+        residual = residual_ptr
         if residual_ptr is not None:
             residual = _load(residual_ptr + row * residual_stride + col, inside, COMPUTE)
         normalised, deviation = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
@@ -352,10 +374,12 @@ def backward(
         if weight is not None:
             grad *= weight
         if sums_ptr is None:
-            along = tl.sum(grad * normalised, 1, keep_dims=True) / count
-            grad_x = grad - normalised * along
             if CENTRED:
-                grad_x -= tl.sum(grad, 1, keep_dims=True) / count
+                along, total = _row_sums(grad * normalised, grad, TOGETHER)
+                grad_x = grad - normalised * (along / count) - total / count
+            else:
+                along = tl.sum(grad * normalised, 1, keep_dims=True)
+                grad_x = grad - normalised * (along / count)
         else:
             along = tl.load(sums_ptr + row, mask=row < rows, other=0.0)
             grad_x = grad - normalised * along
@@ -363,7 +387,6 @@ def backward(
                 grad_x -= tl.load(sums_ptr + rows + row, mask=row < rows, other=0.0)
         _store(grad_x_ptr + row * cols + col, grad_x * deviation, inside)
     at = program.to(tl.int64) * cols + col
-    col_inside = None if FULL else col < cols
     if for_weight_ptr is not None:
         _store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
     if for_bias_ptr is not None:
