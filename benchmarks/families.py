@@ -28,7 +28,7 @@ from gpu import median_ms
 
 from nnkernels.benchmark import best_of_rounds
 
-FAMILIES = ("saving", "learned", "random", "reducing", "pooling", "gated", "fused")
+FAMILIES = ("saving", "learned", "random", "reducing", "pooling", "gated", "fused", "normalization")
 
 
 def cases(families: list[str], device: str) -> list[Case]:

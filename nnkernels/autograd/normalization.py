@@ -46,12 +46,15 @@ def _rows(x: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
     """`x` as a matrix of rows of adjacent elements: itself if it lies so, whatever lies between its rows."""
     if x is None:
         return None
-    x = x.detach().reshape(shape)
+    if x.shape != shape:
+        x = x.reshape(shape)
     return x if x.stride(1) == 1 or shape[1] == 1 else x.contiguous()
 
 
 def _flat(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.detach().reshape(-1).contiguous()
+    if parameter is None or (parameter.dim() == 1 and parameter.is_contiguous()):
+        return parameter
+    return parameter.reshape(-1).contiguous()
 
 
 class _NormAct(Function):

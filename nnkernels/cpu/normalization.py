@@ -55,7 +55,7 @@ def norm_act_backward(
 def _operands(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> list[Tensor]:
     """What is given, the parameters in the computing type."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    found = [_NOTHING if parameter is None else parameter.to(wide) for parameter in parameters]
+    found = [_NOTHING if one is None else one if one.dtype == wide else one.to(wide) for one in parameters]
     return [_NOTHING if residual is None else residual, *found]
 
 
