@@ -98,10 +98,10 @@ def holds(norm, inputs, activation="identity", dims=1):
     x, weight, bias, residual = inputs
     y, exact = ours(norm, *inputs, activation, dims), composition(norm, *inputs, activation, dims)
     assert y.dtype == x.dtype and y.is_contiguous() and y.shape == x.shape
-    limit, terms = accuracy.LIMITS[x.dtype], 0.0
-    if residual is not None:
-        terms = residual.detach().double().abs() + composition(norm, x, weight, bias, dims=dims).detach().abs()
-    assert off(y, exact, terms) <= limit
+    limit = accuracy.LIMITS[x.dtype]
+    terms = composition(norm, x, weight, dims=dims).abs()
+    terms += sum(tensor.double().abs() for tensor in (bias, residual) if tensor is not None)
+    assert off(y, exact, terms.detach()) <= limit
     generator = torch.Generator().manual_seed(5)
     grad = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device, x.dtype)
     given = [tensor for tensor in inputs if tensor is not None]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
 from ..fusing import Inner
 from ..reference.normalization import statistics_dtype
@@ -19,8 +20,7 @@ _MOST_COLUMNS = 16384  # of a row in registers
 _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
 _TILE = 2048  # elements of several short rows
 _LONG_TILE = 8192  # elements of a longer row that are in flight
-_PARTIALS_TILE = (128, 8)
-TOGETHER = False
+_PARTIALS_TILE = (64, 16)
 
 
 class Walk(NamedTuple):
@@ -52,11 +52,10 @@ def norm_act(
         if cols > _MOST_COLUMNS:
             kernels.forward_long[(rows,)](*given, *constants, _LONG_TILE, num_warps=8)
         else:
-            walk = _forward_walk(cols)
-            kernels.forward_rows[(_programs(walk, rows, x.device),)](
-                *given, *constants, walk.block_cols == cols, walk.stages, TOGETHER, walk.block_rows, walk.block_cols,
-                num_warps=walk.num_warps,
-            )  # fmt: skip
+            block_rows, block_cols, num_warps = _rows(cols)
+            kernels.forward_rows[(-(-rows // block_rows),)](
+                *given, *constants, block_cols == cols, block_rows, block_cols, num_warps=num_warps
+            )
     return y, statistics
 
 
@@ -76,8 +75,8 @@ def norm_act_backward(
     identity = inner.name == IDENTITY.name
     centred = len(statistics) == 2
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    walk = _walk(cols, x.element_size())
-    programs = _programs(walk, rows, x.device)
+    walk = _walk(cols, x, 2 + (residual is not None), identity)
+    programs = min(walk.each * _multiprocessors(x.device), -(-rows // walk.block_rows))
     tiles = -(-cols // walk.block_cols)
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
     sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
@@ -95,7 +94,7 @@ def norm_act_backward(
         if sums is not None:
             kernels.sums_long[(rows,)](*given, *places, *formula, _LONG_TILE, num_warps=8)
         kernels.backward[(programs, tiles)](
-            *given, grad_x, grad_residual, *partials, *places, *formula, cols == tiles * walk.block_cols, walk.stages, TOGETHER,
+            *given, grad_x, grad_residual, *partials, *places, *formula, cols == tiles * walk.block_cols, walk.stages,
             walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
         )  # fmt: skip
         wanted = sum(parameter is not None for parameter in parameters)
@@ -106,20 +105,24 @@ def norm_act_backward(
     return grad_x, grad_residual, found[0], found[1]
 
 
-def _forward_walk(cols: int) -> Walk:
-    """16 to 32 elements for each thread."""
+def _rows(cols: int) -> tuple[int, int, int]:
+    """Rows and columns of a tile, and its warps: 32 elements for each thread."""
     block_cols = _power_of_two(cols)
-    return Walk(max(1, _TILE // block_cols), block_cols, max(4, block_cols // 512), 0, 1)
+    block_rows = max(1, _TILE // block_cols)
+    return block_rows, block_cols, max(1, block_rows * block_cols // 1024)
 
 
-def _programs(walk: Walk, rows: int, device: torch.device) -> int:
-    tiles = -(-rows // walk.block_rows)
-    return min(walk.each * _multiprocessors(device), tiles) if walk.each else tiles
-
-
-def _walk(cols: int, element_size: int) -> Walk:
-    block_cols = min(_power_of_two(cols), _MOST_SUMMED_COLUMNS)
-    return Walk(max(1, 4096 // block_cols), block_cols, max(8, block_cols // 512), 2, 2)
+def _walk(cols: int, x: Tensor, operands: int, identity: bool) -> Walk:
+    """Deep prefetching keeps the memory busy, as H100s showed: of a few warps, or where they compute more, of twice as
+    many. What is prefetched lies in shared memory, of which other GPUs have less."""
+    block_cols = min(_power_of_two(cols), _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1))
+    block_rows = max(1, _TILE // block_cols)
+    each, num_warps, stages = (2, 4, 4) if identity else (4, 4, 3)
+    if block_cols > 2048:
+        each, num_warps, stages = (1, 16, 4) if identity or block_cols > 4096 else (2, 8, 3)
+    stage = operands * block_rows * block_cols * x.element_size()
+    room = _shared_memory(x.device) * 7 // 8 // each
+    return Walk(block_rows, block_cols, num_warps, each, max(1, min(stages, 1 + room // stage)))
 
 
 def _power_of_two(n: int) -> int:
@@ -128,4 +131,14 @@ def _power_of_two(n: int) -> int:
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    return 2 if _interpreted() else torch.cuda.get_device_properties(device).multi_processor_count
+    return 2 if _interpreted() else driver.active.utils.get_device_properties(_index(device))["multiprocessor_count"]
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes for one program at most."""
+    return 2**17 if _interpreted() else driver.active.utils.get_device_properties(_index(device))["max_shared_mem"]
+
+
+def _index(device: torch.device) -> int:
+    return torch.accelerator.current_device_index() if device.index is None else device.index

@@ -22,11 +22,11 @@ def compute_type(pointer_type):
 
 
 @triton.jit
-def _load(pointers, inside, COMPUTE: tl.constexpr):
+def _load(pointers, inside):
     if inside is None:
-        return tl.load(pointers).to(COMPUTE)
+        return tl.load(pointers)
     else:
-        return tl.load(pointers, mask=inside, other=0.0).to(COMPUTE)
+        return tl.load(pointers, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -46,11 +46,11 @@ def _affine(normalised, weight, bias, residual):
     """The activation's argument."""
     z = normalised
     if weight is not None:
-        z *= weight
+        z *= weight.to(z.dtype)
     if bias is not None:
-        z += bias
+        z += bias.to(z.dtype)
     if residual is not None:
-        z += residual
+        z += residual.to(z.dtype)
     return z
 
 
@@ -70,11 +70,9 @@ def _add_both(a, b, c, d):
 
 
 @triton.jit
-def _row_sums(x, y, TOGETHER: tl.constexpr):
-    if TOGETHER:
-        return tl.reduce((x, y), 1, _add_both, keep_dims=True)
-    else:
-        return tl.sum(x, 1, keep_dims=True), tl.sum(y, 1, keep_dims=True)
+def _row_sums(x, y):
+    """The rows' sums of both, with one exchange between the warps."""
+    return tl.reduce((x, y), 1, _add_both, keep_dims=True)
 
 
 @triton.jit
@@ -95,51 +93,48 @@ def forward_rows(
     VALUE: tl.constexpr,
     CENTRED: tl.constexpr,
     FULL: tl.constexpr,
-    STAGES: tl.constexpr,
-    TOGETHER: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """Every n-th tile of rows, of n programs. FULL says that a row has exactly BLOCK_COLS columns."""
+    """FULL says that a row has exactly BLOCK_COLS columns."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
     col_inside = None
     if not FULL:
         col_inside = col < cols
+    inside = col_inside
+    if BLOCK_ROWS > 1:
+        inside = row < rows if FULL else (row < rows) & (col < cols)
     count = tl.full((), cols, COMPUTE)
+    x = _load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
+    residual = residual_ptr
+    if residual_ptr is not None:
+        residual = _load(residual_ptr + row * residual_stride + col, inside)
     weight = weight_ptr
     if weight_ptr is not None:
-        weight = _load(weight_ptr + col, col_inside, COMPUTE)
+        weight = _load(weight_ptr + col, col_inside)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = _load(bias_ptr + col, col_inside, COMPUTE)
-    for first in tl.range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS, num_stages=STAGES):
-        row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64) + first
-        inside = col_inside
-        if BLOCK_ROWS > 1:
-            inside = row < rows if FULL else (row < rows) & (col < cols)
-        x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
-        residual = residual_ptr
-        if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + col, inside, COMPUTE)
-        mean = tl.zeros((BLOCK_ROWS, 1), COMPUTE)
-        mean_low = mean
-        if CENTRED:
-            mean = tl.sum(x, 1, keep_dims=True) / count
-            x -= mean
-            if not FULL:
-                x = tl.where(col_inside, x, 0.0)
-            mean_low, square = _row_sums(x, x * x, TOGETHER)
-            mean_low /= count
-            square = square / count - mean_low * mean_low
-        else:
-            square = tl.sum(x * x, 1, keep_dims=True) / count
-        deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
-        z = _affine((x - mean_low) * deviation, weight, bias, residual)
-        y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
-        _store(y_ptr + row * cols + col, y, inside)
-        _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
+        bias = _load(bias_ptr + col, col_inside)
+    mean = tl.zeros((BLOCK_ROWS, 1), COMPUTE)
+    mean_low = mean
+    if CENTRED:
+        mean = tl.sum(x, 1, keep_dims=True) / count
+        x -= mean
+        if not FULL:
+            x = tl.where(col_inside, x, 0.0)
+        mean_low, square = _row_sums(x, x * x)
+        mean_low /= count
+        square = square / count - mean_low * mean_low
+    else:
+        square = tl.sum(x * x, 1, keep_dims=True) / count
+    deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
+    z = _affine((x - mean_low) * deviation, weight, bias, residual)
+    y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
+    _store(y_ptr + row * cols + col, y, inside)
+    _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
 
 
 @triton.jit
@@ -161,7 +156,7 @@ def forward_long(
     CENTRED: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """One row, in chunks. What the chunks' means differ by is added up in float64, as a few numbers of each row."""
+    """One row, in chunks. How far their means are from the first one's is added up in float64."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
     row = tl.program_id(0).to(tl.int64)
@@ -176,12 +171,12 @@ def forward_long(
         x = tl.load(x_ptr + start + col, mask=start + col < cols, other=0.0).to(COMPUTE)
         if CENTRED:
             count = tl.full((), tl.minimum(cols - start, BLOCK_COLS), tl.float64)
-            mean = tl.sum(x, 0) / count.to(COMPUTE)
-            x = tl.where(start + col < cols, x - mean, 0.0)
+            x = tl.where(start + col < cols, x - shift, 0.0)
+            distance = tl.sum(x, 0) / count.to(COMPUTE)
+            x = tl.where(start + col < cols, x - distance, 0.0)
             lows += x
-            distance = (mean - shift).to(tl.float64)
-            moved += distance * count
-            spread += distance * distance * count
+            moved += distance.to(tl.float64) * count
+            spread += distance.to(tl.float64) * distance.to(tl.float64) * count
         squares += x * x
     whole = tl.full((), cols, tl.float64)
     mean = shift.to(tl.float64) + moved / whole
@@ -197,13 +192,13 @@ def forward_long(
         x = tl.load(x_ptr + here, mask=inside, other=0.0).to(COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
-            weight = _load(weight_ptr + here, inside, COMPUTE)
+            weight = _load(weight_ptr + here, inside)
         bias = bias_ptr
         if bias_ptr is not None:
-            bias = _load(bias_ptr + here, inside, COMPUTE)
+            bias = _load(bias_ptr + here, inside)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + here, inside, COMPUTE)
+            residual = _load(residual_ptr + row * residual_stride + here, inside)
         z = _affine(((x - high) - low) * deviation, weight, bias, residual)
         y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
         _store(y_ptr + row * cols + here, y, inside)
@@ -278,21 +273,21 @@ def sums_long(
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
         inside = here < cols
-        x = _load(x_ptr + row * x_stride + here, inside, COMPUTE)
-        grad = _load(grad_ptr + row * grad_stride + here, inside, COMPUTE)
+        x = _load(x_ptr + row * x_stride + here, inside).to(COMPUTE)
+        grad = _load(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
-            weight = _load(weight_ptr + here, inside, COMPUTE)
+            weight = _load(weight_ptr + here, inside)
         bias = bias_ptr
         if bias_ptr is not None:
-            bias = _load(bias_ptr + here, inside, COMPUTE)
+            bias = _load(bias_ptr + here, inside)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + here, inside, COMPUTE)
+            residual = _load(residual_ptr + row * residual_stride + here, inside)
         normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
         grad = _slope(grad, normalised, weight, bias, residual, a, b, D1, MASKS, FAST, COMPUTE)
         if weight is not None:
-            grad *= weight
+            grad *= weight.to(COMPUTE)
         grad = tl.where(inside, grad, 0.0)
         along += grad * normalised
         total += grad
@@ -326,7 +321,6 @@ def backward(
     CENTRED: tl.constexpr,
     FULL: tl.constexpr,
     STAGES: tl.constexpr,
-    TOGETHER: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
@@ -345,10 +339,10 @@ def backward(
     count = tl.full((), cols, COMPUTE)
     weight = weight_ptr
     if weight_ptr is not None:
-        weight = _load(weight_ptr + col, col_inside, COMPUTE)
+        weight = _load(weight_ptr + col, col_inside)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = _load(bias_ptr + col, col_inside, COMPUTE)
+        bias = _load(bias_ptr + col, col_inside)
     for_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
     for_bias = for_weight
     for first in tl.range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS, num_stages=STAGES):
@@ -356,11 +350,11 @@ def backward(
         inside = col_inside
         if BLOCK_ROWS > 1:
             inside = row < rows if FULL else (row < rows) & (col < cols)
-        x = _load(x_ptr + row * x_stride + col, inside, COMPUTE)
-        grad = _load(grad_ptr + row * grad_stride + col, inside, COMPUTE)
+        x = _load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
+        grad = _load(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + col, inside, COMPUTE)
+            residual = _load(residual_ptr + row * residual_stride + col, inside)
         normalised, deviation = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
         grad = _slope(grad, normalised, weight, bias, residual, a, b, D1, MASKS, FAST, COMPUTE)
         if inside is not None:
@@ -372,10 +366,10 @@ def backward(
         if for_bias_ptr is not None:
             for_bias += grad
         if weight is not None:
-            grad *= weight
+            grad *= weight.to(COMPUTE)
         if sums_ptr is None:
             if CENTRED:
-                along, total = _row_sums(grad * normalised, grad, TOGETHER)
+                along, total = _row_sums(grad * normalised, grad)
                 grad_x = grad - normalised * (along / count) - total / count
             else:
                 along = tl.sum(grad * normalised, 1, keep_dims=True)
