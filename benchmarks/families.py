@@ -28,7 +28,7 @@ from gpu import median_ms
 
 from nnkernels.benchmark import best_of_rounds
 
-FAMILIES = ("saving", "learned", "random", "reducing", "pooling", "gated", "fused", "quantized")
+FAMILIES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("cases/[a-z]*.py")))
 
 
 def cases(families: list[str], device: str) -> list[Case]:

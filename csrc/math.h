@@ -21,6 +21,13 @@
 #define NNK_ISA device
 #endif
 
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define NNK_GCC_ON_HOST
+namespace nnk {
+__attribute__((visibility("hidden"))) extern const float kOne;  // 1, which no loop knows
+}
+#endif
+
 // One namespace for each instruction set: the linker must not merge AVX-512 code into the baseline's.
 namespace nnk::NNK_ISA {
 
@@ -127,15 +134,28 @@ NNK_HD double negative_magnitude(double x) { return bits_of<double>(bits_of<int6
 NNK_HD float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 NNK_HD double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
 
+// gcc makes one instruction, max or min, of a comparison and a choice only if it does not know the bound; else two or
+// three. The product is taken before the loop.
+template <class T>
+NNK_HD T unknown(T bound) {
+#if defined(NNK_GCC_ON_HOST)
+  return __builtin_constant_p(bound) ? bound * T(kOne) : bound;
+#else
+  return bound;
+#endif
+}
+
 // Comparisons are false for NaN, which therefore passes.
 template <class T>
 NNK_HD T at_most(T x, T bound) {
-  return x > bound ? bound : x;
+  const T limit = unknown(bound);
+  return x > limit ? limit : x;
 }
 
 template <class T>
 NNK_HD T at_least(T x, T bound) {
-  return x < bound ? bound : x;
+  const T limit = unknown(bound);
+  return x < limit ? limit : x;
 }
 
 // 1 / y for 1 <= y < 1e30.

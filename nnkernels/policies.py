@@ -5,7 +5,8 @@
     input        exact for every activation: the input
     output       the output, from which the derivative follows: exact for the ReLU-like ones; for sigmoid, tanh, elu,
                  celu, selu, softplus, softsign and logsigmoid the tails are lost, as in torch's own backward
-    bits         exact for derivatives of two values: one bit for each element
+    bits         exact for derivatives of two values: one bit for each element; rrelu's seed, or a prelu weight that is
+                 frozen, gives the other value
     compressed   the derivative itself in 8 bits ("compressed4": in 4), rounded to the nearest of 256 (16) levels from
                  its least to its greatest value; derivatives of two values take one bit and stay exact
     recompute    around a whole model: what follows keeps no output of an activation, but computes it again from the
@@ -139,14 +140,51 @@ def check(row: Activation, policy: str, a: float, b: float) -> None:
         _range(row.name, a, b)
 
 
+def check_rrelu(policy: str, lower: float, upper: float) -> None:
+    """Raises ValueError, which says what would do, if `policy` cannot serve rrelu in training."""
+    check_name(policy)
+    if policy == "output" and not keeps_sign(lower, upper):
+        raise ValueError(
+            f"saving('output') cannot serve rrelu(lower={lower}, upper={upper}): its output does not tell the input's "
+            "sign; 'bits' and 'input' are exact"
+        )
+
+
+def keeps_sign(lower: float, upper: float) -> bool:
+    """Whether rrelu's output is above 0 exactly where its input is, -inf included: no slope is 0 or below."""
+    return lower >= 0 and upper > 0
+
+
+def check_learned(name: str, policy: str, learns: bool) -> None:
+    """Raises ValueError, which says what would do, if `policy` cannot serve the learned activation called `name`.
+
+    `learns` says whether a parameter requires a gradient.
+    """
+    check_name(policy)
+    if policy in ("auto", "input", "recompute"):
+        return
+    if name != "prelu" or policy == "output":
+        raise ValueError(f"saving({policy!r}) cannot serve {name}, whose gradient takes the input; 'input' is exact")
+    if learns:
+        raise ValueError(
+            f"saving({policy!r}) cannot serve prelu with a weight that requires a gradient, which takes the input "
+            "where it is negative; 'input' is exact, or freeze the weight: weight.requires_grad_(False)"
+        )
+
+
 def check_of_module(row: Activation, policy: str | None, a: float, b: float) -> None:
+    refuse_recompute(policy)
+    if policy is not None:
+        check(row, policy, a, b)
+
+
+def refuse_recompute(policy: str | None) -> None:
+    """Raises ValueError for the policy that is no module's, but a model's."""
     if policy == "recompute":
         raise ValueError(
             "saving='recompute' concerns the layer after the activation: "
             "use `with nnkernels.saving('recompute'):` around the model's forward pass"
         )
-    if policy is not None:
-        check(row, policy, a, b)
 
 
 def levels(row: Activation, policy: str, a: float, b: float) -> Levels | None:

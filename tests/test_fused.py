@@ -304,3 +304,13 @@ def test_compiles_without_spilling(arch, fresh_cache, tmp_path):
         compiled = compile_ahead(kernel, arch, "bf16", constants, fused._NUM_WARPS, types)
         assert spills(compiled, tmp_path) == 0
         assert len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])) >= loads
+
+
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+def test_gradients_of_other_strides_find_the_same_mask(activation, device):
+    x = torch.ones(5, 7, dtype=torch.float64, device=device, requires_grad=True)
+    y = F.bias_act(x, None, activation, dropout_p=0.5)
+    grad = torch.ones(7, 5, dtype=torch.float64, device=device).t()
+    for create_graph in (False, True):
+        (slope,) = torch.autograd.grad(y, x, grad, retain_graph=True, create_graph=create_graph)
+        assert torch.equal(slope != 0, y != 0)

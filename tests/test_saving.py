@@ -54,13 +54,15 @@ def test_the_page_tells_the_bytes_that_are_kept():
     table = tool()
     page = (ROOT / "docs/saving.md").read_text()
     told = {
-        line.split("`")[1]: [cell.split()[0] if cell.strip() else "" for cell in line.split("|")[2:-1]]
+        line.split("|")[1].strip(): [cell.split()[0] if cell.strip() else "" for cell in line.split("|")[2:-1]]
         for line in page.split(table.START)[1].splitlines()
         if line.startswith("| `")
     }
-    for row in catalogue(Activation):
-        measured = [table.kept_bytes(row, policy) for policy in table.POLICIES]
-        assert told[row.name] == ["" if found is None else f"{found:g}" for found in measured], row.name
+    calls = {f"`{row.name}`": ours(row) for row in catalogue(Activation)} | table.WITH_MORE
+    assert told.keys() == calls.keys()
+    for label, call in calls.items():
+        measured = [table.kept_bytes(call, policy) for policy in table.POLICIES]
+        assert told[label] == [table.shown(found) for found in measured], label
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])

@@ -5,36 +5,55 @@ python tools/saving_table.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import nnkernels
+import nnkernels.functional as F
 from nnkernels import accuracy, policies
 from nnkernels.benchmark import ours
 from nnkernels.registry import Activation, catalogue
 
 PAGE = Path(__file__).parent.parent / "docs/saving.md"
 START, END = "<!-- bytes: written by tools/saving_table.py -->", "<!-- end of bytes -->"
-COUNT = 4096
+COUNT = 2**16
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4")
 
+_WEIGHT, _LEARNED = torch.tensor([0.25]), torch.tensor([0.25], requires_grad=True)
+WITH_MORE: dict[str, Callable[[Tensor], Tensor]] = {
+    "`rrelu` in training": lambda x: F.rrelu(x, training=True),
+    "`prelu`, frozen weight": lambda x: F.prelu(x, _WEIGHT),
+    "`prelu`": lambda x: F.prelu(x, _LEARNED),
+    "`swish`, learned beta": lambda x: F.swish(x, _LEARNED),
+    "`apl`": lambda x: F.apl(x, _LEARNED, _LEARNED),
+}
+"""Calls that keep a seed or parameters as well, too few bytes to show."""
 
-def kept_bytes(row: Activation, policy: str, dtype: torch.dtype = torch.bfloat16) -> float | None:
-    """Bytes for each element that backward keeps and nobody else does; None where the policy cannot serve the row."""
-    x = torch.linspace(-4, 4, COUNT, dtype=dtype).requires_grad_()
+
+def kept_bytes(
+    call: Callable[[Tensor], Tensor], policy: str, dtype: torch.dtype = torch.bfloat16, count: int = COUNT
+) -> float | None:
+    """Bytes for each element that backward keeps and nobody else does; None where the policy cannot serve the call."""
+    x = torch.linspace(-4, 4, count, dtype=dtype).requires_grad_()
     kept: dict[int, int] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), nnkernels.saving(policy):
-            ours(row)(x)
+            call(x)
     except ValueError:
         return None
-    return sum(kept.values()) / COUNT
+    return sum(kept.values()) / count
+
+
+def shown(found: float | None) -> str:
+    return "" if found is None else f"{found:.3g}"
 
 
 def errors(row: Activation, policy: str) -> tuple[float, float] | None:
@@ -51,10 +70,7 @@ def errors(row: Activation, policy: str) -> tuple[float, float] | None:
 
 
 def cell(row: Activation, policy: str) -> str:
-    found = kept_bytes(row, policy)
-    if found is None:
-        return ""
-    text = f"{found:g}"
+    text = shown(kept_bytes(ours(row), policy))
     if policy == "auto" and row.keeps_output(*accuracy.constants_of(row)):
         text += " (output)"
     off = errors(row, policy) if policy.startswith("compressed") else None
@@ -65,6 +81,8 @@ def table() -> str:
     lines = ["| | " + " | ".join(f"`{policy}`" for policy in POLICIES) + " |", "|---" * (len(POLICIES) + 1) + "|"]
     for row in catalogue(Activation):
         lines.append(f"| `{row.name}` | " + " | ".join(cell(row, policy) for policy in POLICIES) + " |")
+    for label, call in WITH_MORE.items():
+        lines.append(f"| {label} | " + " | ".join(shown(kept_bytes(call, policy)) for policy in POLICIES) + " |")
     return "\n".join(lines)
 
 

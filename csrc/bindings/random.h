@@ -6,13 +6,17 @@
 
 namespace nnk {
 
+inline uint64_t seed_of(const Tensor& seed) {
+  STD_TORCH_CHECK(seed.scalar_type() == torch::headeronly::ScalarType::Long && seed.numel() == 1,
+                  "nnkernels: expected a seed of one int64");
+  return static_cast<uint64_t>(*static_cast<const int64_t*>(seed.const_data_ptr()));
+}
+
 // Inputs come first, the output last; an input that does not lie as the output does is copied until it does.
 template <size_t N>
 void launch_random(RandomJob job, const Tensor& seed, std::array<Tensor, N> operands) {
   const Tensor& y = operands[N - 1];
   for (const Tensor& t : operands) check_alike(t, y);
-  STD_TORCH_CHECK(seed.scalar_type() == torch::headeronly::ScalarType::Long && seed.numel() == 1,
-                  "nnkernels: expected a seed of one int64");
   Geometry geometry;
   if (!fits(operands, &geometry)) {
     for (size_t i = 0; i + 1 < N; ++i) {
@@ -25,7 +29,7 @@ void launch_random(RandomJob job, const Tensor& seed, std::array<Tensor, N> oper
   const int64_t elements = geometry.rows * geometry.cols;
   if (elements == 0) return;
   job.scalar = scalar_of(y);
-  job.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(seed.const_data_ptr()));
+  job.seed = seed_of(seed);
   job.rows = geometry.rows;
   job.cols = geometry.cols;
   for (size_t i = 0; i < N; ++i) job.operands[i] = {operands[i].mutable_data_ptr(), geometry.row_strides[i]};

@@ -18,18 +18,22 @@ struct Half {
   uint16_t bits;
 };
 
+inline float widen_one(BFloat16 x) { return bits_of<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+inline BFloat16 narrow_one(float x, BFloat16) {
+  const uint32_t bits = bits_of<uint32_t>(x);
+  // To nearest, ties to even; a NaN would be rounded up to infinity, so it is truncated and made quiet instead.
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const uint32_t kept = x != x ? bits | 0x400000 : rounded;
+  return {static_cast<uint16_t>(kept >> 16)};
+}
+
 inline void widen(const BFloat16* from, float* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = bits_of<float>(static_cast<uint32_t>(from[i].bits) << 16);
+  for (int64_t i = 0; i < count; ++i) to[i] = widen_one(from[i]);
 }
 
 inline void narrow(const float* from, BFloat16* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = bits_of<uint32_t>(from[i]);
-    // To nearest, ties to even; a NaN would be rounded up to infinity, so it is truncated and made quiet instead.
-    const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    const uint32_t kept = from[i] != from[i] ? bits | 0x400000 : rounded;
-    to[i].bits = static_cast<uint16_t>(kept >> 16);
-  }
+  for (int64_t i = 0; i < count; ++i) to[i] = narrow_one(from[i], BFloat16());
 }
 
 inline float widen_one(Half half) {
@@ -40,7 +44,7 @@ inline float widen_one(Half half) {
   return bits_of<float>(bits_of<uint32_t>(scaled) | special | static_cast<uint32_t>(half.bits & 0x8000) << 16);
 }
 
-inline Half narrow_one(float x) {
+inline Half narrow_one(float x, Half) {
   const uint32_t sign = bits_of<uint32_t>(x) & 0x80000000u;
   const float size = bits_of<float>(bits_of<uint32_t>(x) ^ sign);
   // Normal results: add half a unit to the bits, ties to even, and shift the exponent's bias.
@@ -79,7 +83,7 @@ inline void narrow(const float* from, Half* to, int64_t count) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
   }
 #endif
-  for (; i < count; ++i) to[i] = narrow_one(from[i]);
+  for (; i < count; ++i) to[i] = narrow_one(from[i], Half());
 }
 
 }  // namespace nnk::NNK_ISA

@@ -2,52 +2,13 @@
 #include "fused.h"
 
 #include "../philox.h"
-#include "convert.h"
 #include "loops.h"
+#include "stored.h"
 
 namespace nnk::NNK_ISA {
 namespace {
 
 constexpr int64_t kTile = 512;
-
-template <class S>
-struct Stored {
-  using T = S;
-  static constexpr Arithmetic arithmetic = sizeof(S) == 8 ? kDouble : kSingle;
-};
-template <>
-struct Stored<BFloat16> {
-  using T = float;
-  static constexpr Arithmetic arithmetic = kFast;
-};
-template <>
-struct Stored<Half> : Stored<BFloat16> {};
-
-// Adjacent elements as numbers of the computing type: where they are, or in `tile`.
-template <class S, class T>
-const T* read(const void* from, int64_t at, T* tile, int64_t count) {
-  const S* first = static_cast<const S*>(from) + at;
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return first;
-  } else {
-    widen(first, tile, count);
-    return tile;
-  }
-}
-
-template <class S, class T>
-T* place(void* to, int64_t at, T* tile) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return static_cast<S*>(to) + at;
-  } else {
-    return tile;
-  }
-}
-
-template <class S, class T>
-void write(const T* tile, void* to, int64_t at, int64_t count) {
-  if constexpr (sizeof(S) != sizeof(T)) narrow(tile, static_cast<S*>(to) + at, count);
-}
 
 template <class T>
 const T* add_bias(const FusedJob& job, const T* x, int64_t row, int64_t col, T* tile, int64_t count) {

@@ -21,10 +21,9 @@ struct Ordered {
   }
 };
 
-// Eight codes of a byte each, as one word, to W bits each, and back.
+// Eight codes of a byte each, as one word, to W bits each.
 template <int W>
 struct Packing {
-  static constexpr uint64_t kOne = 0x0101010101010101ull * ((1u << W) - 1);
   static constexpr uint64_t kTwo = 0x0001000100010001ull * ((1u << 2 * W) - 1);
   static constexpr uint64_t kFour = 0x0000000100000001ull * ((1ull << 4 * W) - 1);
   static constexpr int kShift = 8 - W;
@@ -33,11 +32,6 @@ struct Packing {
     v = (v | v >> kShift) & kTwo;
     v = (v | v >> 2 * kShift) & kFour;
     return v | v >> 4 * kShift;  // above the lowest 8 W bits lies what the caller drops
-  }
-  static uint64_t unpack(uint64_t v) {
-    v = (v | v << 4 * kShift) & kFour;
-    v = (v | v << 2 * kShift) & kTwo;
-    return (v | v << kShift) & kOne;
   }
 };
 
@@ -51,13 +45,13 @@ void pack(const uint8_t* codes, uint8_t* packed) {
   }
 }
 
-template <int W>
-void unpack(const uint8_t* packed, uint8_t* codes) {
-  for (int64_t i = 0; i < kMaxoutTile / 8; ++i) {
-    uint64_t v = 0;
-    memcpy(&v, packed + W * i, W);
-    v = Packing<W>::unpack(v);
-    memcpy(codes + 8 * i, &v, 8);
+template <int W, class Code>
+void unpack(const uint8_t* packed, Code* codes, int64_t count) {
+  constexpr int kCodes = 32 / W;
+  for (int64_t i = 0; i < count; i += kCodes) {
+    uint32_t word;
+    memcpy(&word, packed + i * W / 8, sizeof(word));
+    for (int k = 0; k < kCodes; ++k) codes[i + k] = static_cast<Code>(word >> W * k & ((1u << W) - 1));
   }
 }
 
@@ -75,17 +69,21 @@ void write_winners(const MaxoutJob& job, const Code* codes, int64_t begin, int64
   memcpy(job.winners + first, packed, job.winners_size - first < tile ? job.winners_size - first : tile);
 }
 
+// Those of a whole tile, or as many as the last one has.
 template <class Code>
 void read_winners(const MaxoutJob& job, Code* codes, int64_t begin, int64_t count) {
-  uint8_t bytes[kMaxoutTile], packed[kMaxoutTile] = {};
-  memcpy(packed, job.winners + begin * job.width / 8, (count * job.width + 7) / 8);
-  switch (job.width) {
-    case 1: unpack<1>(packed, bytes); break;
-    case 2: unpack<2>(packed, bytes); break;
-    case 4: unpack<4>(packed, bytes); break;
-    default: memcpy(bytes, packed, kMaxoutTile);
+  uint8_t last[kMaxoutTile];
+  const uint8_t* packed = job.winners + begin * job.width / 8;
+  if (count < kMaxoutTile) {
+    memcpy(last, packed, (count * job.width + 7) / 8);
+    packed = last;
   }
-  for (int64_t i = 0; i < kMaxoutTile; ++i) codes[i] = bytes[i];
+  switch (job.width) {
+    case 1: return unpack<1>(packed, codes, count);
+    case 2: return unpack<2>(packed, codes, count);
+    case 4: return unpack<4>(packed, codes, count);
+    default: return unpack<8>(packed, codes, count);
+  }
 }
 
 // Where piece 0 of output element i and the next piece lie. kAdjacent: inner is 1. kPieces: 0 is any number.
@@ -140,16 +138,24 @@ void scatter(const Integer* grad, const Integer* codes, int64_t pieces, int64_t 
   if constexpr (kPieces != 0) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) {
+      const Integer g = grad[i], code = codes[i];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPieces; ++p) out[i * step.element + p * step.piece] = codes[i] == p ? grad[i] : 0;
+      for (int p = 0; p < kPieces; ++p) {
+        const Integer wanted = code == static_cast<Integer>(p) ? g : static_cast<Integer>(0);
+        out[i * step.element + p * step.piece] = wanted;
+      }
     }
   } else if constexpr (kAdjacent) {
     memset(out, 0, sizeof(Integer) * count * pieces);
     for (int64_t i = 0; i < count; ++i) out[i * pieces + static_cast<int64_t>(codes[i])] = grad[i];
   } else {
     for (int64_t p = 0; p < pieces; ++p) {
+      const Integer own = static_cast<Integer>(p);
 #pragma GCC ivdep
-      for (int64_t i = 0; i < count; ++i) out[i + p * step.piece] = codes[i] == static_cast<Integer>(p) ? grad[i] : 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const Integer g = grad[i];
+        out[i + p * step.piece] = codes[i] == own ? g : static_cast<Integer>(0);
+      }
     }
   }
 }

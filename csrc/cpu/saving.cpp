@@ -3,6 +3,7 @@
 
 #include "convert.h"
 #include "loops.h"
+#include "random.h"
 
 namespace nnk::NNK_ISA {
 namespace {
@@ -22,8 +23,10 @@ void encode(const QuantisedJob& job, const T* slopes, uint8_t* codes, int64_t co
   }
 }
 
-void pack(const uint8_t* codes, uint8_t* packed, int bits, int64_t count) {
+// Overwrites the codes that fill the last byte up.
+void pack(uint8_t* codes, uint8_t* packed, int bits, int64_t count) {
   const int64_t bytes = (count * bits + 7) / 8;
+  for (int64_t i = count; i % (8 / bits) != 0; ++i) codes[i] = 0;
   if (bits == 8) {
     for (int64_t i = 0; i < bytes; ++i) packed[i] = codes[i];
   } else if (bits == 4) {
@@ -103,7 +106,6 @@ void forward(const QuantisedJob& job, int64_t begin, int64_t end) {
     times_slope(job.a, job.b, backward_data, count);
     Storage::write(y, static_cast<Element*>(job.out) + at, count);
     encode(job, slopes, codes, count);
-    for (int64_t i = count; i % (8 / job.bits) != 0; ++i) codes[i] = 0;
     pack(codes, job.packed + at * job.bits / 8, job.bits, count);
   }
 }
@@ -123,24 +125,95 @@ void backward(const QuantisedJob& job, int64_t begin, int64_t end) {
   }
 }
 
+// The weights of `count` elements from number `at` on.
+template <class T>
+void spread(const SignsJob& job, int64_t at, T* weights, int64_t count) {
+  const T* of_channel = static_cast<const T*>(job.weights);
+  int64_t channel = at / job.inner % job.channels, left = job.inner - at % job.inner;
+  for (int64_t i = 0; i < count; left = job.inner) {
+    const int64_t stop = count - i < left ? count : i + left;
+    for (; i < stop; ++i) weights[i] = of_channel[channel];
+    channel = channel + 1 == job.channels ? 0 : channel + 1;
+  }
+}
+
+template <class T>
+void times_weights(const T* in, const uint8_t* codes, const T* weights, T* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T product = in[i] * weights[i];
+    out[i] = codes[i] ? product : in[i];
+  }
+}
+
+// rrelu's own loops over rows of a tile's length, one of which is `second`: they draw what belongs to the elements.
+void draw(const SignsJob& job, RandomPass pass, const void* second, int64_t at, int64_t count) {
+  constexpr int64_t row = kQuantisedTile;
+  const Operand in = {const_cast<void*>(job.in), row}, out = {job.out, row};
+  RandomJob random{pass, job.scalar, job.seed, job.scale, job.offset, 0, at / row + 1, row, {in, out}};
+  if (second != nullptr) random.operands[1] = {const_cast<void*>(second), 0}, random.operands[2] = out;
+  NNK_ISA::random_run(random, at, at + count);
+}
+
+template <class Element>
+void forward(const SignsJob& job, int64_t begin, int64_t end) {
+  using Storage = StorageOf<Element>;
+  using T = typename Storage::Computed;
+  alignas(64) T x[kQuantisedTile], weights[kQuantisedTile];
+  alignas(64) uint8_t codes[kQuantisedTile] = {};
+  for (int64_t at = begin; at < end; at += kQuantisedTile) {
+    const int64_t count = end - at < kQuantisedTile ? end - at : kQuantisedTile;
+    Storage::read(static_cast<const Element*>(job.in) + at, x, count);
+    if (job.draws) {
+      for (int64_t i = 0; i < count; ++i) codes[i] = x[i] <= T(0);
+      draw(job, RandomPass::rrelu, nullptr, at, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i) codes[i] = !(x[i] > T(0));
+      spread(job, at, weights, count);
+      times_weights(x, codes, weights, x, count);
+      Storage::write(x, static_cast<Element*>(job.out) + at, count);
+    }
+    pack(codes, job.packed + at / 8, 1, count);
+  }
+}
+
+template <class Element>
+void backward(const SignsJob& job, int64_t begin, int64_t end) {
+  using Storage = StorageOf<Element>;
+  using T = typename Storage::Computed;
+  alignas(64) T wide[kQuantisedTile], weights[kQuantisedTile];
+  alignas(64) Element signs[kQuantisedTile];
+  alignas(64) uint8_t codes[kQuantisedTile];
+  for (int64_t at = begin; at < end; at += kQuantisedTile) {
+    const int64_t count = end - at < kQuantisedTile ? end - at : kQuantisedTile;
+    unpack(job.packed + at / 8, codes, 1, count);
+    if (job.draws) {
+      for (int64_t i = 0; i < count; ++i) wide[i] = codes[i] ? T(0) : T(1);
+      Storage::write(wide, signs, count);
+      draw(job, RandomPass::rrelu_backward, signs, at, count);
+    } else {
+      Storage::read(static_cast<const Element*>(job.in) + at, wide, count);
+      spread(job, at, weights, count);
+      times_weights(wide, codes, weights, wide, count);
+      Storage::write(wide, static_cast<Element*>(job.out) + at, count);
+    }
+  }
+}
+
 }  // namespace
 
-void quantised_forward(const QuantisedJob& job, int64_t begin, int64_t end) {
-  switch (job.scalar) {
-    case Scalar::f64: return forward<double>(job, begin, end);
-    case Scalar::f32: return forward<float>(job, begin, end);
-    case Scalar::bf16: return forward<BFloat16>(job, begin, end);
-    case Scalar::f16: return forward<Half>(job, begin, end);
+#define NNK_BY_TYPE(pass)                                      \
+  switch (job.scalar) {                                        \
+    case Scalar::f64: return pass<double>(job, begin, end);    \
+    case Scalar::f32: return pass<float>(job, begin, end);     \
+    case Scalar::bf16: return pass<BFloat16>(job, begin, end); \
+    case Scalar::f16: return pass<Half>(job, begin, end);      \
   }
-}
 
-void quantised_backward(const QuantisedJob& job, int64_t begin, int64_t end) {
-  switch (job.scalar) {
-    case Scalar::f64: return backward<double>(job, begin, end);
-    case Scalar::f32: return backward<float>(job, begin, end);
-    case Scalar::bf16: return backward<BFloat16>(job, begin, end);
-    case Scalar::f16: return backward<Half>(job, begin, end);
-  }
-}
+void quantised_forward(const QuantisedJob& job, int64_t begin, int64_t end) { NNK_BY_TYPE(forward) }
+void quantised_backward(const QuantisedJob& job, int64_t begin, int64_t end) { NNK_BY_TYPE(backward) }
+void signs_forward(const SignsJob& job, int64_t begin, int64_t end) { NNK_BY_TYPE(forward) }
+void signs_backward(const SignsJob& job, int64_t begin, int64_t end) { NNK_BY_TYPE(backward) }
+
+#undef NNK_BY_TYPE
 
 }  // namespace nnk::NNK_ISA

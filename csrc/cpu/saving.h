@@ -18,6 +18,20 @@ struct QuantisedJob {
   uint8_t* packed;   // forward writes it, backward reads it
 };
 
+// Activations whose derivative is 1, or else prelu's weight or the slope that rrelu drew: a bit for each element says
+// which, set where it is not 1.
+struct SignsJob {
+  Scalar scalar;
+  const void* in;   // forward: x; backward: grad
+  void* out;        // forward: y; backward: grad_input
+  uint8_t* packed;  // forward writes it, backward reads it
+  bool draws;       // rrelu, otherwise prelu
+  uint64_t seed;    // of rrelu; slope = scale * number + offset, as cpu/random.h has it
+  double scale, offset;
+  const void* weights;  // of prelu: floats (doubles for f64), element i's being number i / inner % channels
+  int64_t channels, inner;
+};
+
 // Where a range may begin, in elements.
 constexpr int64_t kQuantisedTile = 512;
 
@@ -25,3 +39,5 @@ constexpr int64_t kQuantisedTile = 512;
 
 NNK_KERNEL(quantised_forward, (const QuantisedJob& job, int64_t begin, int64_t end), (job, begin, end))
 NNK_KERNEL(quantised_backward, (const QuantisedJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(signs_forward, (const SignsJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(signs_backward, (const SignsJob& job, int64_t begin, int64_t end), (job, begin, end))

@@ -45,6 +45,10 @@ const InstructionSet chosen = choose();
 
 }  // namespace
 
+#if defined(NNK_GCC_ON_HOST)
+const float nnk::kOne = 1.0f;
+#endif
+
 nnk::Isa nnk::chosen_isa() { return chosen.isa; }
 
 #define NNK_NAME(name) "," #name

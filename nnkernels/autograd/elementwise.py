@@ -102,7 +102,7 @@ def _remembered(row: Activation, x: Tensor, backend: Backend, a: float, b: float
     if inplace or row.keeps_output(a, b):  # what follows shares the output with backward as it is
         return (_PlainInplace if inplace else _Plain).apply(x, row, backend, a, b)
     y = _Plain.apply(x, row, backend, a, b)
-    recomputing.remember(y, row, x, backend, a, b)
+    recomputing.remember(y, row.name, lambda x: backend.forward(row.name, x, a, b), x)
     return y
 
 

@@ -1,4 +1,7 @@
-"""The routes of bias + activation + dropout + residual. Backward keeps the input, the bias and the seed."""
+"""The routes of bias + activation + dropout + residual. Backward keeps the input, the bias and the seed.
+
+Under torch.compile Inductor fuses the composition, unless dropout draws on a GPU: then it calls `fused_ops`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ..fusing import Inner
 from ..reference import fused as reference
 from ..reference.fused import ALONG_COLS, ALONG_NOTHING, ALONG_ROWS, Matrix
 from ..registry import IDENTITY
-from .context import differentiable_gradients, is_plain_call
+from .context import compiles_kernels, differentiable_gradients, is_plain_call
 from .random import _draw_seed
 from .saving import is_dense
 
@@ -22,6 +25,10 @@ from .saving import is_dense
 def call(inner: Inner, x: Tensor, bias: Tensor | None, dim: int | None, residual: Tensor | None, p: float) -> Tensor:
     """dropout(f(x + bias)) + residual; `bias` has one dimension, dimension `dim` of x, and the residual x's shape."""
     if not is_plain_call(x, bias, residual):
+        if p > 0 and compiles_kernels(x, bias, residual):
+            from . import fused_ops
+
+            return fused_ops.bias_act(x, bias, residual, _draw_seed(x), *inner, dim, p)
         shape = [-1 if d == dim else 1 for d in range(x.dim())]
         return reference.composed(inner, x, None if bias is None else bias.view(shape), residual, None, p)
     kernels = dispatch.kernels("fused", x, inner.name)
@@ -88,60 +95,67 @@ class _BiasAct(Function):
     def forward(ctx, x, bias, residual, seed, inner, dim, p, kernels):  # type: ignore[override]
         y = _forward(kernels, inner, x, bias, residual, seed, dim, p)
         ctx.save_for_backward(None if inner.name == IDENTITY.name else x, bias, seed)
-        ctx.constants = (inner, dim, p, kernels)
+        ctx.constants = (inner, dim, p, y.stride(), kernels)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
         x, bias, seed = ctx.saved_tensors
-        inner, dim, p, kernels = ctx.constants
+        inner, dim, p, strides, kernels = ctx.constants
         wants_x, wants_bias, wants_residual = ctx.needs_input_grad[:3]
         for_residual = grad if wants_residual else None
         if not (wants_x or wants_bias):
             return None, None, for_residual, *[None] * 5
         if torch.is_grad_enabled() or not is_plain_call(grad, x, bias):
-            for_x, for_bias = _differentiable(inner, grad, x, bias, dim, p, seed, wants_bias)
+            for_x, for_bias = _differentiable(grad, x, bias, seed, inner, dim, p, strides, wants_bias)
         else:
-            like = _dense(grad if x is None else x)
-            grad = _alike(grad, like.stride())
-            if like.numel() == 0:
-                for_x, for_bias = torch.zeros_like(like), None if bias is None else torch.zeros_like(bias)
-            else:
-                matrix = lie_of(like, dim)
-                for_x, for_bias = kernels.bias_act_backward(
-                    inner,
-                    _as_matrix(grad, matrix),
-                    None if x is None else _as_matrix(like, matrix),
-                    bias,
-                    p,
-                    seed,
-                    matrix,
-                    wants_bias,
-                )
-                for_x = for_x.as_strided(like.shape, like.stride())
-        if for_bias is not None and bias is not None:
-            for_bias = for_bias.to(bias.dtype)
+            for_x, for_bias = _backward(kernels, grad, x, bias, seed, inner, dim, p, strides, wants_bias)
         return for_x if wants_x else None, for_bias if wants_bias else None, for_residual, *[None] * 5
 
 
-def _differentiable(
-    inner: Inner,
+def _backward(
+    kernels: ModuleType,
     grad: Tensor,
     x: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
+    inner: Inner,
     dim: int | None,
     p: float,
+    strides: tuple[int, ...],
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x and of the bias, from the kernels; `strides` are those of the output."""
+    grad = _alike(grad, strides)
+    if grad.numel() == 0:
+        return torch.zeros_like(grad), None if bias is None else torch.zeros_like(bias)
+    matrix = lie_of(grad, dim)
+    kept = None if x is None else _as_matrix(_alike(x, strides), matrix)
+    for_x, for_bias = kernels.bias_act_backward(
+        inner, _as_matrix(grad, matrix), kept, bias, p, seed, matrix, wants_bias
+    )
+    if for_bias is not None and bias is not None:
+        for_bias = for_bias.to(bias.dtype)
+    return for_x.as_strided(grad.shape, strides), for_bias
+
+
+def _differentiable(
+    grad: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
     seed: Tensor | None,
+    inner: Inner,
+    dim: int | None,
+    p: float,
+    strides: tuple[int, ...],
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients in torch operations, with the numbers that forward drew."""
-    like = grad if x is None else x
-    strides = _dense(like).stride()
-    matrix = lie_of(torch.empty_strided(like.shape, strides, device="meta"), dim)
-    shape = [-1 if d == dim else 1 for d in range(like.dim())]
+    matrix = lie_of(torch.empty_strided(grad.shape, strides, device="meta"), dim)
+    shape = [-1 if d == dim else 1 for d in range(grad.dim())]
     kept = None
     if seed is not None:
-        kept = reference._kept(seed, p, matrix).contiguous().as_strided(like.shape, strides)
+        kept = reference._kept(seed, p, matrix).contiguous().as_strided(grad.shape, strides)
 
     def value(x: Tensor, *biases: Tensor) -> Tensor:
         spread = biases[0].view(shape) if biases else None
@@ -152,4 +166,5 @@ def _differentiable(
     with torch.enable_grad():
         given = [tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in given]
     found = differentiable_gradients(value, given, grad)
-    return found[0], found[1] if bias is not None and wants_bias else None  # type: ignore[return-value]
+    for_bias = found[1].to(bias.dtype) if bias is not None and wants_bias else None  # type: ignore[union-attr]
+    return found[0], for_bias  # type: ignore[return-value]

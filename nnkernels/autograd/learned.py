@@ -1,30 +1,65 @@
-"""The routes of the activations with learned parameters: kernels for a plain call, torch operations for every other."""
+"""The routes of the activations with learned parameters: kernels for a plain call, torch operations for every other.
+
+Backward keeps the input and the parameters. A prelu whose weight requires no gradient needs one bit for each element.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import dispatch
+from .. import dispatch, policies
 from ..reference import learned as reference
+from . import recomputing
 from .context import differentiable_gradients, is_plain_call
+from .saving import Coding, adjacent, keep_bits
 
 
-def call(name: str, x: Tensor, parameters: Sequence[Tensor], inplace: bool = False) -> Tensor:
-    """The activation called `name` at `x`, whose parameters are single or one for each channel."""
+def call(
+    name: str, x: Tensor, parameters: Sequence[Tensor], inplace: bool = False, policy: str | None = None
+) -> Tensor:
+    """The activation called `name` at `x`, whose parameters are single or one for each channel.
+
+    Backward keeps what `policy` or else `nnkernels.saving` says.
+    """
     if not is_plain_call(x, *parameters):
         y = reference.evaluate(name, x, *parameters)
         return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
         return kernels.forward(name, x, parameters, x if inplace else None)
+    policy = policy or policies.chosen()
+    policies.check_learned(name, policy, any(parameter.requires_grad for parameter in parameters))
+    if policy == "bits" or policy.startswith("compressed"):
+        return keep_bits(x, _coding(kernels), inplace, *parameters)
     if inplace:
         return x.copy_(_Learned.apply(name, kernels, x.clone(), *parameters))
-    return _Learned.apply(name, kernels, x, *parameters)
+    y = _Learned.apply(name, kernels, x, *parameters)
+    if policy == "recompute":
+        recomputing.remember(y, name, lambda x, *parameters: kernels.forward(name, x, parameters), x, *parameters)
+    return y
+
+
+def _coding(kernels: ModuleType) -> Coding:
+    """One bit for each element says whether prelu's weight, which is kept besides, is the slope there."""
+
+    def encode(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        return kernels.prelu_signs(adjacent(x), adjacent(y), weight, _run_length(x, weight))
+
+    def decode(grad: Tensor, packed: Tensor, weight: Tensor) -> Tensor:
+        return kernels.prelu_from_signs(adjacent(grad), packed, weight, _run_length(grad, weight))
+
+    return Coding("prelu", encode, decode)
+
+
+def _run_length(x: Tensor, weight: Tensor) -> int:
+    """How many elements of a dense `x` that belong to one channel lie side by side."""
+    return x.stride(1) if weight.numel() > 1 else max(x.numel(), 1)
 
 
 class _Learned(Function):

@@ -3,10 +3,11 @@
 A plain call draws one number from torch's generator on the tensor's device, the seed. The kernel reads it from memory,
 so nothing waits for the GPU and each replay of a CUDA graph draws anew; `manual_seed`, `fork_rng` and checkpointing
 govern it as they govern torch's own random functions. Backward draws the same numbers again, so it keeps the seed and,
-for rrelu, the input. The order in which elements are numbered is that of the output's memory, so backward has to know
-the output's strides: a hook may hand the input back in others.
+for rrelu, the input or what `nnkernels.saving` says. The order in which elements are numbered is that of the output's
+memory, so backward has to know the output's strides: a hook may hand the input back in others.
 
-Every other call (compilers, transforms, forward mode, modes, subclasses) is composed of torch's operations.
+Under torch.compile on a GPU the kernels are operators (`triton/random_ops.py`), and the seed is drawn within the graph.
+Every other call (compilers elsewhere, transforms, forward mode, modes, subclasses) is composed of torch's operations.
 """
 
 from __future__ import annotations
@@ -17,68 +18,97 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import dispatch
-from ..layout import plan
+from .. import dispatch, policies
 from ..reference import random as reference
-from .context import is_plain_call
+from . import recomputing
+from .context import compiles_kernels, is_plain_call
+from .saving import Coding, adjacent, is_dense, keep_bits
 
 
-def rrelu(x: Tensor, lower: float, upper: float, inplace: bool) -> Tensor:
-    """rrelu in training."""
+def rrelu(x: Tensor, lower: float, upper: float, inplace: bool, policy: str | None = None) -> Tensor:
+    """rrelu in training, keeping for backward what `policy` or else `nnkernels.saving` says."""
     if not is_plain_call(x):
-        y = reference.composed_rrelu(x, lower, upper)
+        if compiles_kernels(x):
+            from ..triton import random_ops
+
+            y = random_ops.rrelu(x, _draw_seed(x), lower, upper)
+        else:
+            y = reference.composed_rrelu(x, lower, upper)
         return x.copy_(y) if inplace else y
     kernels, seed = dispatch.kernels("random", x), _draw_seed(x)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _RReLU.apply(x, seed, kernels, lower, upper, inplace)
+        return _recorded(x, seed, kernels, lower, upper, inplace, policy or policies.chosen())
     if not inplace:
         return kernels.rrelu(x, seed, lower, upper)
-    return kernels.rrelu(x, seed, lower, upper, x) if _is_dense(x) else x.copy_(kernels.rrelu(x, seed, lower, upper))
+    return kernels.rrelu(x, seed, lower, upper, x) if is_dense(x) else x.copy_(kernels.rrelu(x, seed, lower, upper))
+
+
+def _recorded(
+    x: Tensor, seed: Tensor, kernels: ModuleType, lower: float, upper: float, inplace: bool, policy: str
+) -> Tensor:
+    policies.check_rrelu(policy, lower, upper)
+    if policy == "bits" or policy.startswith("compressed"):
+        return keep_bits(x, _coding(kernels, lower, upper), inplace, seed)
+    y = _RReLU.apply(x, seed, kernels, lower, upper, inplace, policy)
+    if policy == "recompute" and not inplace:
+        recomputing.remember(y, "rrelu", lambda x, seed: kernels.rrelu(x, seed, lower, upper), x, seed)
+    return y
+
+
+def _coding(kernels: ModuleType, lower: float, upper: float) -> Coding:
+    """One bit for each element says whether a slope was drawn for it; the seed says which."""
+
+    def encode(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
+        return kernels.rrelu_signs(adjacent(x), adjacent(y), seed, lower, upper)
+
+    def decode(grad: Tensor, packed: Tensor, seed: Tensor) -> Tensor:
+        return kernels.rrelu_from_signs(adjacent(grad), packed, seed, lower, upper)
+
+    return Coding("rrelu", encode, decode)
 
 
 def dropout(x: Tensor, p: float, inplace: bool) -> Tensor:
     """dropout in training, 0 < p < 1."""
     if not is_plain_call(x):
-        y = reference.composed_dropout(x, p)
+        if compiles_kernels(x):
+            from ..triton import random_ops
+
+            y = random_ops.dropout(x, _draw_seed(x), torch.empty_like(x).stride(), p)
+        else:
+            y = reference.composed_dropout(x, p)
         return x.copy_(y) if inplace else y
     kernels, seed = dispatch.kernels("random", x), _draw_seed(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Dropout.apply(x, seed, kernels, p, None, inplace)
     if not inplace:
         return kernels.dropout(x, seed, p)
-    return kernels.dropout(x, seed, p, out=x) if _is_dense(x) else x.copy_(kernels.dropout(x, seed, p))
+    return kernels.dropout(x, seed, p, out=x) if is_dense(x) else x.copy_(kernels.dropout(x, seed, p))
 
 
 def _draw_seed(x: Tensor) -> Tensor:
     return torch.randint(2**63 - 1, (), device=x.device)
 
 
-def _is_dense(x: Tensor) -> bool:
-    geometry = plan(x)
-    return geometry is not None and geometry.rows < 2
-
-
 class _RReLU(Function):
+    """Keeps the input, or the output where its signs are the same and memory is saved by it."""
+
     @staticmethod
-    def forward(ctx, x, seed, kernels, lower, upper, inplace):  # type: ignore[override]
-        kept = x
+    def forward(ctx, x, seed, kernels, lower, upper, inplace, policy):  # type: ignore[override]
+        in_place = x if inplace and is_dense(x) else None
+        keeps_output = policies.keeps_sign(lower, upper) and (policy == "output" or (inplace and policy != "input"))
+        kept = x.clone() if inplace and not keeps_output else x
+        y = kernels.rrelu(x, seed, lower, upper, in_place)
+        strides = y.stride()
         if inplace:
-            # The slopes keep the sign, and with it all that backward reads of the input, unless one may be negative.
-            kept = x if lower >= 0 else x.clone()
-            y = kernels.rrelu(x, seed, lower, upper, x if _is_dense(x) else None)
-            strides = y.stride()
             y = y if y is x else x.copy_(y)
             ctx.mark_dirty(y)
-        else:
-            y = kernels.rrelu(x, seed, lower, upper)
-            strides = y.stride()
-        ctx.save_for_backward(kept, seed)
+        ctx.save_for_backward(y if keeps_output else kept, seed)
         ctx.constants = (kernels, strides, lower, upper)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _rrelu_gradient(grad, *ctx.saved_tensors, *ctx.constants), None, None, None, None, None
+        return _rrelu_gradient(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 6
 
 
 class _RReLUGradient(Function):
@@ -114,7 +144,7 @@ class _Dropout(Function):
 
     @staticmethod
     def forward(ctx, x, seed, kernels, p, strides, inplace):  # type: ignore[override]
-        dense = x if inplace and _is_dense(x) else None
+        dense = x if inplace and is_dense(x) else None
         y = kernels.dropout(x, seed, p, strides, dense)
         ctx.save_for_backward(seed)
         ctx.constants = (kernels, p, y.stride())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -9,22 +10,23 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ..dispatch import Backend
-from ..registry import Activation
-
 
 class _Made(NamedTuple):
-    """How a tensor came about: `row` at `x`, whose versions have to stay what they were."""
+    """How a tensor came about: the activation called `name` is `again` of the inputs."""
 
     storage: StorageWeakRef
     version: int
-    x: Tensor | _Again
-    x_version: int
-    row: Activation
-    backend: Backend
-    a: float
-    b: float
+    name: str
+    again: Callable[..., Tensor]
+    inputs: tuple[_Kept | _Again, ...]
     offset: int
+
+
+class _Kept(NamedTuple):
+    """A tensor as it is, and the version that it has to stay: hooks take over from autograd's own check."""
+
+    tensor: Tensor
+    version: int
 
 
 class _Again(NamedTuple):
@@ -55,37 +57,36 @@ class hooks(AbstractContextManager[None]):
         _outputs = self._before
 
 
-def remember(y: Tensor, row: Activation, x: Tensor, backend: Backend, a: float, b: float) -> None:
-    """Notes that `y` can be computed again; for `y` that was just made."""
+def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Notes that `again(*inputs)` gives `y`, which the activation called `name` has just made, once more."""
     if _outputs is None:
         return
     for key in [key for key, made in _outputs.items() if made.storage.expired()]:
         del _outputs[key]
     storage = StorageWeakRef(y.untyped_storage())
-    _outputs[storage.cdata] = _Made(
-        storage, y._version, _pack(x.detach()), x._version, row, backend, a, b, int(y.storage_offset())
-    )
+    packed = tuple(_pack(x.detach()) for x in inputs)
+    _outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, int(y.storage_offset()))
 
 
-def _pack(tensor: Tensor) -> Tensor | _Again:
-    if not _outputs or type(tensor) is not Tensor or tensor.layout != torch.strided:
-        return tensor
-    made = _outputs.get(tensor.untyped_storage()._cdata)
+def _pack(tensor: Tensor) -> _Kept | _Again:
+    made = None
+    if _outputs and type(tensor) is Tensor and tensor.layout == torch.strided:
+        made = _outputs.get(tensor.untyped_storage()._cdata)
     if made is None or made.version != tensor._version:
-        return tensor
+        return _Kept(tensor, tensor._version)
     return _Again(made, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 
-def _unpack(kept: Tensor | _Again) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
+def _unpack(kept: _Kept | _Again, of: str = "backward") -> Tensor:
+    if isinstance(kept, _Kept):
+        if kept.tensor._version != kept.version:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(kept.tensor.shape)} that {of} needs was changed in place after the forward "
+                "pass under saving('recompute')"
+            )
+        return kept.tensor
     made = kept.made
-    x = _unpack(made.x)
-    if isinstance(made.x, Tensor) and x._version != made.x_version:
-        raise RuntimeError(
-            f"{made.row.name}: its input, of shape {tuple(x.shape)}, was changed in place after the forward pass "
-            "under saving('recompute'), so that its output cannot be computed again"
-        )
+    inputs = [_unpack(one, f"computing {made.name} again") for one in made.inputs]
     with torch.no_grad():
-        y = made.backend.forward(made.row.name, x, made.a, made.b)
+        y = made.again(*inputs)
     return y.as_strided(kept.shape, kept.strides, kept.offset - made.offset)

@@ -1,6 +1,12 @@
-"""The routes of a stateless activation under a policy other than the default: what backward keeps differs, no more."""
+"""The routes of a stateless activation under a policy other than the default: what backward keeps differs, no more.
+
+What keeps a few bits for each element, in whichever family, is a `Coding`; `keep_bits` is its autograd node.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +29,7 @@ def apply(row: Activation, x: Tensor, backend: Backend, a: float, b: float, inpl
     policies.check(row, policy, a, b)
     levels = policies.levels(row, policy, *reference.rounded(x, a, b))
     if levels is not None:
-        return _Quantised.apply(x, row, a, b, inplace, levels)
+        return keep_bits(x, _coding(row, x, a, b, levels), inplace)
     if policy == "output" and not row.keeps_output(a, b):
         return _Output.apply(x, row, backend, a, b, inplace)
     return _Whole.apply(x, row, backend, a, b, inplace, policy == "input")
@@ -86,17 +92,51 @@ def _from_output(name: str, a: float, grad: Tensor, y: Tensor) -> Tensor:
     return aten.elu_backward(grad, alpha, scale, input_scale, True, y)
 
 
-class _Quantised(Function):
-    """Keeps the derivative in 1, 4 or 8 bits."""
+@dataclass(frozen=True)
+class Coding:
+    """How a few bits for each element serve backward in place of a tensor.
+
+    Attributes:
+        name: of the activation, for messages.
+        encode: told x, y and the tensors that are kept besides, writes the value to y, which may be x, and returns the
+            bits. x and y are dense and lie alike.
+        decode: told the incoming gradient, which lies as y did, the bits and the tensors that are kept besides, the
+            gradient for x.
+        bits: for each element; more than one do not tell the second derivative.
+    """
+
+    name: str
+    encode: Callable[..., Tensor]
+    decode: Callable[..., Tensor]
+    bits: int = 1
+
+
+def keep_bits(x: Tensor, coding: Coding, inplace: bool, *besides: Tensor) -> Tensor:
+    """The value at `x`, keeping what `coding` says and the tensors `besides`, which get no gradient."""
+    return _Coded.apply(x, coding, inplace, *besides)
+
+
+def _coding(row: Activation, x: Tensor, a: float, b: float, levels: policies.Levels) -> Coding:
+    kernels = dispatch.kernels("saving", x, row.name)
+
+    def encode(x: Tensor, y: Tensor) -> Tensor:
+        return kernels.quantised_forward(row.name, adjacent(x), a, b, levels, adjacent(y))
+
+    def decode(grad: Tensor, packed: Tensor) -> Tensor:
+        return kernels.quantised_backward(row.name, adjacent(grad), packed, levels)
+
+    return Coding(row.name, encode, decode, levels.bits)
+
+
+class _Coded(Function):
+    """Keeps the derivative, or what is left to know of it, in 1, 4 or 8 bits."""
 
     @staticmethod
-    def forward(ctx, x, row, a, b, inplace, levels):  # type: ignore[override]
+    def forward(ctx, x, coding, inplace, *besides):  # type: ignore[override]
         source = x if is_dense(x) else torch.empty_like(x).copy_(x)
         y = x if inplace and source is x else torch.empty_like(source)
-        kernels = dispatch.kernels("saving", x, row.name)
-        packed = kernels.quantised_forward(row.name, adjacent(source), a, b, levels, adjacent(y))
-        ctx.save_for_backward(packed)
-        ctx.constants = (row, levels, y.stride())
+        ctx.save_for_backward(coding.encode(source, y, *besides), *besides)
+        ctx.constants = (coding, y.stride())
         if inplace:
             y = y if y is x else x.copy_(y)
             ctx.mark_dirty(y)
@@ -104,36 +144,36 @@ class _Quantised(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        row, levels, _ = ctx.constants
-        if torch.is_grad_enabled() and levels.bits != 1:
+        coding, _ = ctx.constants
+        if torch.is_grad_enabled() and coding.bits != 1:
             raise RuntimeError(
-                f"{row.name}: the derivative was kept in {levels.bits} bits, which do not tell the second derivative; "
-                "use saving('auto') where a graph of the gradient is asked for (create_graph)"
+                f"{coding.name}: the derivative was kept in {coding.bits} bits, which do not tell the second "
+                "derivative; use saving('auto') where a graph of the gradient is asked for (create_graph)"
             )
-        return _QuantisedBackward.apply(grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 5
+        kept = ctx.saved_tensors
+        return _CodedBackward.apply(grad, *ctx.constants, *kept), *[None] * (1 + len(kept))
 
 
-class _QuantisedBackward(Function):
+class _CodedBackward(Function):
     """Linear in the gradient: its own backward is itself."""
 
     @staticmethod
-    def forward(ctx, grad, packed, row, levels, strides):  # type: ignore[override]
-        ctx.save_for_backward(packed)
-        ctx.constants = (row, levels, strides)
+    def forward(ctx, grad, coding, strides, *kept):  # type: ignore[override]
+        ctx.save_for_backward(*kept)
+        ctx.constants = (coding, strides)
         if not has_plain_data(grad):
             raise RuntimeError(
-                f"{row.name}: backward under saving('bits') or 'compressed' takes a plain tensor, got {type(grad)}; "
+                f"{coding.name}: backward under saving('bits') or 'compressed' takes a plain tensor, got {type(grad)}; "
                 "use saving('auto')"
             )
         if grad.stride() != strides or not is_dense(grad):
             grad = torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
-        kernels = dispatch.kernels("saving", grad)
-        grad_x = kernels.quantised_backward(row.name, adjacent(grad), packed, levels)
-        return grad_x.as_strided(grad.shape, strides)
+        return coding.decode(grad, *kept).as_strided(grad.shape, strides)
 
     @staticmethod
     def backward(ctx, grad_grad):  # type: ignore[override]
-        return _QuantisedBackward.apply(grad_grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 4
+        kept = ctx.saved_tensors
+        return _CodedBackward.apply(grad_grad, *ctx.constants, *kept), *[None] * (2 + len(kept))
 
 
 def is_dense(x: Tensor) -> bool:

@@ -22,3 +22,13 @@ def backward(
     """The gradient for `x`, and those for the parameters if they are wanted."""
     contiguous = [p.contiguous() for p in parameters]
     return torch.ops.nnkernels.learned_backward(grad, x, _INDEX[name], contiguous, for_parameters)
+
+
+def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:
+    """Writes prelu to `y`, which may be `x`, and returns one bit for each element, set where not x > 0."""
+    return torch.ops.nnkernels.prelu_signs(x, y, weight.contiguous(), inner)
+
+
+def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
+    """grad, times the weight where `prelu_signs` set a bit."""
+    return torch.ops.nnkernels.prelu_from_signs(grad, packed, weight.contiguous(), inner)

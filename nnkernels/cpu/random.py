@@ -24,6 +24,16 @@ def rrelu_backward(
     return grad_x
 
 
+def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+    """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0."""
+    return torch.ops.nnkernels.rrelu_signs(x, y, seed, *line(x.dtype, lower, upper))
+
+
+def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+    """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
+    return torch.ops.nnkernels.rrelu_from_signs(grad, packed, seed, *line(grad.dtype, lower, upper))
+
+
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:

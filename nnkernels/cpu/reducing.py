@@ -21,8 +21,9 @@ def softmax(
     """As `reference.reducing.softmax`."""
     shape = x.shape
     sizes = split(shape, dim)
-    y = torch.empty(shape, dtype=dtype, device=x.device)
-    x, stride = _rows(x.to(dtype), y, sizes)
+    x = x if x.dtype == dtype else x.to(dtype)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    x, stride = _rows(x, y, sizes)
     kind, layout = _NONE, _NO_LAYOUT
     if mask is None:
         mask = x
@@ -45,7 +46,7 @@ def softmax_backward(
     grad_x = torch.empty_like(y)
     grad, stride = _rows(grad, y, sizes)
     _OPS.softmax_backward(grad, y, grad_x, *sizes, stride, log, scale, masked, queries(y.shape, dim, causal))
-    return grad_x.to(dtype)
+    return grad_x if y.dtype == dtype else grad_x.to(dtype)
 
 
 def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:

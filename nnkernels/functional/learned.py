@@ -34,12 +34,22 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         RuntimeError: `weight` has more than one dimension, or neither one element nor one for each channel.
         NotImplementedError: the type is not one of the four.
 
+    Backward keeps the input; under `saving("bits")` one bit for each element, if the weight requires no gradient.
     Source: He, Zhang, Ren & Sun 2015, Delving Deep into Rectifiers.
 
     Example:
         >>> import torch, nnkernels.functional as F
         >>> F.prelu(torch.tensor([[-1.0, -1.0, 2.0]]), torch.tensor([0.5, 0.25, 0.0]))
         tensor([[-0.5000, -0.2500,  2.0000]])
+    """
+    return prelu_keeping(input, weight, None)
+
+
+def prelu_keeping(input: Tensor, weight: Tensor, policy: str | None) -> Tensor:
+    """`prelu`, keeping for backward what `policy` says; None follows `nnkernels.saving`.
+
+    Raises:
+        ValueError: `policy` cannot serve, as "bits" cannot for a weight that requires a gradient.
     """
     if has_torch_function((input, weight)):
         return handle_torch_function(prelu, (input, weight), input, weight)
@@ -52,7 +62,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     _check_channels("prelu", "weight", weight.shape, weight.numel(), input)
     if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
         input = input.to(torch.get_autocast_dtype(input.device.type))
-    return autograd.call("prelu", input, (weight,))
+    return autograd.call("prelu", input, (weight,), policy=policy)
 
 
 _swish_of_a_number = elementwise.function_of(row_of("swish"))

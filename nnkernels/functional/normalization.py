@@ -1,1 +1,196 @@
-__all__: list[str] = []
+"""Layer and rms norm with residual and activation in one pass."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from ..autograd import normalization as autograd
+from ..dispatch import SUPPORTED_DTYPES
+from ..fusing import inner
+
+__all__ = ["layer_norm_act", "rms_norm_act"]
+
+
+class _ShapeError(ValueError, RuntimeError):
+    """Torch's normalisations raise RuntimeError for wrong shapes."""
+
+
+def layer_norm_act(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "identity",
+    *,
+    residual: Tensor | None = None,
+    **constants: float,
+) -> Tensor:
+    """f((input - mean) / sqrt(variance + eps) weight + bias + residual), rounded once, in one pass each way.
+
+    Mean and (biased) variance are those over the last dimensions, which `normalized_shape` names. They are exact to the
+    last digits of their type also where the mean is many times the deviation.
+
+    Args:
+        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
+        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        weight, bias: of shape `normalized_shape`; their type may differ from the input's.
+        eps: added to the variance; not negative.
+        activation: the name of a stateless activation, or "identity".
+        residual: added before the activation; of a shape that broadcasts to the input's.
+        **constants: those of the activation, such as `negative_slope` of leaky_relu.
+
+    Returns:
+        A contiguous tensor with the shape and type of the input, also under autocast: what is computed in between is
+        float32 (float64 for float64) in any case.
+
+    Raises:
+        ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, weight or bias have
+            another shape, the residual does not broadcast.
+        ValueError: eps is negative, the activation is unknown, a tensor is on another device.
+        TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor.
+        NotImplementedError: the type is not one of the four.
+        RuntimeError: the backend chosen by name cannot serve the input.
+
+    Backward keeps the input and two numbers for each row (and the residual where f is not "identity"), computes the
+    normalised values again, and adds up the gradients of weight and bias in the same pass, in float32 (float64 for
+    float64), in an order that depends on the shape and the device alone.
+
+    Source: Ba, Kiros & Hinton 2016, Layer Normalization.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> x, residual = torch.tensor([[1.0, 3.0], [-5.0, 5.0]]), torch.tensor([2.0, -2.0])
+        >>> F.layer_norm_act(x, 2, eps=0.0, activation="relu", residual=residual)
+        tensor([[1., 0.],
+                [1., 0.]])
+    """
+    tensors = (input, weight, bias, residual)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            layer_norm_act, tensors, input, normalized_shape, weight, bias, eps, activation,
+            residual=residual, **constants,
+        )  # fmt: skip
+    given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
+    dims = _check("layer_norm_act", given, normalized_shape, eps)
+    chosen = inner("layer_norm_act", activation, constants)
+    return autograd.call(
+        chosen, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias, eps, centred=True
+    )
+
+
+def rms_norm_act(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    activation: str = "identity",
+    *,
+    residual: Tensor | None = None,
+    **constants: float,
+) -> Tensor:
+    """f(input / sqrt(mean(input^2) + eps) weight + residual), rounded once, in one pass over the data each way.
+
+    The mean is that over the last dimensions, which `normalized_shape` names.
+
+    Args:
+        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
+        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        weight: of shape `normalized_shape`; its type may differ from the input's.
+        eps: added to the mean square; not negative; None is the epsilon of the type in which is computed: 2^-52 for
+            float64, 2^-23 for the others.
+        activation: the name of a stateless activation, or "identity".
+        residual: added before the activation; of a shape that broadcasts to the input's.
+        **constants: those of the activation, such as `negative_slope` of leaky_relu.
+
+    Returns:
+        A contiguous tensor with the shape and type of the input, also under autocast: what is computed in between is
+        float32 (float64 for float64) in any case.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
+
+    Backward keeps the input and one number for each row (and the residual where f is not "identity"), computes the
+    normalised values again, and adds up the weight's gradient in the same pass, as `layer_norm_act`'s.
+
+    Source: Zhang & Sennrich 2019, Root Mean Square Layer Normalization.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.rms_norm_act(torch.tensor([[1.0, -7.0], [3.0, 3.0]]), 2, activation="relu")
+        tensor([[0.2000, 0.0000],
+                [1.0000, 1.0000]])
+    """
+    tensors = (input, weight, residual)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            rms_norm_act, tensors, input, normalized_shape, weight, eps, activation, residual=residual, **constants
+        )
+    given = {"input": input, "weight": weight, "residual": residual}
+    dims = _check("rms_norm_act", given, normalized_shape, eps)
+    chosen = inner("rms_norm_act", activation, constants)
+    if eps is None:
+        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
+    return autograd.call(
+        chosen, input, dims, _broadcast("rms_norm_act", residual, input), weight, None, eps, centred=False
+    )
+
+
+def _check(
+    name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None
+) -> int:
+    """How many dimensions a row has, if the arguments fit."""
+    x = given["input"]
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(x).__name__}")
+    for argument, tensor in given.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(tensor).__name__}")
+        if tensor.dtype not in SUPPORTED_DTYPES:
+            raise NotImplementedError(
+                f"{name}(): {tensor.dtype} is not supported ({argument} of shape {tuple(tensor.shape)}); "
+                "convert it to float64, float32, bfloat16 or float16"
+            )
+        if tensor.device != x.device:
+            raise ValueError(f"{name}(): {argument} is on {tensor.device}, the input on {x.device}")
+    shape = [normalized_shape] if isinstance(normalized_shape, numbers.Integral) else list(normalized_shape)
+    if not shape:
+        raise _ShapeError(
+            f"{name}(): expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "
+            f"but got normalized_shape = {shape}"
+        )
+    if list(x.shape[-len(shape) :]) != shape:
+        wanted = ", ".join(map(str, ["*", *shape]))
+        raise _ShapeError(
+            f"{name}(): given normalized_shape={shape}, expected input with shape [{wanted}], but got input of size"
+            f"{list(x.shape)}"
+        )
+    for argument in ("weight", "bias"):
+        parameter = given.get(argument)
+        if parameter is not None and list(parameter.shape) != shape:
+            raise _ShapeError(
+                f"{name}(): expected {argument} to be of same shape as normalized_shape, but got {argument} of shape "
+                f"{list(parameter.shape)} and normalized_shape = {shape}"
+            )
+    if eps is not None and not eps >= 0:
+        raise ValueError(f"{name}(): eps must be a number of at least 0, got {eps}")
+    return len(shape)
+
+
+def _broadcast(name: str, residual: Tensor | None, x: Tensor) -> Tensor | None:
+    """The residual with the shape and type of `x`."""
+    if residual is None or (residual.dtype == x.dtype and residual.shape == x.shape):
+        return residual
+    try:
+        return residual.to(x.dtype).expand(x.shape)
+    except RuntimeError:
+        raise _ShapeError(
+            f"{name}(): a residual of shape {tuple(residual.shape)} does not broadcast to the input's {tuple(x.shape)}"
+        ) from None

@@ -45,7 +45,8 @@ def rrelu(
         NotImplementedError: the type is not one of the four.
         RuntimeError: the backend chosen by name cannot serve the input, or a leaf is written.
 
-    Backward keeps the input and the seed, and draws the slopes again.
+    Backward keeps the input and the seed, and draws the slopes again; under `saving("bits")` one bit for each element
+    in place of the input.
     Source: Xu, Wang, Chen & Li 2015, Empirical Evaluation of Rectified Activations in Convolutional Network.
 
     Example:
@@ -59,14 +60,14 @@ def rrelu(
     if has_torch_function_unary(input):
         given: dict[str, Any] = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
         return handle_torch_function(rrelu, (input,), input, **given)
-    return _rrelu(rrelu, input, lower, upper, training, inplace)
+    return rrelu_keeping(None, rrelu, input, lower, upper, training, inplace)
 
 
 def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
     """`rrelu` in place."""
     if has_torch_function_unary(input):
         return handle_torch_function(rrelu_, (input,), input, lower=lower, upper=upper, training=training)
-    return _rrelu(rrelu_, input, lower, upper, training, True)
+    return rrelu_keeping(None, rrelu_, input, lower, upper, training, True)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -111,11 +112,18 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     return autograd.dropout(input, float(p), inplace)
 
 
-def _rrelu(
-    function: Callable[..., Tensor], x: Tensor, lower: float, upper: float, training: bool, inplace: bool
+def rrelu_keeping(
+    policy: str | None,
+    function: Callable[..., Tensor],
+    x: Tensor,
+    lower: float,
+    upper: float,
+    training: bool,
+    inplace: bool,
 ) -> Tensor:
+    """`function`, rrelu or rrelu_, keeping for backward what `policy` says; None follows `nnkernels.saving`."""
     name = function.__name__
-    if not (math.isfinite(lower) and math.isfinite(upper)):
+    if not (-math.inf < lower < math.inf and -math.inf < upper < math.inf):  # also of a compiler's symbols
         raise ValueError(f"{name}(): lower and upper must be finite, got lower={lower} and upper={upper}")
     if lower > upper:
         raise ValueError(f"{name}(): lower must be at most upper, got lower={lower} and upper={upper}")
@@ -124,10 +132,10 @@ def _rrelu(
         given = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
         return _as_torch_does(function, torch.nn.functional.rrelu, x, **given)
     if not training:
-        return elementwise.call(_LEAKY_RELU, function, x, (float(lower) + float(upper)) / 2, 0.0, inplace)
+        return elementwise.call(_LEAKY_RELU, function, x, (float(lower) + float(upper)) / 2, 0.0, inplace, policy)
     if inplace:
         _refuse_leaf(function, x)
-    return autograd.rrelu(x, float(lower), float(upper), inplace)
+    return autograd.rrelu(x, float(lower), float(upper), inplace, policy)
 
 
 def _check(function: Callable[..., Tensor], x: Any) -> None:

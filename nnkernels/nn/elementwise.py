@@ -49,7 +49,7 @@ class GELU(torch.nn.GELU):
         return autograd.call(row, functional.gelu, input, 0.0, 0.0, policy=self.saving)
 
     def extra_repr(self) -> str:
-        return _with_saving(super().extra_repr(), self.saving)
+        return with_saving(super().extra_repr(), self.saving)
 
 
 _FORWARD = """
@@ -75,7 +75,7 @@ def __init__(self, *args, saving=None, **kwargs):
 """
 
 
-def _with_saving(shown: str, saving: str | None) -> str:
+def with_saving(shown: str, saving: str | None) -> str:
     return shown if saving is None else ", ".join(filter(None, [shown, f"saving={saving!r}"]))
 
 
@@ -113,7 +113,7 @@ def _module(row: Activation) -> type[torch.nn.Module]:
         "__doc__": _document(row),
         "__init__": scope["__init__"],
         "forward": scope["forward"],
-        "extra_repr": lambda self: _with_saving(shown(self), self.saving),
+        "extra_repr": lambda self: with_saving(shown(self), self.saving),
         "saving": None,  # of modules that were pickled before there was a choice
         "_constants": tuple(row.parameters),
     }

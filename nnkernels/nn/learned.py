@@ -8,6 +8,7 @@ from torch.nn.parameter import Parameter
 
 from .. import functional, policies
 from ..autograd import elementwise as autograd
+from ..functional.learned import prelu_keeping
 from ..registry import elementwise as row_of
 from . import elementwise
 
@@ -24,6 +25,11 @@ class PReLU(torch.nn.PReLU):
         init: where the weights start.
         device: of the weights.
         dtype: of the weights; it need not be the input's.
+        saving: what backward keeps, as in `nnkernels.saving`; None follows that. "bits" is for weights that are frozen
+            by the time of the call: the gradient of the others takes the input.
+
+    Raises:
+        ValueError: `saving` cannot serve.
 
     Shape: input and output alike, any shape; with more than one parameter (N, num_parameters, ...).
     Source: He, Zhang, Ren & Sun 2015.
@@ -34,8 +40,30 @@ class PReLU(torch.nn.PReLU):
         [-0.25, 1.0]
     """
 
+    saving: str | None = None
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        saving: str | None = None,
+    ) -> None:
+        super().__init__(num_parameters, init, device, dtype)
+        policies.refuse_recompute(saving)
+        if saving is not None:
+            policies.check_learned("prelu", saving, learns=False)
+        self.saving = saving
+
     def forward(self, input: Tensor) -> Tensor:
-        return functional.prelu(input, self.weight)
+        if self.saving is None:
+            return functional.prelu(input, self.weight)
+        return prelu_keeping(input, self.weight, self.saving)
+
+    def extra_repr(self) -> str:
+        return elementwise.with_saving(super().extra_repr(), self.saving)
 
 
 class Swish(torch.nn.Module):
@@ -104,7 +132,7 @@ class Swish(torch.nn.Module):
     def extra_repr(self) -> str:
         learned = f", learnable=True, num_parameters={self.beta.numel()}" if isinstance(self.beta, Tensor) else ""
         shown = f"beta={self.init}{learned}{', inplace=True' if self.inplace else ''}"
-        return shown if self.saving is None else f"{shown}, saving={self.saving!r}"
+        return elementwise.with_saving(shown, self.saving)
 
 
 # One class, also where it is looked up by the catalogue's row.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import policies
 from ..functional import random as functional
+from .elementwise import with_saving
 
 __all__ = ["Dropout", "RReLU"]
 
@@ -17,6 +19,10 @@ class RReLU(torch.nn.RReLU):
         lower: the least slope.
         upper: the greatest slope; in evaluation all are (lower + upper) / 2.
         inplace: whether to write the result into the input.
+        saving: what backward keeps, as in `nnkernels.saving`; None follows that.
+
+    Raises:
+        ValueError: `saving` cannot serve.
 
     Shape: input and output alike, any shape.
     Source: Xu, Wang, Chen & Li 2015, Empirical Evaluation of Rectified Activations in Convolutional Network.
@@ -27,8 +33,26 @@ class RReLU(torch.nn.RReLU):
         tensor([-2.,  3.])
     """
 
+    saving: str | None = None
+
+    def __init__(
+        self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False, *, saving: str | None = None
+    ) -> None:
+        super().__init__(lower, upper, inplace)
+        policies.refuse_recompute(saving)
+        if saving is not None:
+            policies.check_rrelu(saving, lower, upper)
+        self.saving = saving
+
     def forward(self, input: Tensor) -> Tensor:
-        return functional.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+        if self.saving is None:
+            return functional.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+        return functional.rrelu_keeping(
+            self.saving, functional.rrelu, input, self.lower, self.upper, self.training, self.inplace
+        )
+
+    def extra_repr(self) -> str:
+        return with_saving(super().extra_repr(), self.saving)
 
 
 class Dropout(torch.nn.Dropout):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import compute_dtype
 from .base import FAR, Logistic, near, product_error
+from .saving import pack, unpack
 
 
 def along_channels(parameter: Tensor, x: Tensor) -> Tensor:
@@ -63,3 +64,21 @@ def backward(
         y = evaluate(name, *leaves)
     grad_x, *rest = torch.autograd.grad(y, leaves if for_parameters else leaves[:1], grad)
     return grad_x, rest
+
+
+def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:
+    """Writes prelu to `y`, which may be `x`, and returns one bit for each element, set where not x > 0.
+
+    Both are of one dimension, adjacent in memory; element i belongs to channel i // inner, counted round and round.
+    """
+    packed = pack(~(x > 0), 1)
+    y.copy_(prelu_from_signs(x, packed, weight, inner))
+    return packed
+
+
+def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
+    """grad, times the weight where `prelu_signs` set a bit."""
+    wide = compute_dtype(grad)
+    channel = torch.arange(grad.numel(), device=grad.device) // inner % weight.numel()
+    below = unpack(packed, 1, grad.numel()) == 1
+    return torch.where(below, grad.to(wide) * weight.to(wide).flatten()[channel], grad.to(wide)).to(grad.dtype)

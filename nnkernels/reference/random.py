@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import compute_dtype
+from .saving import pack, unpack
 
 ROUNDS = 7
 """The fewest that pass BigCrush (Salmon et al. 2011)."""
@@ -106,6 +107,22 @@ def rrelu_backward(
     """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
     grad_x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     return grad_x.copy_(times_slopes(grad, x, seed, strides, lower, upper))
+
+
+def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+    """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0.
+
+    Both are of one dimension, adjacent in memory.
+    """
+    packed = pack(x <= 0, 1)
+    y.copy_(times_slopes(x, x, seed, y.stride(), lower, upper))
+    return packed
+
+
+def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+    """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
+    sign = torch.where(unpack(packed, 1, grad.numel()) == 1, -1.0, 1.0).to(grad.dtype)
+    return times_slopes(grad, sign, seed, grad.stride(), lower, upper)
 
 
 def dropout(

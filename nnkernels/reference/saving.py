@@ -22,15 +22,14 @@ def quantised_forward(name: str, x: Tensor, a: float, b: float, levels: Levels, 
     else:
         most = 2**levels.bits - 1
         codes = ((slope - levels.low) * (most / (levels.high - levels.low))).round().nan_to_num().clamp(0, most)
-    padded = torch.nn.functional.pad(codes.to(torch.int32), (0, -x.numel() % (8 // levels.bits)))
     y.copy_(evaluate(name, "value", x, a, b))
-    return (padded.view(-1, 8 // levels.bits) << _shifts(x, levels)).sum(1).to(torch.uint8)
+    return pack(codes, levels.bits)
 
 
 def quantised_backward(name: str, grad: Tensor, packed: Tensor, levels: Levels) -> Tensor:
     """grad times the derivative that `packed` holds."""
     most = 2**levels.bits - 1
-    codes = (packed.to(torch.int32).unsqueeze(1) >> _shifts(grad, levels) & most).flatten()[: grad.numel()]
+    codes = unpack(packed, levels.bits, grad.numel())
     wide = grad.to(compute_dtype(grad))
     low, high = levels.low, levels.high
     if levels.bits == 1:
@@ -42,5 +41,13 @@ def quantised_backward(name: str, grad: Tensor, packed: Tensor, levels: Levels) 
     return product.to(grad.dtype)
 
 
-def _shifts(x: Tensor, levels: Levels) -> Tensor:
-    return torch.arange(0, 8, levels.bits, device=x.device)
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Numbers below 2^bits, packed."""
+    padded = torch.nn.functional.pad(codes.to(torch.int32), (0, -codes.numel() % (8 // bits)))
+    return (padded.view(-1, 8 // bits) << torch.arange(0, 8, bits, device=codes.device)).sum(1).to(torch.uint8)
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The first `count` numbers that `pack` packed."""
+    shifts = torch.arange(0, 8, bits, device=packed.device)
+    return (packed.to(torch.int32).unsqueeze(1) >> shifts & (2**bits - 1)).flatten()[:count]

@@ -13,9 +13,10 @@ from ..layout import plan
 from . import learned_kernels as kernels
 from .backend import _NUM_WARPS, _TILE_BYTES, _guard
 
-# Programs of a backward pass: enough to fill the largest GPU several times, few enough that their sums are quickly
-# added.
+# Partial sums of a channel and of all: enough to fill the largest GPU several times, few enough to be quickly added.
+_CHUNKS = 128
 _PROGRAMS = 4096
+_FLAT_TILE_BYTES = 4096
 _FORMULAS = {
     "prelu": (kernels.prelu_value, kernels.prelu_gradient, kernels.prelu_shares),
     "swish": (kernels.swish_value, kernels.swish_gradient, kernels.swish_shares),
@@ -114,6 +115,13 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
                     x, y, a, b, runs.outer * runs.channels, width, runs.channels, *strides, value, segments,
                     4, columns, num_warps=_NUM_WARPS,
                 )  # fmt: skip
+            elif runs.channels > 1 and _is_flat(runs):
+                total, *constants = _flat_tile(x, runs.inner, runs.channels)
+                tile = constants[-2]
+                kernels.forward_flat[(-(-total // tile),)](
+                    x, y, a, b, total, runs.inner, runs.channels, value, segments, runs.inner >= tile, *constants,
+                    num_warps=_NUM_WARPS,
+                )  # fmt: skip
             else:
                 total, vector = runs.outer * runs.inner, _vector(runs, x.element_size())
                 tile = min(tile, _power_of_two(total))
@@ -123,6 +131,19 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
                     num_warps=_NUM_WARPS,
                 )  # fmt: skip
     return y if out is None or out is y else out.copy_(y)
+
+
+def _is_flat(runs: Runs) -> bool:
+    """Whether all elements are adjacent, channel after channel."""
+    dense = runs.outer == 1 or set(runs.outer_strides) == {runs.inner * runs.channels}
+    return dense and set(runs.channel_strides) == {runs.inner}
+
+
+def _flat_tile(x: Tensor, inner: int, channels: int) -> tuple[int, bool, bool, int, int]:
+    """The elements, and the constants WIDE, WRAPS, TILE and PER of the kernels that take them in their order."""
+    total, size = x.numel(), x.element_size()
+    tile = _FLAT_TILE_BYTES // size
+    return total, total >= 2**31, tile > inner * channels, tile, math.gcd(inner, 16 // size)
 
 
 def backward(
@@ -172,9 +193,13 @@ def _backward_runs(
     name: str, tensors: tuple[Tensor, ...], a: Tensor, b: Tensor, runs: Runs, count: int, segments: int, sums: int
 ) -> tuple[Tensor, int]:
     size, total = tensors[0].element_size(), runs.outer * runs.inner
-    vector, tile = _vector(runs, size), min(_TILE_BYTES // 2 // size, _power_of_two(total))
+    many = sums > 2 and runs.channels > 1  # then the sums take the registers that a second load would
+    vector, tile = _vector(runs, size), min(_TILE_BYTES // (4 if many else 2) // size, _power_of_two(total))
     tiles = -(-total // tile)
-    each = max(1, tiles * runs.channels // _PROGRAMS) if sums else 1
+    # The fewer tiles a program has, the closer programs follow each other through memory; but each pays for the end of
+    # its sums.
+    each = max(1, sums // 2 if many else 1, tiles // max(_CHUNKS, _PROGRAMS // runs.channels)) if sums else 1
+    each = min(each, tiles)
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, runs.channels)
     _, gradient, shares = _FORMULAS[name]
@@ -204,3 +229,29 @@ def _backward_columns(
         gradient, shares, sums, segments, rows_each, columns, num_warps=_NUM_WARPS,
     )  # fmt: skip
     return partials, chunks * width // runs.channels
+
+
+def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:
+    """Writes prelu to `y`, which may be `x`, and returns one bit for each element, set where not x > 0."""
+    packed = torch.empty(-(-x.numel() // 8), dtype=torch.uint8, device=x.device)
+    _launch_signs(x, y, packed, weight, inner, False)
+    return packed
+
+
+def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
+    """grad, times the weight where `prelu_signs` set a bit."""
+    grad_x = torch.empty_like(grad)
+    _launch_signs(grad, grad_x, packed, weight, inner, True)
+    return grad_x
+
+
+def _launch_signs(source: Tensor, target: Tensor, packed: Tensor, weight: Tensor, inner: int, back: bool) -> None:
+    if source.numel():
+        if weight.numel() == 1:
+            inner = _FLAT_TILE_BYTES  # as good as any, and one that vectors divide
+        total, *constants = _flat_tile(source, inner, weight.numel())
+        with _guard(source.device):
+            kernels.prelu_signs[(-(-total // constants[-2]),)](
+                source, target, packed, weight.contiguous(), total, inner, weight.numel(), back, *constants,
+                num_warps=_NUM_WARPS,
+            )  # fmt: skip

@@ -5,6 +5,9 @@ adjacent ones, cut into vectors of VECTOR elements, which lie in one thread, so 
 without a word to the others until its program ends. In columns, the elements of a row belong to different channels:
 column j to channel j % channels. A thread keeps its columns for all of its program's rows.
 
+What adds nothing up need not keep to one channel: where all elements are adjacent, a program takes a tile of them, and
+PER neighbours, which belong to one channel, look their parameters up. Memory is then walked in its order.
+
 A formula is three functions: VALUE(x, a, b), GRADIENT(grad, x, a, b) and SHARES(grad, x, a, b), where `a` and `b` are
 tuples of SEGMENTS parameters; SHARES gives a tuple of sums to be, in the order of the parameters. The shares of `b`
 still lack the factor `a`.
@@ -14,7 +17,9 @@ import triton
 import triton.language as tl
 
 from . import smooth
+from .kernels import _load, _store
 from .math import logistic
+from .packing import pack, unpack
 
 
 @triton.jit
@@ -56,11 +61,15 @@ def swish_shares(grad, x, a, b, FAST: tl.constexpr):
 
 
 @triton.jit
+def _positive(x):
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def apl_value(x, a, b, FAST: tl.constexpr):
-    y = tl.where(x < 0, 0.0, x)
+    y = _positive(x)
     for s in tl.static_range(len(a)):
-        distance = b[s] - x
-        y += a[s] * tl.where(distance < 0, 0.0, distance)
+        y += a[s] * _positive(b[s] - x)
     return y
 
 
@@ -88,6 +97,16 @@ def _parameters(pointer, at, step, SEGMENTS: tl.constexpr, COMPUTE: tl.constexpr
     found = ()
     for s in tl.static_range(SEGMENTS):
         found = found + (tl.load(pointer + s * step + at).to(COMPUTE),)
+    return found
+
+
+@triton.jit
+def _parameters_of_two(pointer, at, then, beyond, step, SEGMENTS: tl.constexpr, COMPUTE: tl.constexpr):
+    """Those of channel `at`, or of channel `then` where `beyond` is set: both are scalars, loaded once."""
+    found = ()
+    for s in tl.static_range(SEGMENTS):
+        first = tl.load(pointer + s * step + at).to(COMPUTE)
+        found = found + (tl.where(beyond, tl.load(pointer + s * step + then).to(COMPUTE), first),)
     return found
 
 
@@ -211,6 +230,99 @@ def backward_runs(
         first += VECTORS * VECTOR
     for k in tl.static_range(SUMS):
         tl.store(partial_ptr + (k * chunks + chunk).to(tl.int64) * channels + channel, tl.sum(sums[k], axis=0))
+
+
+@triton.jit
+def _run_of(first, inner, channels, WIDE: tl.constexpr, COUNT: tl.constexpr, PER: tl.constexpr):
+    """The channel of element `first`, where in its run of `inner` COUNT pieces of PER elements begin, and `inner`."""
+    NUMBER: tl.constexpr = tl.uint64 if WIDE else tl.uint32
+    first, inner = first.to(NUMBER), inner.to(NUMBER)
+    run = first // inner
+    at = first - run * inner + tl.arange(0, COUNT)[:, None].to(NUMBER) * PER
+    return (run % channels.to(NUMBER)).to(tl.int32), at, inner
+
+
+@triton.jit
+def _channels(first, inner, channels, WIDE: tl.constexpr, WRAPS: tl.constexpr, COUNT: tl.constexpr, PER: tl.constexpr):
+    """The channels of COUNT pieces of PER elements from element `first` on; WRAPS: they may go round more than once."""
+    channel, at, inner = _run_of(first, inner, channels, WIDE, COUNT, PER)
+    channel += (at // inner).to(tl.int32)
+    if WRAPS:
+        return channel % channels
+    else:
+        return tl.where(channel >= channels, channel - channels, channel)
+
+
+@triton.jit
+def forward_flat(
+    x_ptr,
+    y_ptr,
+    a_ptr,
+    b_ptr,
+    total,
+    inner,
+    channels,
+    VALUE: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    LONG: tl.constexpr,
+    WIDE: tl.constexpr,
+    WRAPS: tl.constexpr,
+    TILE: tl.constexpr,
+    PER: tl.constexpr,
+):
+    """y = f(x) for one tile of `total` adjacent elements; LONG: runs are no shorter, so that it meets two of them."""
+    FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    first = tl.program_id(0).to(tl.int64) * TILE
+    left = tl.minimum(total - first, TILE).to(tl.int32)
+    at = tl.arange(0, TILE)
+    x = _load(x_ptr + first + at, at < left, left == TILE, COMPUTE, False)
+    if LONG:
+        channel, place, run_length = _run_of(first, inner, channels, WIDE, TILE // PER, PER)
+        then = tl.where(channel + 1 == channels, 0, channel + 1)
+        beyond = place >= run_length
+        a = _parameters_of_two(a_ptr, channel, then, beyond, channels, SEGMENTS, COMPUTE)
+        b = _parameters_of_two(b_ptr, channel, then, beyond, channels, SEGMENTS, COMPUTE)
+    else:
+        channel = _channels(first, inner, channels, WIDE, WRAPS, TILE // PER, PER)
+        a = _parameters(a_ptr, channel, channels, SEGMENTS, COMPUTE)
+        b = _parameters(b_ptr, channel, channels, SEGMENTS, COMPUTE)
+    y = VALUE(tl.reshape(x, [TILE // PER, PER]), a, b, FAST)
+    _store(y_ptr + first + at, tl.reshape(y, [TILE]), at < left, left == TILE, False)
+
+
+@triton.jit
+def prelu_signs(
+    x_ptr,
+    y_ptr,
+    packed_ptr,
+    weight_ptr,
+    total,
+    inner,
+    channels,
+    BACK: tl.constexpr,
+    WIDE: tl.constexpr,
+    WRAPS: tl.constexpr,
+    TILE: tl.constexpr,
+    PER: tl.constexpr,
+):
+    """y = prelu(x) and a bit for each element, set where not x > 0; BACK: x times the weight where a bit is set."""
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    first = tl.program_id(0).to(tl.int64) * TILE
+    left = tl.minimum(total - first, TILE).to(tl.int32)
+    at = tl.arange(0, TILE)
+    byte = tl.arange(0, TILE // 8)
+    x = _load(x_ptr + first + at, at < left, left == TILE, COMPUTE, False)
+    if BACK:
+        below = unpack(tl.load(packed_ptr + first // 8 + byte, mask=byte * 8 < left, other=0), 1, TILE) != 0
+    else:
+        below = (at < left) & ~(x > 0)
+        packed = pack(below.to(tl.int32), 1, 8, TILE).to(tl.uint8)
+        tl.store(packed_ptr + first // 8 + byte, packed, mask=byte * 8 < left)
+    channel = _channels(first, inner, channels, WIDE, WRAPS, TILE // PER, PER)
+    weight = tl.load(weight_ptr + channel).to(COMPUTE)
+    product = tl.reshape(tl.reshape(x, [TILE // PER, PER]) * weight, [TILE])
+    _store(y_ptr + first + at, tl.where(below, product, x), at < left, left == TILE, False)
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..reference.pooling import width
 from .backend import _guard
+from .packing import pack
 
 _NUM_WARPS = 4
 _THREADS = 32 * _NUM_WARPS
@@ -54,12 +55,13 @@ def _launch(
                 *tensors, packed, outputs, pieces, bits, *flags, TILES, block, num_warps=_NUM_WARPS
             )
             return
-        vec, vectors = apart_block(pieces, inner, size)
+        vec, vectors = apart_block(pieces, inner, size, backward=apart is backward_apart)
         unit = max(8, vec * bits)
         packed = tensors[0] if winners is None else winners.view(_INTEGERS[unit])
         count, cols = outputs // vec, inner // vec
+        wide = count >= 2**31 - vectors
         apart[-(-count // vectors),](
-            *tensors, packed, count, cols, pieces, bits, unit, cols >= 2**30, *flags, vec, vectors, num_warps=_NUM_WARPS
+            *tensors, packed, count, cols, pieces, bits, unit, wide, *flags, vec, vectors, num_warps=_NUM_WARPS
         )
 
 
@@ -74,12 +76,14 @@ def adjacent_block(pieces: int, size: int) -> int:
     return max(8, _THREADS * 16 // size // pieces)
 
 
-def apart_block(pieces: int, inner: int, size: int) -> tuple[int, int]:
+def apart_block(pieces: int, inner: int, size: int, backward: bool = False) -> tuple[int, int]:
     """Elements of a vector, the most of 16 bytes that divide `inner`, and vectors of a tile."""
     vec = 16 // size
     while inner % vec:
         vec //= 2
-    return vec, _THREADS * max(1, _IN_FLIGHT // pieces) * (1 if vec > 1 else 2)
+    # Backward writes each piece's part of a tile in one go: long ones.
+    each = 4 if backward else max(1, _IN_FLIGHT // pieces)
+    return vec, _THREADS * each * (1 if vec > 1 else 2)
 
 
 @triton.jit
@@ -97,8 +101,8 @@ def _log2(number):
 
 @triton.jit
 def _beats(x, y):
-    """Whether a piece wins against one with a lower number."""
-    return (x > y) | ((x != x) & (y == y))
+    """Whether a piece wins against one with a lower number: it is greater, or the first NaN."""
+    return ~(x <= y) & (y == y)
 
 
 @triton.jit
@@ -117,17 +121,6 @@ def _store(pointers, x, mask, full):
         tl.store(pointers, x)
     else:
         tl.store(pointers, x, mask=mask)
-
-
-@triton.jit
-def _pack(pieces, BITS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    """The winners of BLOCK output elements, in BLOCK * BITS / UNIT integers of UNIT bits."""
-    PER: tl.constexpr = UNIT // BITS
-    if UNIT == 64:
-        codes = tl.reshape(pieces, [BLOCK // PER, PER]).to(tl.int64)
-    else:
-        codes = tl.reshape(pieces, [BLOCK // PER, PER])
-    return tl.sum(codes << (tl.arange(0, PER) * BITS)[None, :].to(codes.dtype), axis=1)
 
 
 @triton.jit
@@ -171,7 +164,7 @@ def forward_adjacent(
         _store(y_ptr + first + at, y.to(y_ptr.dtype.element_ty), at < left, full)
         if RECORD:
             at = tile * (BLOCK // PER) + byte
-            _store(winners_ptr + first // PER + at, _pack(piece, BITS, 8, BLOCK).to(tl.uint8), at * PER < left, full)
+            _store(winners_ptr + first // PER + at, pack(piece, BITS, 8, BLOCK).to(tl.uint8), at * PER < left, full)
 
 
 @triton.jit(do_not_specialize=["outputs"])
@@ -215,15 +208,11 @@ def _apart(count, cols, WIDE: tl.constexpr, PIECES: tl.constexpr, VEC: tl.conste
 
     Vector u is in row u // cols of as many vectors, and a row of the input has PIECES times as many.
     """
+    NUMBER: tl.constexpr = tl.uint64 if WIDE else tl.uint32
     first = tl.program_id(0).to(tl.int64) * VECTORS
     vector = tl.arange(0, VECTORS)
-    row = first // cols
-    col = first - row * cols
-    if WIDE:
-        rows_on = (col + vector) // cols
-    else:
-        rows_on = (col.to(tl.int32) + vector) // cols.to(tl.int32)
-    start = first + vector + (row + rows_on) * (cols.to(tl.int64) * (PIECES - 1))
+    row = (first.to(NUMBER) + vector.to(NUMBER)) // cols.to(NUMBER)
+    start = first + vector + row.to(tl.int64) * (cols.to(tl.int64) * (PIECES - 1))
     where = start[:, None] * VEC + tl.arange(0, VEC)[None, :]
     return first, vector, first + vector < count, where
 
@@ -266,7 +255,7 @@ def forward_apart(
     if RECORD:
         PER: tl.constexpr = UNIT // BITS
         unit = tl.arange(0, VECTORS * VEC // PER)
-        packed = _pack(piece, BITS, UNIT, VECTORS * VEC).to(winners_ptr.dtype.element_ty)
+        packed = pack(piece, BITS, UNIT, VECTORS * VEC).to(winners_ptr.dtype.element_ty)
         tl.store(winners_ptr + first * VEC // PER + unit, packed, mask=unit * PER < (count - first) * VEC)
 
 
@@ -297,7 +286,9 @@ def backward_apart(
     piece = (packed[:, None] >> shifts) & ((1 << BITS) - 1)
     if PIECES <= UNROLLED:
         for p in tl.static_range(PIECES):
-            tl.store(grad_x_ptr + where + p * step, tl.where(piece == p, grad, 0.0), mask=mask)
+            g = tl.where(piece == p, grad, 0.0)
+            tl.store(grad_x_ptr + where + p * step, g, mask=mask, eviction_policy="evict_first")
     else:
         for p in range(PIECES):
-            tl.store(grad_x_ptr + where + p * step, tl.where(piece == p, grad, 0.0), mask=mask)
+            g = tl.where(piece == p, grad, 0.0)
+            tl.store(grad_x_ptr + where + p * step, g, mask=mask, eviction_policy="evict_first")

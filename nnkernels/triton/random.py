@@ -32,6 +32,33 @@ def rrelu_backward(
     return grad_x
 
 
+def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+    """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0."""
+    from . import random_kernels
+
+    packed = torch.empty(-(-x.numel() // 8), dtype=torch.uint8, device=x.device)
+    _launch_signs(random_kernels.rrelu_signs, x, y, packed, seed, *line(x.dtype, lower, upper))
+    return packed
+
+
+def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+    """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
+    from . import random_kernels
+
+    grad_x = torch.empty_like(grad)
+    _launch_signs(random_kernels.rrelu_from_signs, grad, grad_x, packed, seed, *line(grad.dtype, lower, upper))
+    return grad_x
+
+
+def _launch_signs(kernel: Any, source: Tensor, target: Tensor, packed: Tensor, seed: Tensor, *scalars: float) -> None:
+    count, block = source.numel(), backend._TILE_BYTES // source.element_size()
+    if count:
+        with backend._guard(source.device):
+            kernel[(-(-count // block),)](
+                source, target, packed, seed, *scalars, count, block, num_warps=backend._NUM_WARPS
+            )
+
+
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:

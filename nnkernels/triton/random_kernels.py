@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .kernels import _at, _load, _store, _tile
+from .packing import pack, unpack
 from .philox import halves, words
 
 
@@ -83,6 +84,61 @@ def rrelu_backward(
     slope = _slopes(tl.load(seed_ptr), number, scale, offset, DTYPE, BLOCK_ROWS, BLOCK_COLS)
     grad_x = grad * tl.where(x <= 0, slope, 1.0)
     _store(_at(grad_x_ptr, grad_x_stride, row, first_col, col, FLAT), grad_x, mask, full, EVEN)
+
+
+@triton.jit
+def _bytes(packed_ptr, first, count, BLOCK: tl.constexpr):
+    """Where the bits of BLOCK elements from number `first` on lie, and which of the bytes there are."""
+    byte = tl.arange(0, BLOCK // 8)
+    return packed_ptr + first // 8 + byte, byte < (tl.minimum(count - first, BLOCK).to(tl.int32) + 7) // 8
+
+
+@triton.jit
+def rrelu_signs(
+    x_ptr,
+    y_ptr,
+    packed_ptr,
+    seed_ptr,
+    scale: tl.float64,
+    offset: tl.float64,
+    count,
+    BLOCK: tl.constexpr,
+):
+    """rrelu of adjacent elements, and a bit for each, set where x <= 0."""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
+    row, first, at, mask, full = _tile(1, count, True, 1, BLOCK)
+    x = _load(x_ptr + first + at, mask, full, COMPUTE, False)
+    scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
+    slope = _slopes(tl.load(seed_ptr), row + first, scale, offset, DTYPE, 1, BLOCK)
+    below = (x <= 0) & mask
+    _store(y_ptr + first + at, x * tl.where(below, slope, 1.0), mask, full, False)
+    places, inside = _bytes(packed_ptr, first, count, BLOCK)
+    packed = pack(tl.reshape(below.to(tl.int32), [BLOCK]), 1, 8, BLOCK).to(tl.uint8)
+    tl.store(places, packed, mask=inside)
+
+
+@triton.jit
+def rrelu_from_signs(
+    grad_ptr,
+    grad_x_ptr,
+    packed_ptr,
+    seed_ptr,
+    scale: tl.float64,
+    offset: tl.float64,
+    count,
+    BLOCK: tl.constexpr,
+):
+    """grad_x = grad, times the slope that forward drew where it set a bit."""
+    DTYPE: tl.constexpr = grad_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
+    row, first, at, mask, full = _tile(1, count, True, 1, BLOCK)
+    grad = _load(grad_ptr + first + at, mask, full, COMPUTE, False)
+    places, inside = _bytes(packed_ptr, first, count, BLOCK)
+    below = tl.reshape(unpack(tl.load(places, mask=inside, other=0), 1, BLOCK), [1, BLOCK])
+    scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
+    slope = _slopes(tl.load(seed_ptr), row + first, scale, offset, DTYPE, 1, BLOCK)
+    _store(grad_x_ptr + first + at, grad * tl.where(below != 0, slope, 1.0), mask, full, False)
 
 
 @triton.jit

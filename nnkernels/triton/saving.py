@@ -14,6 +14,7 @@ from ..registry import elementwise
 from . import activations
 from .backend import _guard
 from .kernels import _times
+from .packing import pack, unpack
 
 # On an H100 one 16-byte load for each thread and many small programs hide the exchange that packing takes: four loads
 # reached 0.85 of the copy's bandwidth for silu's codes, one reaches 0.93.
@@ -89,12 +90,7 @@ def _packed(slope, low, high, BITS: tl.constexpr, BLOCK: tl.constexpr):
     else:
         level = (slope - low) * (MOST / (high - low)) + 0.5
         code = tl.where(level >= MOST, MOST, tl.where(level >= 0, level, 0.0)).to(tl.int32)
-    if BITS == 8:
-        return code.to(tl.uint8)
-    else:
-        PER_BYTE: tl.constexpr = 8 // BITS
-        shifted = tl.reshape(code, (BLOCK // PER_BYTE, PER_BYTE)) << (tl.arange(0, PER_BYTE) * BITS)[None, :]
-        return tl.sum(shifted, 1).to(tl.uint8)
+    return pack(code, BITS, 8, BLOCK).to(tl.uint8)
 
 
 @triton.jit
@@ -131,11 +127,7 @@ def _backward(
 @triton.jit
 def _slope(byte, low, high, BITS: tl.constexpr, BLOCK: tl.constexpr):
     MOST: tl.constexpr = (1 << BITS) - 1
-    PER_BYTE: tl.constexpr = 8 // BITS
-    code = byte.to(tl.int32)
-    if BITS != 8:
-        code = (code[:, None] >> (tl.arange(0, PER_BYTE) * BITS)[None, :]) & MOST
-        code = tl.reshape(code, (BLOCK,))
+    code = unpack(byte, BITS, BLOCK)
     if BITS == 1:
         return tl.where(code != 0, high, low)
     else:

@@ -1,29 +1,10 @@
-// Sums run in the compute type over at most kTile terms for each lane, and in double over those: neither the length of
-// a row nor the number of threads shows in them.
-#include "reducing.h"
+// softmax forward: a row's maximum, its exponentials and their sum, and the results, while the row is in the cache.
+#include "reducing_rows.h"
 
 #include <new>
-#include <type_traits>
-
-#include "convert.h"
 
 namespace nnk::NNK_ISA {
 namespace {
-
-constexpr int64_t kTile = 1024;
-
-template <class T>
-struct Range;
-
-// Exponentials are kept as 2^shift e^z, a normal number wherever the result is not 0; below `lowest` it is.
-template <>
-struct Range<float> {
-  static constexpr float unit = 0x1p64f, lowest = -104.0f, infinity = __builtin_inff(), exact_below = 0x1p20f;
-};
-template <>
-struct Range<double> {
-  static constexpr double unit = 0x1p512, lowest = -746.0, infinity = __builtin_inf(), exact_below = 0x1p48;
-};
 
 // What lies between x and the exponent: nothing, a factor after the maximum was taken off, or a rounding error `lo`.
 enum class Form { plain, scaled, pairs };
@@ -37,18 +18,6 @@ struct Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 };
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-template <class T>
-void widen(const T* from, T* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-}
-
-template <class T>
-void narrow(const T* from, T* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-}
 
 template <class T>
 NNK_HD T difference_error(T x, T y, T d) {
@@ -76,13 +45,57 @@ NNK_HD Pair<T> exponent(T z, T lo, Pair<T> m, T factor) {
   }
 }
 
-// unit e^z
-template <class M, class T = typename M::T>
-NNK_HD T exponential(Pair<T> z) {
-  const Reduced<M> reduced(not_too_far(z.hi), z.lo);
-  const T e = madd(reduced.scale, reduced.tail, reduced.scale);
-  return z.hi < Range<T>::lowest ? T(0) : e;
-}
+// unit e^(factor (z + lo - m)) in a row with the maximum m, whose own is exactly `unit`. z - m would be rounded, and its
+// error magnified; so z and m each lose a whole multiple of log(2), and what is left of them, about 1 at most, is
+// subtracted. Where |m| is beyond the exponential's reach, z - m is exact wherever the result is not 0 (Sterbenz).
+template <class M, Form form>
+struct Exponentials {
+  using T = typename M::T;
+  using F = Float<T>;
+  using Bits = typename F::Bits;
+  T factor, log2e, base, base_lo, lowest, fraction = 0, rest = 0, magic;
+
+  NNK_HD Exponentials(Pair<T> m, T factor) : factor(factor), log2e(factor * F::log2e), base(m.hi), base_lo(m.lo) {
+    T hi = 0, whole = 0;
+    if constexpr (M::precise) {
+      if (magnitude(factor * m.hi) < T(2) * F::far) {
+        base = 0;
+        hi = m.hi;
+        whole = madd(hi, log2e, F::magic) - F::magic;
+        fraction = madd(hi, log2e, -whole);
+      }
+      rest = remainder(hi, m.lo, whole);
+    }
+    lowest = hi - F::far / factor;
+    // The sum's last bits are the exponent of the scale.
+    magic = F::magic + (T(F::bias + F::subnormal_shift) - whole);
+  }
+
+  NNK_HD T operator()(T z, T lo) const {
+    T d = z - base;
+    if constexpr (form == Form::pairs && !M::precise) d += lo - base_lo;
+    d = at_least(d, lowest);
+    const T shifted = M::precise ? madd(d, log2e, -fraction) + magic : madd(d, log2e, magic);
+    T r = remainder(d, lo, shifted - magic);
+    if constexpr (M::precise) r -= rest;
+    const T tail = madd(r * r, polynomial<M::Table::expm1>(r), r);
+    const T scale = bits_of<T>(bits_of<Bits>(shifted) << F::mantissa);
+    return madd(scale, tail, scale);
+  }
+
+ private:
+  // factor d + lo - n log(2)
+  NNK_HD T remainder(T d, T lo, T n) const {
+    const T z = form == Form::scaled ? factor * d : d;
+    if constexpr (!M::precise) {
+      return madd(n, -F::ln2, z);
+    } else {
+      const T r = madd(n, -F::ln2_lo, madd(n, -F::ln2_hi, z));
+      if constexpr (form == Form::scaled) return r + product_error(factor, d, z);
+      return form == Form::pairs ? r + lo : r;
+    }
+  }
+};
 
 // log(1 + rest), rest >= 0: k log(2) + log(1 + u), with u = rest below 1.
 template <class M, class T = typename M::T>
@@ -98,11 +111,29 @@ NNK_HD T log_of_sum(T rest) {
   return rest != rest ? rest : y;
 }
 
+// Four runs at once, since each comparison waits for the one before.
+template <class T>
+T greatest(const T* z, int64_t count) {
+  const int64_t run = count / 64 * 16;
+  T a = -Range<T>::infinity, b = a, c = a, d = a;
+#pragma omp simd reduction(max : a, b, c, d)
+  for (int64_t i = 0; i < run; ++i) {
+    a = z[i] > a ? z[i] : a;
+    b = z[i + run] > b ? z[i + run] : b;
+    c = z[i + 2 * run] > c ? z[i + 2 * run] : c;
+    d = z[i + 3 * run] > d ? z[i + 3 * run] : d;
+  }
+#pragma omp simd reduction(max : a)
+  for (int64_t i = 4 * run; i < count; ++i) a = z[i] > a ? z[i] : a;
+  a = b > a ? b : a;
+  c = d > c ? d : c;
+  return c > a ? c : a;
+}
+
 template <Form form, class T>
 Pair<T> maximum(const T* z, const T* lo, int64_t count) {
-  T m = -Range<T>::infinity, low = -Range<T>::infinity;
-#pragma omp simd reduction(max : m)
-  for (int64_t i = 0; i < count; ++i) m = z[i] > m ? z[i] : m;
+  const T m = greatest(z, count);
+  T low = -Range<T>::infinity;
   if constexpr (form != Form::pairs) return {m, T(0)};
 #pragma omp simd reduction(max : low)
   for (int64_t i = 0; i < count; ++i) low = z[i] == m && lo[i] > low ? lo[i] : low;
@@ -175,8 +206,6 @@ const T* logits(const SoftmaxJob& job, const S* x, int64_t mask_at, int64_t mask
   return z;
 }
 
-int64_t kept(int64_t n, int64_t queries, int64_t outer) { return queries ? least(n, outer % queries + 1) : n; }
-
 template <class T>
 struct Sums {
   double sum = 0, tops = 0;
@@ -186,6 +215,7 @@ struct Sums {
 // it, so that no digit of a small rest is lost beside the 1.
 template <class M, Form form, bool log, class T = typename M::T>
 Sums<T> sum_exponentials(const T* z, const T* lo, Pair<T> m, T factor, T* e, int64_t count) {
+  const Exponentials<M, form> exponential(m, factor);
   Sums<T> sums;
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int64_t end = least(begin + kTile, count);
@@ -195,13 +225,13 @@ Sums<T> sum_exponentials(const T* z, const T* lo, Pair<T> m, T factor, T* e, int
       for (int64_t i = begin; i < end; ++i) {
         const T low = form == Form::pairs ? lo[i] : T(0);
         const bool top = reaches(z[i], low, m);
-        sum += exponential<M>(exponent<M, form>(z[i], low, m, factor)) - (top ? Range<T>::unit : T(0));
+        sum += exponential(z[i], low) - (top ? Range<T>::unit : T(0));
         tops += top ? T(1) : T(0);
       }
     } else {
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = begin; i < end; ++i) {
-        e[i] = exponential<M>(exponent<M, form>(z[i], form == Form::pairs ? lo[i] : T(0), m, factor));
+        e[i] = exponential(z[i], form == Form::pairs ? lo[i] : T(0));
         sum += e[i];
       }
     }
@@ -211,15 +241,53 @@ Sums<T> sum_exponentials(const T* z, const T* lo, Pair<T> m, T factor, T* e, int
   return sums;
 }
 
-// What every result of a row needs: 1 / sum, or log(sum).
+// What every result of a row needs: 1 / sum, or log(sum). A row of which a mask left nothing is 0 or -inf; NaN stays.
 template <class M, bool log, class T = typename M::T>
-NNK_HD T norm_of(double sum, double tops) {
+NNK_HD T norm_of(double sum, double tops, bool empty) {
+  if (empty) return static_cast<T>(0 * sum);
   if constexpr (log) {
-    const T rest = static_cast<T>(sum / double(Range<T>::unit) + (tops - 1));
-    return tops + sum == 0 ? T(0) : log_of_sum<M>(rest);
+    return log_of_sum<M>(static_cast<T>(sum / double(Range<T>::unit) + (tops - 1)));
   } else {
-    // A row of which a mask left nothing sums to 0, and is 0.
-    return sum == 0 ? T(0) : static_cast<T>(1 / sum);
+    return static_cast<T>(1 / sum);
+  }
+}
+
+// The exponentials times `norm`.
+template <class S, class T>
+void write_products(const T* e, T norm, S* y, int64_t count) {
+  if constexpr (std::is_same_v<S, T>) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) y[i] = e[i] * norm;
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    if (norm != norm) return fill(y, count, norm);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t bits = bits_of<uint32_t>(e[i] * norm);  // of no NaN, which narrow() has to care for
+      y[i].bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    }
+  } else {
+    alignas(64) T tile[kTile];
+    for (int64_t begin = 0; begin < count; begin += kTile) {
+      const int64_t size = least(kTile, count - begin);
+      for (int64_t i = 0; i < size; ++i) tile[i] = e[begin + i] * norm;
+      narrow(tile, y + begin, size);
+    }
+  }
+}
+
+template <class M, Form form, class S, class T = typename M::T>
+void write_logarithms(const T* from, const T* lo, Pair<T> m, T factor, T norm, S* y, int64_t count) {
+  alignas(64) T tile[kTile];
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    T* to = tile;
+    if constexpr (std::is_same_v<S, T>) to = y + begin;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) {
+      const T low = form == Form::pairs ? lo[begin + i] : T(0);
+      const Pair<T> d = exponent<M, form>(from[begin + i], low, m, factor);
+      to[i] = (d.hi - norm) + d.lo;
+    }
+    if constexpr (!std::is_same_v<S, T>) narrow(tile, y + begin, size);
   }
 }
 
@@ -228,28 +296,16 @@ void row(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count
   const T factor = form == Form::scaled ? T(job.scale < 0 ? -job.scale : job.scale) : T(1);
   const T* from = logits(job, x, mask_at, job.mask.dim_stride, z, lo, count);
   Pair<T> m = maximum<form>(from, lo, count);
-  if (job.mask.kind != MaskKind::none && m.hi == -Range<T>::infinity) m = {T(0), T(0)};
+  const bool empty = job.mask.kind != MaskKind::none && m.hi == -Range<T>::infinity;
+  if (empty) m = {T(0), T(0)};
   T* e = z;
   if constexpr (std::is_same_v<S, T>) e = y;
   const Sums<T> sums = sum_exponentials<M, form, log>(from, lo, m, factor, e, count);
-  const T norm = norm_of<M, log>(sums.sum, sums.tops);
-  alignas(64) T tile[kTile];
-  for (int64_t begin = 0; begin < count; begin += kTile) {
-    const int64_t size = least(kTile, count - begin);
-    T* to = tile;
-    if constexpr (std::is_same_v<S, T>) to = y + begin;
-    if constexpr (log) {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < size; ++i) {
-        const T low = form == Form::pairs ? lo[begin + i] : T(0);
-        const Pair<T> d = exponent<M, form>(from[begin + i], low, m, factor);
-        to[i] = (d.hi - norm) + d.lo;
-      }
-    } else {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < size; ++i) to[i] = e[begin + i] * norm;
-    }
-    if constexpr (!std::is_same_v<S, T>) narrow(tile, y + begin, size);
+  const T norm = norm_of<M, log>(sums.sum, sums.tops, empty);
+  if constexpr (log) {
+    write_logarithms<M, form>(from, lo, m, factor, norm, y, count);
+  } else {
+    write_products(e, norm, y, count);
   }
 }
 
@@ -258,6 +314,8 @@ template <class M, Form form, bool log, class S, class T = typename M::T>
 void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count, int64_t width) {
   alignas(64) T m[kStrip], m_lo[kStrip], sum[kStrip], tops[kStrip], norm[kStrip], z[kStrip], lo[kStrip];
   double sums[kStrip], all_tops[kStrip];
+  bool empty[kStrip];
+  constexpr bool keeps = std::is_same_v<S, T> && !log;  // the exponentials, where the results will be
   const T factor = form == Form::scaled ? T(job.scale < 0 ? -job.scale : job.scale) : T(1);
   const auto read = [&](int64_t d) {
     return logits(job, x + d * job.inner, mask_at + d * job.mask.dim_stride, job.mask.inner_stride, z, lo, width);
@@ -274,9 +332,10 @@ void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t cou
     }
   }
   for (int64_t i = 0; i < width; ++i) {
-    const bool empty = m[i] == -Range<T>::infinity;
-    m[i] = empty && job.mask.kind != MaskKind::none ? T(0) : m[i];
-    m_lo[i] = empty ? T(0) : m_lo[i];
+    const bool closed = m[i] == -Range<T>::infinity;
+    empty[i] = closed && job.mask.kind != MaskKind::none;
+    m[i] = empty[i] ? T(0) : m[i];
+    m_lo[i] = closed ? T(0) : m_lo[i];
   }
   constexpr int64_t kTerms = 64;
   for (int64_t begin = 0; begin < count; begin += kTerms) {
@@ -288,6 +347,7 @@ void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t cou
         const T low = form == Form::pairs ? lo[i] : T(0);
         const Pair<T> top{m[i], m_lo[i]};
         T e = exponential<M>(exponent<M, form>(from[i], low, top, factor));
+        if constexpr (keeps) y[d * job.inner + i] = e;
         if constexpr (log) {
           e -= reaches(from[i], low, top) ? Range<T>::unit : T(0);
           tops[i] += reaches(from[i], low, top) ? T(1) : T(0);
@@ -297,9 +357,15 @@ void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t cou
     }
     for (int64_t i = 0; i < width; ++i) sums[i] += sum[i], all_tops[i] += tops[i];
   }
-  for (int64_t i = 0; i < width; ++i) norm[i] = norm_of<M, log>(sums[i], all_tops[i]);
+  for (int64_t i = 0; i < width; ++i) norm[i] = norm_of<M, log>(sums[i], all_tops[i], empty[i]);
   alignas(64) T tile[kStrip];
   for (int64_t d = 0; d < count; ++d) {
+    if constexpr (keeps) {
+      S* results = y + d * job.inner;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < width; ++i) results[i] *= norm[i];
+      continue;
+    }
     const T* from = read(d);
     T* to = tile;
     if constexpr (std::is_same_v<S, T>) to = y + d * job.inner;
@@ -311,20 +377,6 @@ void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t cou
     }
     if constexpr (!std::is_same_v<S, T>) narrow(tile, y + d * job.inner, width);
   }
-}
-
-template <class S, class T>
-void fill(S* y, int64_t count, T value) {
-  S one;
-  narrow(&value, &one, 1);
-  for (int64_t i = 0; i < count; ++i) y[i] = one;
-}
-
-// What lies beyond the diagonal.
-template <class S, class T>
-void fill_rest(S* y, int64_t rows, int64_t count, int64_t stride, int64_t width, T value) {
-  if (width == 1) return fill(y + count, rows - count, value);
-  for (int64_t d = count; d < rows; ++d) fill(y + d * stride, width, value);
 }
 
 template <class M, Form form, bool log, class S>
@@ -358,105 +410,6 @@ void by_form(const SoftmaxJob& job, int64_t begin, int64_t end) {
   (job.log ? units<M, Form::plain, true, S> : units<M, Form::plain, false, S>)(job, begin, end);
 }
 
-// e^y for y <= 0
-template <class M, class T = typename M::T>
-NNK_HD T probability(T y) {
-  return exponential<M>(Pair<T>{y, T(0)}) * (T(1) / Range<T>::unit);
-}
-
-// A term of the row's sum.
-template <bool log, class T>
-NNK_HD T term(T grad, T y, bool masked) {
-  if constexpr (!log) return grad * y;
-  return masked && y == -Range<T>::infinity ? T(0) : grad;
-}
-
-template <class M, bool log, class T = typename M::T>
-NNK_HD T gradient(T grad, T y, T total, T scale, bool masked) {
-  if constexpr (!log) return scale * y * (grad - total);
-  const T g = scale * (grad - probability<M>(y) * total);
-  return masked && y == -Range<T>::infinity ? T(0) : g;
-}
-
-template <class S, class T>
-const T* wide(const S* from, T* to, int64_t count) {
-  if constexpr (std::is_same_v<S, T>) return from;
-  widen(from, to, count);
-  return to;
-}
-
-template <class M, bool log, class S, class T = typename M::T>
-void backward_row(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count) {
-  alignas(64) T grads[kTile], ys[kTile], tile[kTile];
-  const T scale = T(job.scale);
-  const bool masked = job.masked;
-  double total = 0;
-  for (int64_t begin = 0; begin < count; begin += kTile) {
-    const int64_t size = least(kTile, count - begin);
-    const T *g = wide(grad + begin, grads, size), *v = wide(y + begin, ys, size);
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; ++i) sum += term<log>(g[i], v[i], masked);
-    total += sum;
-  }
-  const T all = static_cast<T>(total);
-  for (int64_t begin = 0; begin < count; begin += kTile) {
-    const int64_t size = least(kTile, count - begin);
-    const T *g = wide(grad + begin, grads, size), *v = wide(y + begin, ys, size);
-    T* to = tile;
-    if constexpr (std::is_same_v<S, T>) to = grad_x + begin;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < size; ++i) to[i] = gradient<M, log>(g[i], v[i], all, scale, masked);
-    if constexpr (!std::is_same_v<S, T>) narrow(tile, grad_x + begin, size);
-  }
-}
-
-template <class M, bool log, class S, class T = typename M::T>
-void backward_strip(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count, int64_t width) {
-  alignas(64) T grads[kStrip], ys[kStrip], tile[kStrip], all[kStrip];
-  double total[kStrip];
-  const T scale = T(job.scale);
-  const bool masked = job.masked;
-  for (int64_t i = 0; i < width; ++i) total[i] = 0;
-  for (int64_t d = 0; d < count; ++d) {
-    const T *g = wide(grad + d * job.inner, grads, width), *v = wide(y + d * job.inner, ys, width);
-#pragma GCC ivdep
-    for (int64_t i = 0; i < width; ++i) total[i] += term<log>(g[i], v[i], masked);
-  }
-  for (int64_t i = 0; i < width; ++i) all[i] = static_cast<T>(total[i]);
-  for (int64_t d = 0; d < count; ++d) {
-    const T *g = wide(grad + d * job.inner, grads, width), *v = wide(y + d * job.inner, ys, width);
-    T* to = tile;
-    if constexpr (std::is_same_v<S, T>) to = grad_x + d * job.inner;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < width; ++i) to[i] = gradient<M, log>(g[i], v[i], all[i], scale, masked);
-    if constexpr (!std::is_same_v<S, T>) narrow(tile, grad_x + d * job.inner, width);
-  }
-}
-
-template <class M, bool log, class S>
-void backward_units(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
-  const int64_t across = strips(job.inner);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t outer = unit / across, col = unit % across * kStrip, at = outer * job.n * job.inner + col;
-    const S* grad = static_cast<const S*>(job.grad) + outer * job.grad_stride + col;
-    const S* y = static_cast<const S*>(job.y) + at;
-    S* grad_x = static_cast<S*>(job.grad_x) + at;
-    const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
-    if (job.inner == 1) {
-      backward_row<M, log>(job, grad, y, grad_x, count);
-    } else {
-      backward_strip<M, log>(job, grad, y, grad_x, count, width);
-    }
-    fill_rest(grad_x, job.n, count, job.inner, width, typename M::T(0));
-  }
-}
-
-template <class M, class S>
-void by_kind(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
-  (job.log ? backward_units<M, true, S> : backward_units<M, false, S>)(job, begin, end);
-}
-
 }  // namespace
 
 void softmax(const SoftmaxJob& job, int64_t begin, int64_t end) {
@@ -465,15 +418,6 @@ void softmax(const SoftmaxJob& job, int64_t begin, int64_t end) {
     case Scalar::f32: return by_form<Single, float>(job, begin, end);
     case Scalar::bf16: return by_form<Fast, BFloat16>(job, begin, end);
     case Scalar::f16: return by_form<Fast, Half>(job, begin, end);
-  }
-}
-
-void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
-  switch (job.scalar) {
-    case Scalar::f64: return by_kind<Double, double>(job, begin, end);
-    case Scalar::f32: return by_kind<Single, float>(job, begin, end);
-    case Scalar::bf16: return by_kind<Fast, BFloat16>(job, begin, end);
-    case Scalar::f16: return by_kind<Fast, Half>(job, begin, end);
   }
 }
 

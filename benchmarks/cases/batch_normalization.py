@@ -1,0 +1,92 @@
+"""Batch and group normalisation followed by an activation, in training, as in convolutional networks and diffusion models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import nnkernels.functional as F
+
+from . import Case
+
+
+def _inputs(shape: tuple[int, ...], channels_last: bool, alike: bool):
+    """`alike`: parameters of the data's type, as torch's group_norm on GPUs needs them; else in float32."""
+
+    def make(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator(device).manual_seed(0)
+        x = torch.randn(shape, device=device, dtype=dtype, generator=generator)
+        x = x.to(memory_format=torch.channels_last) if channels_last else x
+        wide = dtype if alike else torch.float32
+        weight, bias = torch.rand(2, shape[1], device=device, dtype=wide, generator=generator)
+        return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
+
+    return make
+
+
+def _bytes(passes: int):
+    return lambda x, weight, bias: passes * x.numel() * x.element_size()
+
+
+def _batch(activation: str):
+    function = getattr(torch.nn.functional, activation)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.batch_norm_act(x, None, None, weight, bias, True, activation=activation)
+
+    def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return function(torch.nn.functional.batch_norm(x, None, None, weight, bias, True))
+
+    return ours, eager
+
+
+def _group(activation: str, groups: int):
+    function = getattr(torch.nn.functional, activation)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.group_norm_act(x, groups, weight, bias, activation=activation)
+
+    def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return function(torch.nn.functional.group_norm(x, groups, weight, bias))
+
+    return ours, eager
+
+
+def _case(
+    kind: str,
+    activation: str,
+    shape: tuple[int, ...],
+    device: str,
+    dtype: torch.dtype,
+    groups: int | None = None,
+    channels_last: bool = False,
+    bar: float | None = None,
+):
+    ours, eager = _batch(activation) if groups is None else _group(activation, groups)
+    layout = "-last" if channels_last else ""
+    return Case(
+        f"{kind}-{activation}-{'x'.join(map(str, shape))}{layout}",
+        _inputs(shape, channels_last, groups is not None),
+        ours,
+        eager,
+        _bytes(3),  # forward: x for the statistics, x and y; backward: grad and x for the sums, both and grad_x
+        _bytes(5),
+        device=device,
+        dtype=dtype,
+        forward_bar=bar,
+        backward_bar=bar,
+    )
+
+
+_IMAGES, _SMALL = (256, 64, 112, 112), (16, 64, 32, 32)
+CASES = [
+    _case("batch", "silu", _IMAGES, "cuda", torch.bfloat16, channels_last=True, bar=0.77),
+    _case("batch", "silu", _IMAGES, "cuda", torch.bfloat16),
+    _case("group", "silu", (16, 320, 64, 64), "cuda", torch.bfloat16, groups=32, bar=0.74),
+    _case("group", "silu", (16, 320, 64, 64), "cuda", torch.bfloat16, groups=32, channels_last=True),
+    _case("batch", "silu", _SMALL, "cpu", torch.float32, bar=1.5),
+    _case("batch", "silu", _SMALL, "cpu", torch.float32, channels_last=True, bar=1.5),
+    _case("batch", "relu", _SMALL, "cpu", torch.float32, bar=1.5),
+    _case("batch", "silu", _SMALL, "cpu", torch.bfloat16, bar=1.5),
+    _case("group", "silu", _SMALL, "cpu", torch.float32, groups=32, bar=1.5),
+]

@@ -1,0 +1,56 @@
+// Normalisation over batches or groups, activation and residual, in passes over a dense tensor.
+#pragma once
+
+#include "../kernels.h"
+#include "isa.h"
+
+namespace nnk {
+
+// batch x rows x channels x inner elements; those of one batch index and `group` adjacent channels are normalised
+// together. A lane is a channel of one batch index.
+struct NormFrame {
+  int64_t batch, rows, channels, inner, group;
+
+  int64_t lanes() const { return batch * channels; }
+  int64_t sets() const { return lanes() / group; }
+};
+
+// A tensor is cut into tasks, whatever the number of threads: some rows of some adjacent channels of one batch index.
+struct NormTasks {
+  static constexpr int64_t kTile = 1024;  // elements that stay in the first-level cache
+
+  int64_t rows_each, chunks, channels_each, blocks;
+
+  explicit NormTasks(const NormFrame& f) {
+    channels_each = f.inner == 1 ? kTile : kTile / f.inner;
+    if (channels_each < 1) channels_each = 1;
+    if (channels_each > f.channels) channels_each = f.channels;
+    blocks = (f.channels + channels_each - 1) / channels_each;
+    const int64_t least = f.inner < 128 ? 128 / f.inner : 1, most = f.inner == 1 ? 512 : INT64_MAX;
+    rows_each = 16 * kTile / (channels_each * f.inner);
+    rows_each = rows_each < least ? least : rows_each > most ? most : rows_each;
+    chunks = (f.rows + rows_each - 1) / rows_each;
+  }
+};
+
+struct NormJob {
+  NormFrame frame;
+  int activation;
+  Scalar scalar;
+  double a, b;
+  const void *x, *residual, *grad;     // residual: null for none
+  const void *center, *scale, *shift;  // of the computing type, for each lane: z = (x - center) scale + shift
+  const void *along, *offset;          // spread: grad_x = scale dz + along (x - center) + offset
+  void *y, *grad_x, *grad_residual;    // grad_residual: null for none
+  bool fixed;                          // whether the gradient of x is scale dz
+  double* sums;                        // [tasks' chunks][lanes][2], `chunks` behind each other for a batch index
+};
+
+}  // namespace nnk
+
+// Tasks [begin, end). moments: each lane's mean and sum of squares about it; sums: of dz = grad f'(z) and dz (x -
+// center).
+NNK_KERNEL(norm_moments, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(norm_apply, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(norm_sums, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(norm_spread, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))

@@ -1,0 +1,291 @@
+// A row stays in the first-level cache while it is summed and normalised; the family's own loops give the activation.
+// Sums run in the computing type within a tile, in double over the tiles. What is summed is the distance from a number
+// close to the mean, so that a mean much larger than the spread costs no digits.
+#include "normalization.h"
+
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "convert.h"
+#include "loops.h"
+
+namespace nnk::NNK_ISA {
+namespace {
+
+constexpr int64_t kTile = 512;
+
+template <class S>
+struct Stored {
+  using T = S;
+  using Kept = double;
+  static constexpr Arithmetic arithmetic = sizeof(S) == 8 ? kDouble : kSingle;
+};
+template <>
+struct Stored<BFloat16> {
+  using T = float;
+  using Kept = float;
+  static constexpr Arithmetic arithmetic = kFast;
+};
+template <>
+struct Stored<Half> : Stored<BFloat16> {};
+
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64)))) {}
+  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+// A number for each column, or, where none are given, one that changes nothing.
+template <class T>
+class Columns {
+ public:
+  Columns(const void* given, int64_t count, T otherwise)
+      : own_(given ? 0 : count), data_(given ? static_cast<const T*>(given) : own_) {
+    for (int64_t i = 0; i < (given ? 0 : count); ++i) own_[i] = otherwise;
+  }
+  operator const T*() const { return data_; }
+
+ private:
+  Scratch<T> own_;
+  const T* data_;
+};
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Adjacent elements as numbers of the computing type: where they are, or in `to`.
+template <class S, class T>
+const T* read(const void* from, int64_t at, T* to, int64_t count) {
+  const S* first = static_cast<const S*>(from) + at;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return first;
+  } else {
+    widen(first, to, count);
+    return to;
+  }
+}
+
+template <class S, class T>
+T* place(void* to, int64_t at, T* tile) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return static_cast<S*>(to) + at;
+  } else {
+    return tile;
+  }
+}
+
+template <class S, class T>
+void write(const T* tile, void* to, int64_t at, int64_t count) {
+  S* first = static_cast<S*>(to) + at;
+  if constexpr (sizeof(S) != sizeof(T)) {
+    narrow(tile, first, count);
+  } else if (tile != first) {
+    memcpy(first, tile, sizeof(T) * count);
+  }
+}
+
+struct Sums {
+  double first = 0, second = 0;
+};
+
+// Two sums over a tile, to which `terms` adds what place i contributes; two places at a time, whose additions need not
+// wait for each other.
+template <class T, class Terms>
+Sums add_up(int64_t begin, int64_t end, Terms terms) {
+  const int64_t half = (end - begin) / 2;
+  T a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+  for (int64_t i = begin; i < begin + half; ++i) {
+    terms(i, a, b);
+    terms(i + half, c, d);
+  }
+  if ((end - begin) % 2) terms(end - 1, a, b);
+  return {double(a) + double(c), double(b) + double(d)};
+}
+
+template <class T>
+Sums distances(const T* x, int64_t count, T from) {
+  Sums sums;
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const Sums tile = add_up<T>(begin, least(begin + kTile, count), [x, from](int64_t i, T& a, T& b) {
+      const T d = x[i] - from;
+      a += d;
+      b += d * d;
+    });
+    sums.first += tile.first;
+    sums.second += tile.second;
+  }
+  return sums;
+}
+
+// A row's statistics; the mean in two parts.
+template <class T>
+struct Statistics {
+  T mean, mean_low, scale;
+};
+
+template <class T>
+Statistics<T> statistics_of(const NormJob& job, const T* x) {
+  constexpr int64_t kSample = 64;
+  constexpr int kMostPasses = 3;
+  const double count = double(job.cols);
+  const int64_t sample = least(kSample, job.cols);
+  T mean = job.centred ? T(distances(x, sample, T(0)).first / double(sample)) : T(0);
+  double low = 0, square = 0;
+  for (int pass = 0; pass < kMostPasses; ++pass) {
+    const Sums sums = distances(x, job.cols, mean);
+    low = job.centred ? sums.first / count : 0;
+    square = sums.second / count - low * low;
+    // So close to the mean, the difference costs none of the sum's digits.
+    if (!(low * low > square / 4)) break;
+    if (pass + 1 < kMostPasses) mean = T(double(mean) + low);
+  }
+  return {mean, T(low), T(1 / std::sqrt((square < 0 ? 0 : square) + job.eps))};
+}
+
+template <class Kept, class T>
+void keep(const NormJob& job, int64_t row, const Statistics<T>& found) {
+  Kept* kept = static_cast<Kept*>(job.statistics);
+  if (job.centred) {
+    kept[row] = Kept(double(found.mean) + double(found.mean_low));
+    kept += job.rows;
+  }
+  kept[row] = Kept(found.scale);
+}
+
+template <class Kept, class T>
+Statistics<T> kept(const NormJob& job, int64_t row) {
+  const Kept* kept = static_cast<const Kept*>(job.statistics);
+  if (!job.centred) return {T(0), T(0), T(kept[row])};
+  const T mean = T(kept[row]);
+  return {mean, T(kept[row] - Kept(mean)), T(kept[job.rows + row])};
+}
+
+template <class T>
+T normalised(T x, const Statistics<T>& of) {
+  return ((x - of.mean) - of.mean_low) * of.scale;
+}
+
+template <class S, class T>
+void add_residual(const NormJob& job, int64_t row, int64_t col, T* z, T* tile, int64_t count) {
+  if (!job.residual) return;
+  const T* residual = read<S>(job.residual, row * job.residual_stride + col, tile, count);
+  for (int64_t i = 0; i < count; ++i) z[i] += residual[i];
+}
+
+template <class S>
+void forward_rows(const NormJob& job, int64_t begin, int64_t end) {
+  using T = typename Stored<S>::T;
+  const Loop loop = forward_loop(job.activation, Stored<S>::arithmetic);
+  const Columns<T> weights(job.weight, job.cols, T(1)), biases(job.bias, job.cols, T(-0.0));
+  const Scratch<T> wide(sizeof(S) == sizeof(T) ? 0 : job.cols);
+  alignas(64) T first[kTile], second[kTile];
+  for (int64_t row = begin; row < end; ++row) {
+    const T* x_row = read<S>(job.x, row * job.x_stride, static_cast<T*>(wide), job.cols);
+    const Statistics<T> of = statistics_of(job, x_row);
+    keep<typename Stored<S>::Kept>(job, row, of);
+    for (int64_t col = 0; col < job.cols; col += kTile) {
+      const int64_t count = least(kTile, job.cols - col), at = row * job.cols + col;
+      const T *x = x_row + col, *weight = weights + col, *bias = biases + col;
+      T* y = place<S>(job.out, at, first);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) y[i] = normalised(x[i], of) * weight[i] + bias[i];
+      add_residual<S>(job, row, col, y, second, count);
+      void* const data[] = {y, y};
+      if (!job.identity) loop(job.a, job.b, data, count);
+      write<S>(y, job.out, at, count);
+    }
+  }
+}
+
+template <class S>
+void backward_rows(const NormJob& job, int64_t begin, int64_t end) {
+  using T = typename Stored<S>::T;
+  const Loop loop = backward_loop(job.activation, Stored<S>::arithmetic);
+  const Columns<T> weights(job.weight, job.cols, T(1)), biases(job.bias, job.cols, T(-0.0));
+  const Scratch<T> grad_row(job.cols), unwanted(2 * job.cols);
+  alignas(64) T first[kTile], second[kTile], third[kTile];
+  const int64_t chunk = norm_chunk(job.rows);
+  const auto sums_of = [&](void* all, int64_t row, T* otherwise) {
+    T* sums = all ? static_cast<T*>(all) + row / chunk * job.cols : otherwise;
+    if (row % chunk == 0) memset(sums, 0, sizeof(T) * job.cols);
+    return sums;
+  };
+  for (int64_t row = begin; row < end; ++row) {
+    const Statistics<T> of = kept<typename Stored<S>::Kept, T>(job, row);
+    T* weight_sums = sums_of(job.for_weight, row, unwanted);
+    T* bias_sums = sums_of(job.for_bias, row, unwanted + job.cols);
+    Sums sums;
+    // Of the activation's argument, where there is an activation.
+    const auto grad_at = [&](int64_t col, int64_t count) {
+      if (job.identity) return read<S>(job.grad, row * job.grad_stride + col, grad_row + col, count);
+      return static_cast<const T*>(grad_row + col);
+    };
+    for (int64_t col = 0; col < job.cols; col += kTile) {
+      const int64_t count = least(kTile, job.cols - col);
+      const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
+      const T *weight = weights + col, *bias = biases + col;
+      if (!job.identity) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < count; ++i) second[i] = normalised(x[i], of) * weight[i] + bias[i];
+        add_residual<S>(job, row, col, second, third, count);
+        const T* given = read<S>(job.grad, row * job.grad_stride + col, third, count);
+        void* const data[] = {const_cast<T*>(given), second, grad_row + col};
+        loop(job.a, job.b, data, count);
+        if (job.for_residual) write<S>(grad_row + col, job.for_residual, row * job.cols + col, count);
+      }
+      const T* grad = grad_at(col, count);
+      T *for_weight = weight_sums + col, *for_bias = bias_sums + col;
+      const Sums tile = add_up<T>(0, count, [=](int64_t i, T& a, T& b) {
+        const T z = normalised(x[i], of), weighted = grad[i] * weight[i];
+        for_weight[i] += grad[i] * z;
+        for_bias[i] += grad[i];
+        a += weighted;
+        b += weighted * z;
+      });
+      sums.first += tile.first;
+      sums.second += tile.second;
+    }
+    const T total = job.centred ? T(sums.first / double(job.cols)) : T(0), along = T(sums.second / double(job.cols));
+    for (int64_t col = 0; col < job.cols; col += kTile) {
+      const int64_t count = least(kTile, job.cols - col), at = row * job.cols + col;
+      const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
+      const T *grad = grad_at(col, count), *weight = weights + col;
+      T* grad_x = place<S>(job.out, at, second);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) {
+        grad_x[i] = (grad[i] * weight[i] - normalised(x[i], of) * along - total) * of.scale;
+      }
+      write<S>(grad_x, job.out, at, count);
+    }
+  }
+}
+
+template <class S>
+void run_rows(const NormJob& job, int64_t begin, int64_t end) {
+  if (job.backward) {
+    backward_rows<S>(job, begin, end);
+  } else {
+    forward_rows<S>(job, begin, end);
+  }
+}
+
+}  // namespace
+
+void norm(const NormJob& job, int64_t begin, int64_t end) {
+  switch (job.scalar) {
+    case Scalar::f64: return run_rows<double>(job, begin, end);
+    case Scalar::f32: return run_rows<float>(job, begin, end);
+    case Scalar::bf16: return run_rows<BFloat16>(job, begin, end);
+    case Scalar::f16: return run_rows<Half>(job, begin, end);
+  }
+}
+
+}  // namespace nnk::NNK_ISA

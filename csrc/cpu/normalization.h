@@ -1,0 +1,35 @@
+// Layer and rms norm with residual and activation over rows of adjacent elements, and their gradients.
+#pragma once
+
+#include "../kernels.h"
+#include "isa.h"
+
+namespace nnk {
+
+struct NormJob {
+  bool backward, centred;
+  bool identity;  // no activation
+  int activation;
+  Scalar scalar;
+  double a, b, eps;
+  int64_t rows, cols;
+  const void *x, *residual, *grad;  // residual may be null
+  int64_t x_stride, residual_stride, grad_stride;
+  const void *weight, *bias;  // of the computing type, or null
+  void* statistics;           // a row of means if centred, one of 1 / deviation: float for 16-bit data, else double
+  void* out;                  // y, or the gradient of x
+  void* for_residual;         // or null
+  void *for_weight, *for_bias;  // of the computing type: a row of sums for each chunk; or null
+};
+
+// Rows whose parameters' gradients are added up together, whatever the number of threads.
+inline int64_t norm_chunk(int64_t rows) {
+  constexpr int64_t kLeast = 32, kMostChunks = 256;
+  const int64_t even = (rows + kMostChunks - 1) / kMostChunks;
+  return even < kLeast ? kLeast : even;
+}
+
+}  // namespace nnk
+
+// Rows [begin, end); backward's `begin` is a multiple of norm_chunk(rows).
+NNK_KERNEL(norm, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))

@@ -1,0 +1,155 @@
+// softmax backward, from the output: one sum over each row, then the gradients.
+#include "reducing_rows.h"
+
+namespace nnk::NNK_ISA {
+namespace {
+
+// e^y for y <= 0
+template <class M, class T = typename M::T>
+NNK_HD T probability(T y) {
+  return exponential<M>(Pair<T>{y, T(0)}) * (T(1) / Range<T>::unit);
+}
+
+// A term of the row's sum.
+template <bool log, class T>
+NNK_HD T term(T grad, T y, bool masked) {
+  if constexpr (!log) return grad * y;
+  return masked && y == -Range<T>::infinity ? T(0) : grad;
+}
+
+template <class M, bool log, class T = typename M::T>
+NNK_HD T gradient(T grad, T y, T total, T scale, bool masked) {
+  if constexpr (!log) return scale * y * (grad - total);
+  const T g = scale * (grad - probability<M>(y) * total);
+  return masked && y == -Range<T>::infinity ? T(0) : g;
+}
+
+inline float number(float x) { return x; }
+inline double number(double x) { return x; }
+inline float number(BFloat16 x) { return widen_one(x); }
+
+inline void store(float x, float* to) { *to = x; }
+inline void store(double x, double* to) { *to = x; }
+inline void store(float x, BFloat16* to) { *to = narrow_one(x, *to); }
+
+// Four runs at once, since each addition waits for the one before.
+template <bool log, class S>
+auto sum_of_terms(const S* grad, const S* y, int64_t count, bool masked) {
+  using T = decltype(number(*y));
+  const int64_t run = count / 64 * 16;
+  const auto at = [&](int64_t i) { return term<log>(number(grad[i]), number(y[i]), masked); };
+  T a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+  for (int64_t i = 0; i < run; ++i) {
+    a += at(i), b += at(i + run), c += at(i + 2 * run), d += at(i + 3 * run);
+  }
+#pragma omp simd reduction(+ : a)
+  for (int64_t i = 4 * run; i < count; ++i) a += at(i);
+  return (a + b) + (c + d);
+}
+
+template <class M, bool log, class S, class T = typename M::T>
+void write_gradients(const S* grad, const S* y, T total, T scale, bool masked, S* grad_x, int64_t count) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    store(gradient<M, log>(number(grad[i]), number(y[i]), total, scale, masked), grad_x + i);
+  }
+}
+
+// Adjacent numbers as loops read them: half-precision ones, for which there is no scalar instruction, in a tile.
+template <class S>
+const S* readable(const S* from, S*, int64_t) {
+  return from;
+}
+inline const float* readable(const Half* from, float* tile, int64_t count) {
+  widen(from, tile, count);
+  return tile;
+}
+
+template <class M, bool log, class S, class T = typename M::T>
+void backward_row(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count) {
+  using Read = std::conditional_t<std::is_same_v<S, Half>, float, S>;
+  alignas(64) Read grads[kTile], ys[kTile];
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    const Read *g = readable(grad + begin, grads, size), *v = readable(y + begin, ys, size);
+    total += sum_of_terms<log>(g, v, size, job.masked);
+  }
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    const Read *g = readable(grad + begin, grads, size), *v = readable(y + begin, ys, size);
+    if constexpr (std::is_same_v<S, Half>) {
+      write_gradients<M, log>(g, v, T(total), T(job.scale), job.masked, ys, size);
+      narrow(ys, grad_x + begin, size);
+    } else {
+      write_gradients<M, log>(g, v, T(total), T(job.scale), job.masked, grad_x + begin, size);
+    }
+  }
+}
+
+template <class S, class T>
+const T* wide(const S* from, T* to, int64_t count) {
+  if constexpr (std::is_same_v<S, T>) return from;
+  widen(from, to, count);
+  return to;
+}
+
+template <class M, bool log, class S, class T = typename M::T>
+void backward_strip(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count, int64_t width) {
+  alignas(64) T grads[kStrip], ys[kStrip], tile[kStrip], all[kStrip];
+  double total[kStrip];
+  const T scale = T(job.scale);
+  const bool masked = job.masked;
+  for (int64_t i = 0; i < width; ++i) total[i] = 0;
+  for (int64_t d = 0; d < count; ++d) {
+    const T *g = wide(grad + d * job.inner, grads, width), *v = wide(y + d * job.inner, ys, width);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) total[i] += term<log>(g[i], v[i], masked);
+  }
+  for (int64_t i = 0; i < width; ++i) all[i] = static_cast<T>(total[i]);
+  for (int64_t d = 0; d < count; ++d) {
+    const T *g = wide(grad + d * job.inner, grads, width), *v = wide(y + d * job.inner, ys, width);
+    T* to = tile;
+    if constexpr (std::is_same_v<S, T>) to = grad_x + d * job.inner;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) to[i] = gradient<M, log>(g[i], v[i], all[i], scale, masked);
+    if constexpr (!std::is_same_v<S, T>) narrow(tile, grad_x + d * job.inner, width);
+  }
+}
+
+template <class M, bool log, class S>
+void backward_units(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  const int64_t across = strips(job.inner);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t outer = unit / across, col = unit % across * kStrip, at = outer * job.n * job.inner + col;
+    const S* grad = static_cast<const S*>(job.grad) + outer * job.grad_stride + col;
+    const S* y = static_cast<const S*>(job.y) + at;
+    S* grad_x = static_cast<S*>(job.grad_x) + at;
+    const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
+    if (job.inner == 1) {
+      backward_row<M, log>(job, grad, y, grad_x, count);
+    } else {
+      backward_strip<M, log>(job, grad, y, grad_x, count, width);
+    }
+    fill_rest(grad_x, job.n, count, job.inner, width, typename M::T(0));
+  }
+}
+
+template <class M, class S>
+void by_kind(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  (job.log ? backward_units<M, true, S> : backward_units<M, false, S>)(job, begin, end);
+}
+
+}  // namespace
+
+void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  switch (job.scalar) {
+    case Scalar::f64: return by_kind<Double, double>(job, begin, end);
+    case Scalar::f32: return by_kind<Single, float>(job, begin, end);
+    case Scalar::bf16: return by_kind<Fast, BFloat16>(job, begin, end);
+    case Scalar::f16: return by_kind<Fast, Half>(job, begin, end);
+  }
+}
+
+}  // namespace nnk::NNK_ISA

@@ -1,0 +1,72 @@
+"""Normalisation + activation + residual in C++."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..fusing import Inner
+from ..native import index_of
+from ..reference.batch_normalization import Frame, Gather, Operands, Reduce, Running, fixed, merge
+from .fused import _given, _wide
+
+__all__ = ["apply", "backward", "fixed", "forward"]
+
+_NOTHING = torch.empty(0)
+
+
+def forward(
+    inner: Inner, operands: Operands, frame: Frame, eps: float, running: Running | None, gather: Gather | None
+) -> tuple[Tensor, Tensor]:
+    x = operands.x
+    if gather is not None:
+        own = torch.ops.nnkernels.norm_statistics(x, _NOTHING, _NOTHING, 0.0, eps, True, frame)
+        statistics = merge(gather(own), eps, running)
+    elif running is None:
+        statistics = torch.ops.nnkernels.norm_statistics(x, _NOTHING, _NOTHING, 0.0, eps, False, frame)
+    else:
+        moved = [_moved(kept) for kept in (running.mean, running.var)]
+        statistics = torch.ops.nnkernels.norm_statistics(x, *moved, running.momentum, eps, False, frame)
+        for kept, new in zip((running.mean, running.var), moved, strict=True):
+            if new is not kept:
+                kept.copy_(new)
+    return apply(inner, operands, frame, statistics), statistics
+
+
+def _moved(running: Tensor) -> Tensor:
+    """Running statistics of a type that C++ moves."""
+    return running if running.dtype in (torch.float32, torch.float64) else running.float()
+
+
+def apply(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) -> Tensor:
+    return torch.ops.nnkernels.norm_apply(*_tensors(operands), statistics, index_of(inner.name), inner.a, inner.b, frame)
+
+
+def backward(
+    inner: Inner,
+    grad: Tensor,
+    operands: Operands,
+    frame: Frame,
+    statistics: Tensor,
+    is_fixed: bool,
+    wants_residual: bool,
+    wants_parameters: bool,
+    reduce: Reduce | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    x = operands.x
+    grad_x = torch.empty_like(x)
+    grad_residual = torch.empty_like(x) if wants_residual else None
+    tensors, constants = _tensors(operands), (index_of(inner.name), inner.a, inner.b, frame)
+    sums, totals = torch.ops.nnkernels.norm_sums(
+        grad, *tensors, statistics, grad_x, _given(grad_residual), is_fixed, *constants
+    )
+    if not is_fixed:
+        if reduce is not None:
+            reduce(totals)
+        torch.ops.nnkernels.norm_spread(grad, *tensors, statistics, totals, grad_x, *constants)
+    return grad_x, grad_residual, sums.view(2, frame.batch, -1).sum(1) if frame.batch > 1 else sums
+
+
+def _tensors(operands: Operands) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, residual, weight, bias = operands
+    return x, _given(residual), _wide(weight, x), _wide(bias, x)

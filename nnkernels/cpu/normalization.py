@@ -1,0 +1,63 @@
+"""Layer and rms norm with residual and activation in one pass each way, in C++."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..fusing import Inner
+from ..native import index_of
+from ..registry import IDENTITY
+
+_NOTHING = torch.empty(0)
+_OPS: Any = torch.ops.nnkernels
+
+
+def norm_act(
+    inner: Inner,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.normalization.norm_act`."""
+    return _OPS.norm_forward(x, *_operands(x, residual, weight, bias), *_formula(inner), eps, centred)
+
+
+def norm_act_backward(
+    inner: Inner,
+    grad: Tensor,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    wants_residual: bool,
+    wants_parameters: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """As `reference.normalization.norm_act_backward`."""
+    operands = _operands(x, residual, weight, bias)
+    grad_x, for_residual, for_weight, for_bias = _OPS.norm_backward(
+        grad, x, *operands, statistics, *_formula(inner), wants_residual, wants_parameters
+    )
+    return (
+        grad_x,
+        for_residual if wants_residual and inner.name != IDENTITY.name else None,
+        for_weight.sum(0).to(weight.dtype) if wants_parameters and weight is not None else None,
+        for_bias.sum(0).to(bias.dtype) if wants_parameters and bias is not None else None,
+    )
+
+
+def _operands(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> list[Tensor]:
+    """What is given, the parameters in the computing type."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    found = [_NOTHING if one is None else one if one.dtype == wide else one.to(wide) for one in parameters]
+    return [_NOTHING if residual is None else residual, *found]
+
+
+def _formula(inner: Inner) -> tuple[int | None, bool, float, float]:
+    return index_of(inner.name), inner.name == IDENTITY.name, inner.a, inner.b

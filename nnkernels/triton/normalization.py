@@ -1,0 +1,144 @@
+"""Layer and rms norm with residual and activation on GPUs: tiles and programs for `normalization_kernels`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from triton.runtime import driver
+
+from ..fusing import Inner
+from ..reference.normalization import statistics_dtype
+from ..registry import IDENTITY, elementwise
+from . import normalization_kernels as kernels
+from .activations import FORMULAS
+from .backend import _guard, _interpreted
+
+_MOST_COLUMNS = 16384  # of a row in registers
+_MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
+_TILE = 2048  # elements of several short rows
+_LONG_TILE = 8192  # elements of a longer row that are in flight
+_PARTIALS_TILE = (64, 16)
+
+
+class Walk(NamedTuple):
+    """How `backward` goes over a matrix: tiles of so many rows and columns, and programs on each multiprocessor."""
+
+    block_rows: int
+    block_cols: int
+    num_warps: int
+    each: int
+    stages: int
+
+
+def norm_act(
+    inner: Inner,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.normalization.norm_act`."""
+    rows, cols = x.shape
+    y = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
+    statistics = torch.empty(1 + centred, rows, dtype=statistics_dtype(x), device=x.device)
+    given = (x, residual, weight, bias, y, statistics, inner.a, inner.b, eps, rows, cols, x.stride(0))
+    constants = (0 if residual is None else residual.stride(0), FORMULAS[inner.name].value, centred)
+    with _guard(x.device):
+        if cols > _MOST_COLUMNS:
+            kernels.forward_long[(rows,)](*given, *constants, _LONG_TILE, num_warps=8)
+        else:
+            block_rows, block_cols, num_warps = _rows(cols)
+            kernels.forward_rows[(-(-rows // block_rows),)](
+                *given, *constants, block_cols == cols, block_rows, block_cols, num_warps=num_warps
+            )
+    return y, statistics
+
+
+def norm_act_backward(
+    inner: Inner,
+    grad: Tensor,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    wants_residual: bool,
+    wants_parameters: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """As `reference.normalization.norm_act_backward`."""
+    rows, cols = x.shape
+    identity = inner.name == IDENTITY.name
+    centred = len(statistics) == 2
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    walk = _walk(cols, x, 2 + (residual is not None), identity)
+    programs = min(walk.each * _multiprocessors(x.device), -(-rows // walk.block_rows))
+    tiles = -(-cols // walk.block_cols)
+    parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
+    sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
+    grad_x = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
+    grad_residual = torch.empty_like(grad_x) if wants_residual and not identity else None
+    partials = [
+        None if parameter is None else torch.empty(programs, cols, dtype=wide, device=x.device)
+        for parameter in parameters
+    ]
+    found = [None if parameter is None else torch.empty_like(parameter) for parameter in parameters]
+    given = (grad, x, residual, weight, bias, statistics, sums)
+    places = (inner.a, inner.b, rows, cols, grad.stride(0), x.stride(0), 0 if residual is None else residual.stride(0))
+    formula = (None if identity else FORMULAS[inner.name].d1, elementwise(inner.name).masks, centred)
+    with _guard(x.device):
+        if sums is not None:
+            kernels.sums_long[(rows,)](*given, *places, *formula, _LONG_TILE, num_warps=8)
+        kernels.backward[(programs, tiles)](
+            *given, grad_x, grad_residual, *partials, *places, *formula, cols == tiles * walk.block_cols, walk.stages,
+            walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
+        )  # fmt: skip
+        wanted = sum(parameter is not None for parameter in parameters)
+        if wanted:
+            block, block_cols = _PARTIALS_TILE
+            grid = (-(-cols // block_cols), wanted)
+            kernels.add_partials[grid](*partials, *found, programs, cols, block, block_cols, num_warps=4)
+    return grad_x, grad_residual, found[0], found[1]
+
+
+def _rows(cols: int) -> tuple[int, int, int]:
+    """Rows and columns of a tile, and its warps: 32 elements for each thread."""
+    block_cols = _power_of_two(cols)
+    block_rows = max(1, _TILE // block_cols)
+    return block_rows, block_cols, max(1, block_rows * block_cols // 1024)
+
+
+def _walk(cols: int, x: Tensor, operands: int, identity: bool) -> Walk:
+    """Deep prefetching keeps the memory busy, as H100s showed: of a few warps, or where they compute more, of twice as
+    many. What is prefetched lies in shared memory, of which other GPUs have less."""
+    block_cols = min(_power_of_two(cols), _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1))
+    block_rows = max(1, _TILE // block_cols)
+    each, num_warps, stages = (2, 4, 4) if identity else (4, 4, 3)
+    if block_cols > 2048:
+        each, num_warps, stages = (1, 16, 4) if identity or block_cols > 4096 else (2, 8, 3)
+    stage = operands * block_rows * block_cols * x.element_size()
+    room = _shared_memory(x.device) * 7 // 8 // each
+    return Walk(block_rows, block_cols, num_warps, each, max(1, min(stages, 1 + room // stage)))
+
+
+def _power_of_two(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return 2 if _interpreted() else driver.active.utils.get_device_properties(_index(device))["multiprocessor_count"]
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes for one program at most."""
+    return 2**17 if _interpreted() else driver.active.utils.get_device_properties(_index(device))["max_shared_mem"]
+
+
+def _index(device: torch.device) -> int:
+    return torch.accelerator.current_device_index() if device.index is None else device.index
