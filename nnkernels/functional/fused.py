@@ -45,7 +45,8 @@ def bias_act(
         RuntimeError: the backend chosen by name cannot serve the input.
 
     Backward keeps the input, the bias and the seed of the random numbers, which it draws again; it adds up the bias's
-    gradient in the same pass, in float32 (float64 for float64), in an order that does not depend on the machine.
+    gradient in the same pass, in float32 (float64 for float64), always in the same order: on a CPU for any number of
+    threads, on GPUs of one model.
 
     Source: Srivastava et al. 2014 for dropout; the fused form is that of Megatron-LM (Shoeybi et al. 2019).
 
