@@ -128,6 +128,7 @@ void backward_units(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
     S* grad_x = static_cast<S*>(job.grad_x) + at;
     const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
     if (job.inner == 1) {
+      if (unit + 1 < end) prefetch(grad + job.grad_stride, job.n), prefetch(y + job.n, job.n);
       backward_row<M, log>(job, grad, y, grad_x, count);
     } else {
       backward_strip<M, log>(job, grad, y, grad_x, count, width);

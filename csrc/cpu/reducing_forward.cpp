@@ -1,7 +1,7 @@
 // softmax forward: a row's maximum, its exponentials and their sum, and the results, while the row is in the cache.
-#include "reducing_rows.h"
-
 #include <new>
+
+#include "reducing_logits.h"
 
 namespace nnk::NNK_ISA {
 namespace {
@@ -45,8 +45,8 @@ NNK_HD Pair<T> exponent(T z, T lo, Pair<T> m, T factor) {
   }
 }
 
-// unit e^(factor (z + lo - m)) in a row with the maximum m, whose own is exactly `unit`. z - m would be rounded, and its
-// error magnified; so z and m each lose a whole multiple of log(2), and what is left of them, about 1 at most, is
+// unit e^(factor (z + lo - m)) in a row with the maximum m, whose own is exactly `unit`. z - m would be rounded, and
+// its error magnified; so z and m each lose a whole multiple of log(2), and what is left of them, about 1 at most, is
 // subtracted. Where |m| is beyond the exponential's reach, z - m is exact wherever the result is not 0 (Sterbenz).
 template <class M, Form form>
 struct Exponentials {
@@ -143,67 +143,6 @@ Pair<T> maximum(const T* z, const T* lo, int64_t count) {
 template <class T>
 NNK_HD bool reaches(T z, T lo, Pair<T> m) {
   return (z == m.hi) & (lo == m.lo);
-}
-
-// The scale's sign goes to the input, so that the maximum is always wanted.
-template <class T>
-void negate(T* z, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) z[i] = -z[i];
-}
-
-template <class T>
-void drop(const uint8_t* keep, int64_t stride, T* z, int64_t count) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) z[i] = keep[i] ? z[i] : -Range<T>::infinity;
-  } else {
-    for (int64_t i = 0; i < count; ++i) z[i] = keep[i * stride] ? z[i] : -Range<T>::infinity;
-  }
-}
-
-// scale z + mask in two parts; where it is so large that its error is no small number, in one.
-template <class T>
-NNK_HD void add_one(T scale, T mask, T* z, T* lo) {
-  const T product = scale * *z, sum = product + mask, back = sum - product;
-  const T error = (product - (sum - back)) + (mask - back) + product_error(scale, *z, product);
-  *z = sum;
-  *lo = magnitude(sum) < Range<T>::exact_below ? error : T(0);
-}
-
-template <class T>
-void add(const T* mask, int64_t stride, T scale, T* z, T* lo, int64_t count) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) add_one(scale, mask[i], z + i, lo + i);
-  } else {
-    for (int64_t i = 0; i < count; ++i) add_one(scale, mask[i * stride], z + i, lo + i);
-  }
-}
-
-int64_t mask_offset(const Mask& mask, int64_t outer) {
-  int64_t offset = 0;
-  for (int digit = kMaskDigits - 1; digit >= 0; --digit) {
-    offset += outer % mask.sizes[digit] * mask.strides[digit];
-    outer /= mask.sizes[digit];
-  }
-  return offset;
-}
-
-// `count` logits from `x`: x itself where nothing is to be done, else written to z, and their errors to lo.
-template <class S, class T>
-const T* logits(const SoftmaxJob& job, const S* x, int64_t mask_at, int64_t mask_stride, T* z, T* lo, int64_t count) {
-  const bool negative = job.scale < 0, adds = job.mask.kind == MaskKind::add;
-  if constexpr (std::is_same_v<S, T>) {
-    if (!negative && job.mask.kind == MaskKind::none) return x;
-  }
-  widen(x, z, count);
-  if (adds) {
-    add(static_cast<const T*>(job.mask.data) + mask_at, mask_stride, T(job.scale), z, lo, count);
-    return z;
-  }
-  if (negative) negate(z, count);
-  if (job.mask.kind == MaskKind::keep) {
-    drop(static_cast<const uint8_t*>(job.mask.data) + mask_at, mask_stride, z, count);
-  }
-  return z;
 }
 
 template <class T>
@@ -394,6 +333,7 @@ void units(const SoftmaxJob& job, int64_t begin, int64_t end) {
         job.mask.kind == MaskKind::none ? 0 : mask_offset(job.mask, outer) + col * job.mask.inner_stride;
     const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
     if (job.inner == 1) {
+      if (unit + 1 < end) prefetch(x + job.x_stride, job.n);
       row<M, form, log>(job, x, y, mask_at, count, scratch.data, scratch.data + (form == Form::pairs ? length : 0));
     } else {
       strip<M, form, log>(job, x, y, mask_at, count, width);

@@ -37,12 +37,8 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
 
     Everything else is served by the reference's torch operations, which all of those understand.
     """
-    if torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level() or _is_watched():
-        return False
-    for tensor in tensors:  # a generator would cost as much as the rest
-        if tensor is not None and not _is_plain(tensor):
-            return False
-    return True
+    elsewhere = torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level()
+    return not elsewhere and not _is_watched() and all(tensor is None or _is_plain(tensor) for tensor in tensors)
 
 
 def compiles_kernels(*tensors: Tensor | None) -> bool:
