@@ -80,11 +80,13 @@ def over_sum(x, a, b, FAST: tl.constexpr):
     the quotient; taken once more, it is the error that is left.
     """
     d = a + b
-    r = 1.0 / d
-    q = x * r
     if FAST:
+        root = tl.rsqrt(d)
+        q = x * root * root
         return q, tl.zeros_like(q)
     else:
+        r = 1.0 / d
+        q = x * r
         x += tl.zeros_like(q)
         lost = tl.minimum(a, b) - (d - tl.maximum(a, b))
         q = tl.fma(r, tl.fma(-lost, q, tl.fma(-d, q, x)), q)

@@ -1,49 +1,84 @@
-"""softmax and its kin on GPUs: layouts and tiles for `reducing_kernels`."""
+"""Launches the kernels of softmax and its kin: plans layouts, chooses tiles and warps."""
 
 from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..broadcast import mask_layout, queries, split
-from . import reducing_kernels as kernels
+from ..layout import plan
+from . import reducing_backward, reducing_kernels
 from .backend import _guard
 
-_MOST_COLUMNS = 16384  # of a row in registers
-_TILE = 2048  # elements of several short rows, or of a tile of columns
-_LONG_TILE = 8192  # elements of a row too long for registers that are in flight
+# The bytes that a thread holds of an input: four 16-byte loads, in backward two of each of its two inputs.
+_FORWARD_BYTES, _BACKWARD_BYTES = 64, 32
+_MAX_WARPS = 32
+_ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
+_TILE_BYTES = 8192  # of several short rows, or of columns, in one program
+_CHUNK_BYTES = 16384
+_PARTS = 1024
+_LINE_BYTES = 128
+_NONE, _KEEP, _ADD = range(3)
+
+
+class _Tile(NamedTuple):
+    outer: int
+    inner: int
+    num_warps: int
 
 
 def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax`."""
+    """As `reference.reducing.softmax`; a narrower input is widened in the kernel."""
     shape = x.shape
-    outer, n, inner = split(shape, dim)
-    x = x.to(dtype).contiguous()
-    y = torch.empty_like(x)
+    y = torch.empty(shape, dtype=dtype, device=x.device)
     if y.numel() == 0:
         return y
-    kind, digits, strides, dim_stride, inner_stride = 0, (1, 1, 1), (0, 0, 0), 0, 0
-    given = x
-    if mask is not None:
-        kind = 1 if mask.dtype == torch.bool else 2
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        given, digits, strides, dim_stride, inner_stride = mask_layout(mask if kind == 1 else mask.to(wide), shape, dim)
-        given = given.view(torch.uint8) if kind == 1 else given
-    constants = (log, kind, causal, kind != 2 and abs(scale) != 1, scale < 0)
-    places = (max(1, queries(shape, dim, causal)), digits[1], digits[2], *strides, dim_stride)
+    if torch.promote_types(x.dtype, dtype) != dtype:
+        x = x.to(dtype)
+    outer, n, inner = sizes = split(shape, dim)
+    x, stride = _rows(x, y, sizes)
+    kind, layout = _NONE, (1, 1, 0, 0, 0, 0, 0)
+    if mask is None:
+        mask = x
+    else:
+        kind = _KEEP if mask.dtype == torch.bool else _ADD
+        mask, digits, strides, *rest = mask_layout(mask, shape, dim)
+        mask = mask.view(torch.uint8) if kind == _KEEP else mask
+        layout = (*digits[1:], *strides, *rest)
+    *along, inner_stride = layout
+    flags = {
+        "LOG": log,
+        "MASK": kind,
+        "CAUSAL": causal,
+        "SCALED": abs(scale) != 1,
+        "NEGATIVE": scale < 0 and kind != _ADD,
+    }
+    given = (float(scale), max(1, queries(shape, dim, causal)), *along)
+    kernels = reducing_kernels
     with _guard(x.device):
-        if inner == 1 and n <= _MOST_COLUMNS:
-            rows, cols, num_warps = _rows(n)
-            kernels.softmax_rows[(-(-outer // rows),)](
-                x, y, given, outer, n, n, scale, *places, *constants, n == cols, rows, cols, num_warps=num_warps
-            )
+        if inner > 1:
+            tile, once = _columns(n, inner, y, _FORWARD_BYTES)
+            kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
+                x, y, mask, n, inner, stride, *given, inner_stride, **flags, ONCE=once, BLOCK_N=tile.outer,
+                BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
+            )  # fmt: skip
+        elif n > _longest(y):
+            grid, block, partial, done, counts = _chunks(outer, n, y, 4, 1)
+            kernels.softmax_long[grid](
+                x, y, mask, partial, done, *counts, n, stride, *given, **flags, FULL=n % block == 0, BLOCK=block,
+                PARTS=min(_PARTS, _power(counts[1])), num_warps=_warps(block, y, _FORWARD_BYTES),
+                enable_fp_fusion=False,
+            )  # fmt: skip
         else:
-            block_n, block_inner, num_warps = _columns(n, inner)
-            kernels.softmax_columns[(outer * -(-inner // block_inner),)](
-                x, y, given, n, inner, n * inner, scale, *places, inner_stride, *constants, block_n >= n,
-                block_n, block_inner, num_warps=num_warps,
+            tile = _short(outer, n, y, _FORWARD_BYTES)
+            kernels.softmax_rows[(-(-outer // tile.outer),)](
+                x, y, mask, outer, n, stride, *given, **flags, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
+                BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
     return y
 
@@ -51,34 +86,104 @@ def softmax(
 def softmax_backward(
     grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax_backward`."""
-    outer, n, inner = split(y.shape, dim)
-    grad, y = grad.contiguous(), y.contiguous()
-    grad_x = torch.empty_like(y)
+    """As `reference.reducing.softmax_backward`; a narrower gradient is rounded in the kernel."""
+    shape = y.shape
+    grad_x = torch.empty(shape, dtype=dtype, device=y.device)
     if y.numel() == 0:
-        return grad_x.to(dtype)
+        return grad_x
+    outer, n, inner = sizes = split(shape, dim)
+    y = y.contiguous()
+    grad, stride = _rows(grad, y, sizes)
+    flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
+    given = (float(scale), max(1, queries(shape, dim, causal)))
+    kernels = reducing_backward
     with _guard(y.device):
-        if inner == 1 and n <= _MOST_COLUMNS:
-            rows, cols, num_warps = _rows(n)
-            kernels.backward_rows[(-(-outer // rows),)](
-                grad, y, grad_x, outer, n, scale, log, masked, n == cols, rows, cols, num_warps=num_warps
-            )
+        if inner > 1:
+            tile, once = _columns(n, inner, y, _BACKWARD_BYTES)
+            kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
+                grad, y, grad_x, n, inner, stride, *given, **flags, ONCE=once, BLOCK_N=tile.outer,
+                BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
+            )  # fmt: skip
+        elif n > _longest(y):
+            grid, block, partial, done, counts = _chunks(outer, n, y, 1, 2)
+            kernels.softmax_long[grid](
+                grad, y, grad_x, partial, done, *counts, n, stride, *given, **flags, FULL=n % block == 0, BLOCK=block,
+                PARTS=min(_PARTS, _power(counts[1])), num_warps=_warps(block, y, _BACKWARD_BYTES),
+                enable_fp_fusion=False,
+            )  # fmt: skip
         else:
-            block_n, block_inner, num_warps = _columns(n, inner)
-            kernels.backward_columns[(outer * -(-inner // block_inner),)](
-                grad, y, grad_x, n, inner, scale, log, masked, block_n, block_inner, num_warps=num_warps
-            )
-    return grad_x.to(dtype)
+            tile = _short(outer, n, y, _BACKWARD_BYTES)
+            kernels.softmax_rows[(-(-outer // tile.outer),)](
+                grad, y, grad_x, outer, n, stride, *given, **flags, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
+                BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
+            )  # fmt: skip
+    return grad_x
 
 
-def _rows(n: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and its warps: 16 to 32 elements for each thread."""
-    cols = max(16, 1 << (n - 1).bit_length())
-    return max(1, _TILE // cols), cols, max(4, cols // 1024)
+def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:
+    """`x`, copied unless it lies as rows of `out` do, and the distance between its outer indices."""
+    outer, n, inner = sizes
+    if x.is_contiguous():
+        return x, n * inner
+    geometry = plan(x, out)
+    if geometry is not None and geometry.rows == outer and geometry.cols == n * inner:
+        return x, geometry.strides[0]
+    return x.contiguous(), n * inner
 
 
-def _columns(n: int, inner: int) -> tuple[int, int, int]:
-    if inner == 1:
-        return _LONG_TILE, 1, 8
-    block_inner = min(128, max(8, 1 << (inner - 1).bit_length()))
-    return max(1, min(_TILE // block_inner, 1 << (n - 1).bit_length())), block_inner, 4
+def _longest(y: Tensor) -> int:
+    return min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
+
+
+def _power(size: int) -> int:
+    """The least power of two that holds `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def _warps(elements: int, y: Tensor, thread_bytes: int) -> int:
+    return max(1, min(_MAX_WARPS, elements * y.element_size() // thread_bytes // 32))
+
+
+def _short(rows: int, n: int, y: Tensor, thread_bytes: int) -> _Tile:
+    """As many rows of one block as fill a tile."""
+    cols = _power(n)
+    block_rows = max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
+    return _Tile(block_rows, cols, _warps(block_rows * cols, y, thread_bytes))
+
+
+def _columns(n: int, inner: int, y: Tensor, thread_bytes: int) -> tuple[_Tile, bool]:
+    """A tile of (n, inner) with all of n, as long as that leaves whole cache lines along inner; else a part of n."""
+    line = min(_power(inner), _LINE_BYTES // y.element_size())
+    least = max(1, line // 4)
+    once = _power(n) * least <= _longest(y)
+    elements = _TILE_BYTES // y.element_size()
+    if once:
+        width = min(line, _longest(y) // _power(n))
+        width = max(width, min(_power(inner), elements // _power(n)))
+        tile = _power(n), width
+    else:
+        tile = max(1, 2 * elements // line), line
+    return _Tile(*tile, _warps(tile[0] * tile[1], y, thread_bytes)), once
+
+
+def _chunks(
+    rows: int, n: int, y: Tensor, kept: int, inputs: int
+) -> tuple[tuple[int], int, Tensor, Tensor, tuple[int, int, int]]:
+    """For rows longer than a tile: the grid, the chunk, memory for sums and counts, and (chunks, chunks of a row, lag)."""
+    block = _CHUNK_BYTES // y.element_size()
+    splits = -(-n // block)
+    chunks = rows * splits
+    # What lies between a chunk's two readings fills a third of the cache.
+    lag = min(chunks, splits + _cache_bytes(y.device) // 3 // (inputs * _CHUNK_BYTES))
+    partial = torch.empty(
+        kept * chunks, dtype=torch.float64 if y.dtype == torch.float64 else torch.float32, device=y.device
+    )
+    done = torch.zeros(rows, dtype=torch.int32, device=y.device)
+    return (2 * (chunks + lag),), block, partial, done, (chunks, splits, lag)
+
+
+@cache
+def _cache_bytes(device: torch.device) -> int:
+    """Of the device's L2 cache."""
+    properties: Any = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return getattr(properties, "L2_cache_size", 0) or 2**23

@@ -1,0 +1,176 @@
+"""The gradients of softmax and log_softmax from their outputs; the kernels divide the work as the forward ones do."""
+
+import triton
+import triton.language as tl
+
+from .reducing_tiles import VECTOR, both, compute_type, exponential, is_fast, load, store, within
+
+_INF = tl.constexpr(float("inf"))
+
+
+@triton.jit
+def _operands(
+    grad_ptrs, y_ptrs, inside, position, query, LOG: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr, EVICT: tl.constexpr,
+):  # fmt: skip
+    """A tile of gradients and outputs. Those that a mask removed are 0 (-inf), and so is what came from above for them."""
+    if CAUSAL:
+        inside = both(inside, position // VECTOR <= query // VECTOR)
+    grad = load(grad_ptrs, inside, 0.0, COMPUTE, EVICT)
+    y = load(y_ptrs, inside, -_INF if LOG else 0.0, COMPUTE, EVICT)
+    if CAUSAL:
+        grad = tl.where(position <= query, grad, 0.0)
+    if LOG and MASKED:
+        grad = tl.where(y == -_INF, 0.0, grad)
+    return grad, y
+
+
+@triton.jit
+def _total(grad, y, AXIS: tl.constexpr, LOG: tl.constexpr):
+    return tl.sum(grad if LOG else grad * y, AXIS, keep_dims=True)
+
+
+@triton.jit
+def _gradient(grad, y, total, scale, LOG: tl.constexpr, FAST: tl.constexpr):
+    if LOG:
+        return scale * (grad - exponential(y, None, 0.0, FAST) * total)
+    else:
+        return scale * y * (grad - total)
+
+
+@triton.jit
+def softmax_rows(
+    grad_ptr,
+    y_ptr,
+    grad_x_ptr,
+    rows,
+    n,
+    grad_stride,
+    scale: tl.float64,
+    queries,
+    LOG: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    FULL: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    FAST: tl.constexpr = is_fast(y_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
+    col = tl.arange(0, BLOCK_COLS)[None, :]
+    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
+    query = (row % queries).to(tl.int32) if CAUSAL else row
+    at = row * n + col
+    grad, y = _operands(
+        grad_ptr + row * grad_stride + col, y_ptr + at, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, ""
+    )
+    total = _total(grad, y, 1, LOG)
+    store(grad_x_ptr + at, _gradient(grad, y, total, tl.full((), scale, COMPUTE), LOG, FAST), inside)
+
+
+@triton.jit
+def softmax_long(
+    grad_ptr,
+    y_ptr,
+    grad_x_ptr,
+    partial_ptr,
+    done_ptr,
+    chunks,
+    splits,
+    lag,
+    n,
+    grad_stride,
+    scale: tl.float64,
+    queries,
+    LOG: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    FULL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    FAST: tl.constexpr = is_fast(y_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
+    slot = tl.program_id(0) // 2
+    writes = tl.program_id(0) % 2 == 1
+    chunk = tl.where(writes, slot - lag, slot)
+    if (chunk >= 0) & (chunk < chunks):
+        row = (chunk // splits).to(tl.int64)
+        col = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
+        inside = None if FULL else col < n
+        query = (row % queries).to(tl.int32) if CAUSAL else row
+        grad_ptrs = grad_ptr + row * grad_stride + col
+        at = row * n + col
+        if writes:
+            # Read before waiting, which needs nothing of it.
+            grad, y = _operands(grad_ptrs, y_ptr + at, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, "evict_first")
+            done = tl.atomic_add(done_ptr + row, 0, sem="acquire")
+            while done < splits:
+                done = tl.atomic_add(done_ptr + row, 0, sem="acquire")
+            tl.debug_barrier()
+            total = tl.zeros([1, 1], COMPUTE)
+            for start in range(0, splits, PARTS):
+                part = start + tl.arange(0, PARTS)[None, :]
+                parts = tl.load(partial_ptr + row * splits + part, mask=part < splits, other=0.0, volatile=True)
+                total += tl.sum(parts, 1, keep_dims=True)
+            store(grad_x_ptr + at, _gradient(grad, y, total, tl.full((), scale, COMPUTE), LOG, FAST), inside)
+        else:
+            grad, y = _operands(grad_ptrs, y_ptr + at, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, "evict_last")
+            tl.store(partial_ptr + chunk + tl.zeros([1, 1], tl.int32), _total(grad, y, 1, LOG))
+            tl.debug_barrier()
+            tl.atomic_add(done_ptr + row, 1, sem="release")
+
+
+@triton.jit
+def softmax_columns(
+    grad_ptr,
+    y_ptr,
+    grad_x_ptr,
+    n,
+    inner,
+    grad_stride,
+    scale: tl.float64,
+    queries,
+    LOG: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    ONCE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_INNER: tl.constexpr,
+):
+    FAST: tl.constexpr = is_fast(y_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
+    across = tl.cdiv(inner, BLOCK_INNER)
+    outer = (tl.program_id(0) // across).to(tl.int64)
+    col = tl.program_id(0) % across * BLOCK_INNER + tl.arange(0, BLOCK_INNER)[None, :]
+    position = tl.arange(0, BLOCK_N)[:, None]
+    query = (outer % queries).to(tl.int32) if CAUSAL else outer
+    grad_at = grad_ptr + outer * grad_stride + col
+    at = outer * n * inner + col
+    scale = tl.full((), scale, COMPUTE)
+    if ONCE:
+        inside = (position < n) & (col < inner)
+        offset = position.to(tl.int64) * inner
+        grad, y = _operands(
+            grad_at + offset, y_ptr + at + offset, inside, position, query, LOG, CAUSAL, MASKED, COMPUTE, ""
+        )
+        store(grad_x_ptr + at + offset, _gradient(grad, y, _total(grad, y, 0, LOG), scale, LOG, FAST), inside)
+    else:
+        total = tl.zeros([1, BLOCK_INNER], COMPUTE)
+        for start in range(0, n, BLOCK_N):
+            here = start + position
+            inside = (here < n) & (col < inner)
+            offset = here.to(tl.int64) * inner
+            grad, y = _operands(
+                grad_at + offset, y_ptr + at + offset, inside, here, query, LOG, CAUSAL, MASKED, COMPUTE, ""
+            )
+            total += _total(grad, y, 0, LOG)
+        for start in range(0, n, BLOCK_N):
+            here = start + position
+            inside = (here < n) & (col < inner)
+            offset = here.to(tl.int64) * inner
+            grad, y = _operands(
+                grad_at + offset, y_ptr + at + offset, inside, here, query, LOG, CAUSAL, MASKED, COMPUTE, ""
+            )
+            store(grad_x_ptr + at + offset, _gradient(grad, y, total, scale, LOG, FAST), inside)
