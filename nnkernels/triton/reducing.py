@@ -20,6 +20,8 @@ _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
 _CHUNK_BYTES = 16384
 _PARTS = 1024
+TICKET = False
+EVICT = ("evict_last", "evict_first")
 _LINE_BYTES = 128
 _NONE, _KEEP, _ADD = range(3)
 
@@ -71,7 +73,8 @@ def softmax(
             grid, block, partial, done, counts = _chunks(outer, n, y, 4, 1)
             kernels.softmax_long[grid](
                 x, y, mask, partial, done, *counts, n, stride, *given, **flags, FULL=n % block == 0, BLOCK=block,
-                PARTS=min(_PARTS, _power(counts[1])), num_warps=_warps(block, y, _FORWARD_BYTES),
+                PARTS=min(_PARTS, _power(counts[1])), TICKET=TICKET,
+                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block, y, _FORWARD_BYTES),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
@@ -108,7 +111,8 @@ def softmax_backward(
             grid, block, partial, done, counts = _chunks(outer, n, y, 1, 2)
             kernels.softmax_long[grid](
                 grad, y, grad_x, partial, done, *counts, n, stride, *given, **flags, FULL=n % block == 0, BLOCK=block,
-                PARTS=min(_PARTS, _power(counts[1])), num_warps=_warps(block, y, _BACKWARD_BYTES),
+                PARTS=min(_PARTS, _power(counts[1])), TICKET=TICKET,
+                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block, y, _BACKWARD_BYTES),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
@@ -178,8 +182,8 @@ def _chunks(
     partial = torch.empty(
         kept * chunks, dtype=torch.float64 if y.dtype == torch.float64 else torch.float32, device=y.device
     )
-    done = torch.zeros(rows, dtype=torch.int32, device=y.device)
-    return (2 * (chunks + lag),), block, partial, done, (chunks, splits, lag)
+    done = torch.zeros(rows + 1, dtype=torch.int32, device=y.device)
+    return (chunks + lag,), block, partial, done, (chunks, splits, lag)
 
 
 @cache

@@ -3,21 +3,22 @@
 import triton
 import triton.language as tl
 
-from .reducing_tiles import VECTOR, both, compute_type, exponential, is_fast, load, store, within
+from .reducing_tiles import compute_type, exponential, is_fast, load, store, wanted, within
 
 _INF = tl.constexpr(float("inf"))
 
 
 @triton.jit
+def _load(grad_ptrs, y_ptrs, there, LOG: tl.constexpr, EVICT: tl.constexpr):
+    return load(grad_ptrs, there, 0.0, EVICT), load(y_ptrs, there, -_INF if LOG else 0.0, EVICT)
+
+
+@triton.jit
 def _operands(
-    grad_ptrs, y_ptrs, inside, position, query, LOG: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    COMPUTE: tl.constexpr, EVICT: tl.constexpr,
-):  # fmt: skip
-    """A tile of gradients and outputs. Those that a mask removed are 0 (-inf), and so is what came from above for them."""
-    if CAUSAL:
-        inside = both(inside, position // VECTOR <= query // VECTOR)
-    grad = load(grad_ptrs, inside, 0.0, COMPUTE, EVICT)
-    y = load(y_ptrs, inside, -_INF if LOG else 0.0, COMPUTE, EVICT)
+    grad, y, position, query, LOG: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, COMPUTE: tl.constexpr
+):
+    """A loaded tile of gradients and outputs. What a mask removed has an output of 0 (-inf), and no gradient."""
+    grad, y = grad.to(COMPUTE), y.to(COMPUTE)
     if CAUSAL:
         grad = tl.where(position <= query, grad, 0.0)
     if LOG and MASKED:
@@ -62,9 +63,9 @@ def softmax_rows(
     inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
     query = (row % queries).to(tl.int32) if CAUSAL else row
     at = row * n + col
-    grad, y = _operands(
-        grad_ptr + row * grad_stride + col, y_ptr + at, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, ""
-    )
+    there = wanted(inside, col, query, CAUSAL)
+    grad, y = _load(grad_ptr + row * grad_stride + col, y_ptr + at, there, LOG, "")
+    grad, y = _operands(grad, y, col, query, LOG, CAUSAL, MASKED, COMPUTE)
     total = _total(grad, y, 1, LOG)
     store(grad_x_ptr + at, _gradient(grad, y, total, tl.full((), scale, COMPUTE), LOG, FAST), inside)
 
@@ -89,37 +90,44 @@ def softmax_long(
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
+    TICKET: tl.constexpr,
+    KEEP_IN: tl.constexpr,
+    LET_GO: tl.constexpr,
 ):
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
-    slot = tl.program_id(0) // 2
-    writes = tl.program_id(0) % 2 == 1
-    chunk = tl.where(writes, slot - lag, slot)
-    if (chunk >= 0) & (chunk < chunks):
-        row = (chunk // splits).to(tl.int64)
-        col = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
-        inside = None if FULL else col < n
-        query = (row % queries).to(tl.int32) if CAUSAL else row
-        grad_ptrs = grad_ptr + row * grad_stride + col
-        at = row * n + col
-        if writes:
-            # Read before waiting, which needs nothing of it.
-            grad, y = _operands(grad_ptrs, y_ptr + at, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, "evict_first")
-            done = tl.atomic_add(done_ptr + row, 0, sem="acquire")
-            while done < splits:
-                done = tl.atomic_add(done_ptr + row, 0, sem="acquire")
-            tl.debug_barrier()
-            total = tl.zeros([1, 1], COMPUTE)
-            for start in range(0, splits, PARTS):
-                part = start + tl.arange(0, PARTS)[None, :]
-                parts = tl.load(partial_ptr + row * splits + part, mask=part < splits, other=0.0, volatile=True)
-                total += tl.sum(parts, 1, keep_dims=True)
-            store(grad_x_ptr + at, _gradient(grad, y, total, tl.full((), scale, COMPUTE), LOG, FAST), inside)
-        else:
-            grad, y = _operands(grad_ptrs, y_ptr + at, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, "evict_last")
-            tl.store(partial_ptr + chunk + tl.zeros([1, 1], tl.int32), _total(grad, y, 1, LOG))
-            tl.debug_barrier()
-            tl.atomic_add(done_ptr + row, 1, sem="release")
+    if TICKET:
+        slot = tl.atomic_add(done_ptr + chunks // splits, 1, sem="relaxed")
+    else:
+        slot = tl.program_id(0)
+    chunk, chunk2 = tl.minimum(slot, chunks - 1), tl.maximum(slot - lag, 0)
+    row, row2 = (chunk // splits).to(tl.int64), (chunk2 // splits).to(tl.int64)
+    col = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
+    col2 = chunk2 % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
+    query = (row % queries).to(tl.int32) if CAUSAL else row
+    query2 = (row2 % queries).to(tl.int32) if CAUSAL else row2
+    inside, inside2 = within(row, row, col, n, True, FULL), within(row2, row2, col2, n, True, FULL)
+    there, there2 = wanted(inside, col, query, CAUSAL), wanted(inside2, col2, query2, CAUSAL)
+    grad, y = _load(grad_ptr + row * grad_stride + col, y_ptr + row * n + col, there, LOG, KEEP_IN)
+    grad2, y2 = _load(grad_ptr + row2 * grad_stride + col2, y_ptr + row2 * n + col2, there2, LOG, LET_GO)
+    if slot < chunks:
+        g, p = _operands(grad, y, col, query, LOG, CAUSAL, MASKED, COMPUTE)
+        tl.store(partial_ptr + slot + tl.zeros([1, 1], tl.int32), _total(g, p, 1, LOG))
+        tl.debug_barrier()
+        tl.atomic_add(done_ptr + row, 1, sem="release")
+    if slot >= lag:
+        done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
+        while done < splits:
+            done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
+        tl.debug_barrier()
+        total = tl.zeros([1, 1], COMPUTE)
+        for start in range(0, splits, PARTS):
+            part = start + tl.arange(0, PARTS)[None, :]
+            parts = tl.load(partial_ptr + row2 * splits + part, mask=part < splits, other=0.0, volatile=True)
+            total += tl.sum(parts, 1, keep_dims=True)
+        g, p = _operands(grad2, y2, col2, query2, LOG, CAUSAL, MASKED, COMPUTE)
+        found = _gradient(g, p, total, tl.full((), scale, COMPUTE), LOG, FAST)
+        store(grad_x_ptr + row2 * n + col2, found, inside2)
 
 
 @triton.jit
@@ -152,9 +160,9 @@ def softmax_columns(
     if ONCE:
         inside = (position < n) & (col < inner)
         offset = position.to(tl.int64) * inner
-        grad, y = _operands(
-            grad_at + offset, y_ptr + at + offset, inside, position, query, LOG, CAUSAL, MASKED, COMPUTE, ""
-        )
+        there = wanted(inside, position, query, CAUSAL)
+        grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG, "")
+        grad, y = _operands(grad, y, position, query, LOG, CAUSAL, MASKED, COMPUTE)
         store(grad_x_ptr + at + offset, _gradient(grad, y, _total(grad, y, 0, LOG), scale, LOG, FAST), inside)
     else:
         total = tl.zeros([1, BLOCK_INNER], COMPUTE)
@@ -162,15 +170,15 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             offset = here.to(tl.int64) * inner
-            grad, y = _operands(
-                grad_at + offset, y_ptr + at + offset, inside, here, query, LOG, CAUSAL, MASKED, COMPUTE, ""
-            )
+            there = wanted(inside, here, query, CAUSAL)
+            grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG, "")
+            grad, y = _operands(grad, y, here, query, LOG, CAUSAL, MASKED, COMPUTE)
             total += _total(grad, y, 0, LOG)
         for start in range(0, n, BLOCK_N):
             here = start + position
             inside = (here < n) & (col < inner)
             offset = here.to(tl.int64) * inner
-            grad, y = _operands(
-                grad_at + offset, y_ptr + at + offset, inside, here, query, LOG, CAUSAL, MASKED, COMPUTE, ""
-            )
+            there = wanted(inside, here, query, CAUSAL)
+            grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG, "")
+            grad, y = _operands(grad, y, here, query, LOG, CAUSAL, MASKED, COMPUTE)
             store(grad_x_ptr + at + offset, _gradient(grad, y, total, scale, LOG, FAST), inside)

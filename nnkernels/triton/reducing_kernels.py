@@ -19,6 +19,7 @@ from .reducing_tiles import (
     finite,
     is_fast,
     join,
+    load_logits,
     logits,
     mask_offset,
     maximum,
@@ -26,6 +27,7 @@ from .reducing_tiles import (
     result,
     store,
     sums,
+    wanted,
     within,
 )
 
@@ -63,14 +65,15 @@ def softmax_rows(
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
+    query = (row % queries).to(tl.int32) if CAUSAL else row
     inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
+    there = wanted(inside, col, query, CAUSAL)
     scale, factor = factor_of(scale, MASK, COMPUTE)
     mask_ptrs = mask_ptr
     if MASK != NONE:
         mask_ptrs = mask_ptr + mask_offset(row, size1, size2, stride0, stride1, stride2) + col * mask_stride
-    query = (row % queries).to(tl.int32) if CAUSAL else row
-    x_ptrs = x_ptr + row * x_stride + col
-    hi, lo = logits(x_ptrs, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, "")
+    x = load_logits(x_ptr + row * x_stride + col, there, NEGATIVE, "")
+    hi, lo = logits(x, mask_ptrs, there, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
     top, top_lo = maximum(hi, lo, 1, MASK)
     if MASKED:
         top, top_lo = finite(top, top_lo)
@@ -109,72 +112,91 @@ def softmax_long(
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
+    TICKET: tl.constexpr,
+    KEEP_IN: tl.constexpr,
+    LET_GO: tl.constexpr,
 ):
-    """Even programs sum up the chunks in turn, odd ones write them `lag` chunks later, which is at least a row: whom a
-    program waits for was started before it. FULL says that BLOCK divides n."""
+    """Program i sums up chunk i and writes chunk i - lag. Of the earlier rows, whose sums it waits for, every chunk is
+    summed up by a program that took its number before. FULL says that BLOCK divides n."""
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
     scale, factor = factor_of(scale, MASK, COMPUTE)
-    slot = tl.program_id(0) // 2
-    writes = tl.program_id(0) % 2 == 1
-    chunk = tl.where(writes, slot - lag, slot)
-    if (chunk >= 0) & (chunk < chunks):
-        row = (chunk // splits).to(tl.int64)
-        first = chunk % splits * BLOCK
-        col = first + tl.arange(0, BLOCK)[None, :]
-        inside = None if FULL else col < n
-        mask_ptrs = mask_ptr
-        if MASK != NONE:
-            at = mask_offset(row, size1, size2, stride0, stride1, stride2)
-            mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
-        query = (row % queries).to(tl.int32) if CAUSAL else row
-        x_ptrs = x_ptr + row * x_stride + col
-        one = tl.zeros([1, 1], tl.int32)
-        if writes:
-            # Read before waiting, which needs nothing of it.
-            hi, lo = logits(
-                x_ptrs, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, "evict_first"
+    if TICKET:
+        slot = tl.atomic_add(done_ptr + chunks // splits, 1, sem="relaxed")
+    else:
+        slot = tl.program_id(0)
+    # Both chunks are read before anything is waited for; where there is none, another one, for nothing.
+    _, col, query, inside, mask_ptrs = _place(
+        tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
+        MASK, CAUSAL, FULL, BLOCK,
+    )  # fmt: skip
+    row2, col2, query2, inside2, mask_ptrs2 = _place(
+        tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
+        MASK, CAUSAL, FULL, BLOCK,
+    )  # fmt: skip
+    row = (tl.minimum(slot, chunks - 1) // splits).to(tl.int64)
+    there = wanted(inside, col, query, CAUSAL)
+    there2 = wanted(inside2, col2, query2, CAUSAL)
+    x = load_logits(x_ptr + row * x_stride + col, there, NEGATIVE, KEEP_IN)
+    x2 = load_logits(x_ptr + row2 * x_stride + col2, there2, NEGATIVE, LET_GO)
+    if slot < chunks:
+        hi, lo = logits(x, mask_ptrs, there, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        top, top_lo = maximum(hi, lo, 1, MASK)
+        base, base_lo = finite(top, top_lo)
+        d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
+        total, tops = sums(exponential(d, d_lo, SHIFT, FAST), d, d_lo, 1, LOG, FAST)
+        parts = partial_ptr + slot + tl.zeros([1, 1], tl.int32)
+        tl.store(parts, top)
+        tl.store(parts + chunks, top_lo)
+        tl.store(parts + 2 * chunks, total)
+        tl.store(parts + 3 * chunks, tops)
+        tl.debug_barrier()
+        tl.atomic_add(done_ptr + row, 1, sem="release")
+    if slot >= lag:
+        done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
+        while done < splits:
+            done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
+        tl.debug_barrier()
+        top = tl.full([1, 1], -_INF, COMPUTE)
+        top_lo = tl.zeros([1, 1], COMPUTE)
+        total = tl.zeros([1, 1], COMPUTE)
+        tops = tl.zeros([1, 1], COMPUTE)
+        for start in range(0, splits, PARTS):
+            part = start + tl.arange(0, PARTS)[None, :]
+            # Volatile: the L1 cache may hold these lines as they were before other programs wrote them.
+            parts = partial_ptr + row2 * splits + part
+            exists = part < splits
+            top2 = tl.load(parts, mask=exists, other=-_INF, volatile=True)
+            top2_lo = tl.load(parts + chunks, mask=exists, other=0.0, volatile=True)
+            total2 = tl.load(parts + 2 * chunks, mask=exists, other=0.0, volatile=True)
+            tops2 = tl.load(parts + 3 * chunks, mask=exists, other=0.0, volatile=True)
+            top, top_lo, total, tops = join(
+                top, top_lo, total, tops, top2, top2_lo, total2, tops2, factor, 1, LOG, MASK, SCALED, FAST
             )
-            done = tl.atomic_add(done_ptr + row, 0, sem="acquire")
-            while done < splits:
-                done = tl.atomic_add(done_ptr + row, 0, sem="acquire")
-            tl.debug_barrier()
-            top = tl.full([1, 1], -_INF, COMPUTE)
-            top_lo = tl.zeros([1, 1], COMPUTE)
-            total = tl.zeros([1, 1], COMPUTE)
-            tops = tl.zeros([1, 1], COMPUTE)
-            for start in range(0, splits, PARTS):
-                part = start + tl.arange(0, PARTS)[None, :]
-                # Volatile: the L1 cache may hold these lines as they were before other programs wrote them.
-                parts = partial_ptr + row * splits + part
-                there = part < splits
-                top2 = tl.load(parts, mask=there, other=-_INF, volatile=True)
-                top2_lo = tl.load(parts + chunks, mask=there, other=0.0, volatile=True)
-                total2 = tl.load(parts + 2 * chunks, mask=there, other=0.0, volatile=True)
-                tops2 = tl.load(parts + 3 * chunks, mask=there, other=0.0, volatile=True)
-                top, top_lo, total, tops = join(
-                    top, top_lo, total, tops, top2, top2_lo, total2, tops2, factor, 1, LOG, MASK, SCALED, FAST
-                )
-            if MASKED:
-                top, top_lo = finite(top, top_lo)
-            d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
-            norm = norm_of(total, tops, LOG, MASKED, FAST)
-            y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
-            store(y_ptr + row * n + col, y, inside)
-        else:
-            hi, lo = logits(x_ptrs, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, "evict_last")
-            top, top_lo = maximum(hi, lo, 1, MASK)
-            base, base_lo = finite(top, top_lo)
-            d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
-            total, tops = sums(exponential(d, d_lo, SHIFT, FAST), d, d_lo, 1, LOG, FAST)
-            parts = partial_ptr + chunk + one
-            tl.store(parts, top)
-            tl.store(parts + chunks, top_lo)
-            tl.store(parts + 2 * chunks, total)
-            tl.store(parts + 3 * chunks, tops)
-            tl.debug_barrier()
-            tl.atomic_add(done_ptr + row, 1, sem="release")
+        if MASKED:
+            top, top_lo = finite(top, top_lo)
+        hi, lo = logits(x2, mask_ptrs2, there2, col2, query2, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
+        norm = norm_of(total, tops, LOG, MASKED, FAST)
+        y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
+        store(y_ptr + row2 * n + col2, y, inside2)
+
+
+@triton.jit
+def _place(
+    chunk, mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
+    CAUSAL: tl.constexpr, FULL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of a chunk: its row, columns, query, which of its elements exist, and where the mask lies."""
+    row = (chunk // splits).to(tl.int64)
+    col = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
+    mask_ptrs = mask_ptr
+    if MASK != NONE:
+        at = mask_offset(row, size1, size2, stride0, stride1, stride2)
+        mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
+    query = (row % queries).to(tl.int32) if CAUSAL else row
+    return row, col, query, within(row, row, col, n, True, FULL), mask_ptrs
 
 
 @triton.jit
@@ -222,8 +244,9 @@ def softmax_columns(
     if ONCE:
         inside = (position < n) & (col < inner)
         mask_ptrs = mask_at + position.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-        x_ptrs = x_at + position.to(tl.int64) * inner
-        hi, lo = logits(x_ptrs, mask_ptrs, inside, position, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, "")
+        there = wanted(inside, position, query, CAUSAL)
+        x = load_logits(x_at + position.to(tl.int64) * inner, there, NEGATIVE, "")
+        hi, lo = logits(x, mask_ptrs, there, position, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
         top, top_lo = maximum(hi, lo, 0, MASK)
         if MASKED:
             top, top_lo = finite(top, top_lo)
@@ -241,8 +264,9 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            x_ptrs = x_at + here.to(tl.int64) * inner
-            hi, lo = logits(x_ptrs, mask_ptrs, inside, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, "")
+            there = wanted(inside, here, query, CAUSAL)
+            x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE, "")
+            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
             top2, top2_lo = maximum(hi, lo, 0, MASK)
             base, base_lo = finite(top2, top2_lo)
             d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
@@ -257,8 +281,9 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            x_ptrs = x_at + here.to(tl.int64) * inner
-            hi, lo = logits(x_ptrs, mask_ptrs, inside, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, "")
+            there = wanted(inside, here, query, CAUSAL)
+            x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE, "")
+            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
             d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
             y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
             store(y_at + here.to(tl.int64) * inner, y, inside)

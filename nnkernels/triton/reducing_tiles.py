@@ -16,7 +16,7 @@ _LN2 = tl.constexpr((0.693145751953125, 1.428606765330187e-06))
 _LN2_DOUBLE = tl.constexpr((6.93147180369123816490e-01, 1.90821492927058770002e-10))
 SHIFT = tl.constexpr(16.0)
 _UNIT = tl.constexpr(65536.0)
-VECTOR = tl.constexpr(8)  # columns that a causal form loads or skips together
+_VECTOR = tl.constexpr(8)  # columns that a causal form loads or skips together
 
 
 @triton.constexpr_function
@@ -30,11 +30,11 @@ def compute_type(pointer_type):
 
 
 @triton.jit
-def load(pointers, inside, OTHER: tl.constexpr, COMPUTE: tl.constexpr, EVICT: tl.constexpr):
+def load(pointers, inside, OTHER: tl.constexpr, EVICT: tl.constexpr):
     if inside is None:
-        return tl.load(pointers, eviction_policy=EVICT).to(COMPUTE)
+        return tl.load(pointers, eviction_policy=EVICT)
     else:
-        return tl.load(pointers, mask=inside, other=OTHER, eviction_policy=EVICT).to(COMPUTE)
+        return tl.load(pointers, mask=inside, other=OTHER, eviction_policy=EVICT)
 
 
 @triton.jit
@@ -59,9 +59,12 @@ def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def both(inside, wanted):
-    """`inside` may be None."""
-    return wanted if inside is None else inside & wanted
+def wanted(inside, position, query, CAUSAL: tl.constexpr):
+    """What has to be loaded: what exists, less the vectors that a causal form masks whole."""
+    if CAUSAL:
+        below = position // _VECTOR <= query // _VECTOR
+        inside = below if inside is None else inside & below
+    return inside
 
 
 @triton.jit
@@ -71,30 +74,24 @@ def mask_offset(outer, size1, size2, stride0, stride1, stride2):
 
 
 @triton.jit
+def load_logits(pointers, inside, NEGATIVE: tl.constexpr, EVICT: tl.constexpr):
+    """The input of a tile as it is stored, and the least logit's where there is none."""
+    return load(pointers, inside, _INF if NEGATIVE else -_INF, EVICT)
+
+
+@triton.jit
 def logits(
-    x_ptrs,
-    mask_ptrs,
-    inside,
-    position,
-    query,
-    scale,
-    MASK: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    NEGATIVE: tl.constexpr,
+    x, mask_ptrs, inside, position, query, scale, MASK: tl.constexpr, CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr,
     COMPUTE: tl.constexpr,
-    EVICT: tl.constexpr,
-):
-    """The logits hi + lo of a tile, -inf outside; the scale is in them only where a mask is added."""
-    wanted = inside
-    if CAUSAL:
-        wanted = both(inside, position // VECTOR <= query // VECTOR)
-    x = load(x_ptrs, wanted, _INF if NEGATIVE else -_INF, COMPUTE, EVICT)
+):  # fmt: skip
+    """The logits hi + lo of a loaded tile, -inf outside; the scale is in them only where a mask is added."""
+    x = x.to(COMPUTE)
     hi = -x if NEGATIVE else x
     lo = hi
     if MASK == KEEP:
-        hi = tl.where(load(mask_ptrs, wanted, 0, tl.int32, "") != 0, hi, -_INF)
+        hi = tl.where(load(mask_ptrs, inside, 0, "") != 0, hi, -_INF)
     elif MASK == ADD:
-        bias = load(mask_ptrs, wanted, 0.0, COMPUTE, "")
+        bias = load(mask_ptrs, inside, 0.0, "").to(COMPUTE)
         factor = tl.full(x.shape, scale, COMPUTE)
         product = factor * x
         hi = product + bias
@@ -103,8 +100,8 @@ def logits(
         # Where the error is no small number, the logits have no digits to lose; nor may it be infinite or NaN.
         EXACT: tl.constexpr = 2.0**48 if COMPUTE == tl.float64 else 2.0**20
         lo = tl.where(tl.abs(hi) < EXACT, error, 0.0)
-        if wanted is not None:
-            hi = tl.where(wanted, hi, -_INF)
+        if inside is not None:
+            hi = tl.where(inside, hi, -_INF)
     if CAUSAL:
         hi = tl.where(position <= query, hi, -_INF)
     return hi, lo
