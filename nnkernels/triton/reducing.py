@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ _PARTS = 1024
 TICKET = False
 EVICT = ("evict_last", "evict_first")
 _LINE_BYTES = 128
+_ALIGN = 16
 _NONE, _KEEP, _ADD = range(3)
 
 
@@ -59,6 +61,7 @@ def softmax(
         "CAUSAL": causal,
         "SCALED": abs(scale) != 1,
         "NEGATIVE": scale < 0 and kind != _ADD,
+        "ALIGN": gcd(n if inner == 1 else inner, stride, _ALIGN),
     }
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
     kernels = reducing_kernels
@@ -98,6 +101,7 @@ def softmax_backward(
     y = y.contiguous()
     grad, stride = _rows(grad, y, sizes)
     flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
+    flags["ALIGN"] = gcd(n if inner == 1 else inner, stride, _ALIGN)
     given = (float(scale), max(1, queries(shape, dim, causal)))
     kernels = reducing_backward
     with _guard(y.device):

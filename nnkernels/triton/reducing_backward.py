@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .reducing_tiles import compute_type, exponential, is_fast, load, store, wanted, within
+from .reducing_tiles import aligned, compute_type, exponential, is_fast, load, store, wanted, within
 
 _INF = tl.constexpr(float("inf"))
 
@@ -52,12 +52,14 @@ def softmax_rows(
     LOG: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
+    ALIGN: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
+    n, grad_stride = aligned(n, ALIGN), aligned(grad_stride, ALIGN)
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
     inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
@@ -87,6 +89,7 @@ def softmax_long(
     LOG: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
+    ALIGN: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
@@ -96,6 +99,7 @@ def softmax_long(
 ):
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
+    n, grad_stride = aligned(n, ALIGN), aligned(grad_stride, ALIGN)
     if TICKET:
         slot = tl.atomic_add(done_ptr + chunks // splits, 1, sem="relaxed")
     else:
@@ -106,8 +110,10 @@ def softmax_long(
     col2 = chunk2 % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
     query = (row % queries).to(tl.int32) if CAUSAL else row
     query2 = (row2 % queries).to(tl.int32) if CAUSAL else row2
-    inside, inside2 = within(row, row, col, n, True, FULL), within(row2, row2, col2, n, True, FULL)
-    there, there2 = wanted(inside, col, query, CAUSAL), wanted(inside2, col2, query2, CAUSAL)
+    inside = within(row, row, col, n, True, FULL)
+    inside2 = within(row2, row2, col2, n, True, FULL)
+    there = wanted(inside, col, query, CAUSAL)
+    there2 = wanted(inside2, col2, query2, CAUSAL)
     grad, y = _load(grad_ptr + row * grad_stride + col, y_ptr + row * n + col, there, LOG, KEEP_IN)
     grad2, y2 = _load(grad_ptr + row2 * grad_stride + col2, y_ptr + row2 * n + col2, there2, LOG, LET_GO)
     if slot < chunks:
@@ -143,12 +149,14 @@ def softmax_columns(
     LOG: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
+    ALIGN: tl.constexpr,
     ONCE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_INNER: tl.constexpr,
 ):
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
+    inner, grad_stride = aligned(inner, ALIGN), aligned(grad_stride, ALIGN)
     across = tl.cdiv(inner, BLOCK_INNER)
     outer = (tl.program_id(0) // across).to(tl.int64)
     col = tl.program_id(0) % across * BLOCK_INNER + tl.arange(0, BLOCK_INNER)[None, :]

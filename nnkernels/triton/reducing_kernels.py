@@ -12,6 +12,7 @@ import triton.language as tl
 from .reducing_tiles import (
     NONE,
     SHIFT,
+    aligned,
     compute_type,
     exponent,
     exponential,
@@ -55,6 +56,7 @@ def softmax_rows(
     CAUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
+    ALIGN: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
@@ -63,6 +65,7 @@ def softmax_rows(
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
+    n, x_stride = aligned(n, ALIGN), aligned(x_stride, ALIGN)
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
     query = (row % queries).to(tl.int32) if CAUSAL else row
@@ -109,6 +112,7 @@ def softmax_long(
     CAUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
+    ALIGN: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
@@ -121,21 +125,23 @@ def softmax_long(
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
+    n, x_stride = aligned(n, ALIGN), aligned(x_stride, ALIGN)
     scale, factor = factor_of(scale, MASK, COMPUTE)
     if TICKET:
         slot = tl.atomic_add(done_ptr + chunks // splits, 1, sem="relaxed")
     else:
         slot = tl.program_id(0)
     # Both chunks are read before anything is waited for; where there is none, another one, for nothing.
-    _, col, query, inside, mask_ptrs = _place(
-        tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, FULL, BLOCK,
+    row, col, query, mask_ptrs = _place(
+        tl.minimum(slot, chunks - 1), mask_ptr, splits, queries, size1, size2, stride0, stride1, stride2, mask_stride,
+        MASK, CAUSAL, BLOCK,
     )  # fmt: skip
-    row2, col2, query2, inside2, mask_ptrs2 = _place(
-        tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, FULL, BLOCK,
+    row2, col2, query2, mask_ptrs2 = _place(
+        tl.maximum(slot - lag, 0), mask_ptr, splits, queries, size1, size2, stride0, stride1, stride2, mask_stride,
+        MASK, CAUSAL, BLOCK,
     )  # fmt: skip
-    row = (tl.minimum(slot, chunks - 1) // splits).to(tl.int64)
+    inside = within(row, row, col, n, True, FULL)
+    inside2 = within(row2, row2, col2, n, True, FULL)
     there = wanted(inside, col, query, CAUSAL)
     there2 = wanted(inside2, col2, query2, CAUSAL)
     x = load_logits(x_ptr + row * x_stride + col, there, NEGATIVE, KEEP_IN)
@@ -185,10 +191,10 @@ def softmax_long(
 
 @triton.jit
 def _place(
-    chunk, mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
-    CAUSAL: tl.constexpr, FULL: tl.constexpr, BLOCK: tl.constexpr,
+    chunk, mask_ptr, splits, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
+    CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk: its row, columns, query, which of its elements exist, and where the mask lies."""
+    """Of a chunk: its row, columns, query, and where the mask lies."""
     row = (chunk // splits).to(tl.int64)
     col = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask_ptrs = mask_ptr
@@ -196,7 +202,7 @@ def _place(
         at = mask_offset(row, size1, size2, stride0, stride1, stride2)
         mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    return row, col, query, within(row, row, col, n, True, FULL), mask_ptrs
+    return row, col, query, mask_ptrs
 
 
 @triton.jit
@@ -221,6 +227,7 @@ def softmax_columns(
     CAUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
+    ALIGN: tl.constexpr,
     ONCE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_INNER: tl.constexpr,
@@ -229,6 +236,7 @@ def softmax_columns(
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
+    inner, x_stride = aligned(inner, ALIGN), aligned(x_stride, ALIGN)
     across = tl.cdiv(inner, BLOCK_INNER)
     outer = (tl.program_id(0) // across).to(tl.int64)
     col = tl.program_id(0) % across * BLOCK_INNER + tl.arange(0, BLOCK_INNER)[None, :]

@@ -48,7 +48,7 @@ def store(pointers, y, inside):
 
 @triton.jit
 def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr):
-    """Which elements of a tile exist; None if all do. (Triton 3.6 cannot join two values of None.)"""
+    """Which elements of a tile exist; None if all do. (Triton 3.6 returns None from a variable only, and in no tuple.)"""
     if ONE_ROW:
         inside = None if FULL else col < n
     elif FULL:
@@ -61,10 +61,19 @@ def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr):
 @triton.jit
 def wanted(inside, position, query, CAUSAL: tl.constexpr):
     """What has to be loaded: what exists, less the vectors that a causal form masks whole."""
-    if CAUSAL:
-        below = position // _VECTOR <= query // _VECTOR
-        inside = below if inside is None else inside & below
-    return inside
+    if not CAUSAL:
+        there = inside
+    elif inside is None:
+        there = position // _VECTOR <= query // _VECTOR
+    else:
+        there = inside & (position // _VECTOR <= query // _VECTOR)
+    return there
+
+
+@triton.jit
+def aligned(size, ALIGN: tl.constexpr):
+    """`size`, a multiple of ALIGN, in a form that tells the compiler so."""
+    return size // ALIGN * ALIGN
 
 
 @triton.jit
