@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 
@@ -185,35 +186,35 @@ def test_modules_are_torchs():
         assert torch.allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
-@compiles
-@pytest.mark.parametrize("arch", [80, 90, 100])
-@pytest.mark.parametrize("name", ["softmax_rows", "softmax_columns", "backward_rows", "backward_columns"])
-def test_kernels_compile(name, arch, tmp_path, monkeypatch):
+def compiled_kernel(kernel, arch, constants, num_warps):
+    """For bfloat16, with every size a multiple of ALIGN."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from nnkernels.triton import reducing, reducing_kernels
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(reducing_kernels, name)
-    rows, cols, num_warps = reducing._rows(8192)
-    block_n, block_inner, _ = reducing._columns(300, 64)
-    constants = {"LOG": False, "MASK": 0, "CAUSAL": False, "SCALED": False, "NEGATIVE": False, "MASKED": False}
-    constants |= {"FULL": True, "BLOCK_ROWS": rows, "BLOCK_COLS": cols, "ONCE": False}
-    constants |= {"BLOCK_N": block_n, "BLOCK_INNER": block_inner}
+    known = {"partial_ptr": "*fp32", "done_ptr": "*i32", "scale": "fp64"}
     signature, divisible = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
             continue
-        signature[argument] = "*bf16" if argument.endswith("_ptr") else "fp64" if argument == "scale" else "i32"
-        if argument.endswith("_ptr") or argument in ("n", "x_stride"):
+        signature[argument] = known.get(argument, "*bf16" if argument.endswith("_ptr") else "i32")
+        if argument.endswith("_ptr"):
             divisible[i,] = [["tt.divisibility", 16]]
-    given = {key: value for key, value in constants.items() if key in signature}
+    given = {name: value for name, value in constants.items() if name in signature}
     source = ASTSource(fn=kernel, signature=signature, constexprs=given, attrs=divisible)
-    options = {"num_warps": num_warps if name.endswith("rows") else 4}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    if name.endswith("rows"):
-        assert re.search(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])
-        assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps})
+
+
+@compiles
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("name", ["softmax_rows", "softmax_long", "softmax_columns"])
+@pytest.mark.parametrize("direction", ["reducing_kernels", "reducing_backward"])
+def test_kernels_compile_and_move_vectors(direction, name, arch, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(importlib.import_module(f"nnkernels.triton.{direction}"), name)
+    constants = {"LOG": False, "MASK": 0, "CAUSAL": False, "SCALED": False, "NEGATIVE": False, "MASKED": False}
+    constants |= {"FULL": False, "ONCE": False, "ALIGN": 8, "BLOCK_ROWS": 1, "BLOCK_COLS": 2048, "BLOCK": 2048}
+    constants |= {"PARTS": 32, "BLOCK_N": 32, "BLOCK_INNER": 64}
+    ptx = compiled_kernel(kernel, arch, constants, num_warps=4).asm["ptx"]
+    assert re.search(r"ld\.global\S*\.v4\.b32", ptx) and re.search(r"st\.global\S*\.v4\.b32", ptx)

@@ -14,8 +14,7 @@ from ..layout import plan
 from . import reducing_backward, reducing_kernels
 from .backend import _guard
 
-# The bytes that a thread holds of an input: four 16-byte loads, in backward two of each of its two inputs.
-_FORWARD_BYTES, _BACKWARD_BYTES = 64, 32
+_THREAD_ELEMENTS = 16
 _MAX_WARPS = 32
 _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
@@ -25,6 +24,8 @@ TICKET = False
 EVICT = ("evict_last", "evict_first")
 _LINE_BYTES = 128
 _ALIGN = 16
+_VECTOR_BYTES = 16
+_LEAST_SKEWED = 1024
 _NONE, _KEEP, _ADD = range(3)
 
 
@@ -63,27 +64,28 @@ def softmax(
         "NEGATIVE": scale < 0 and kind != _ADD,
         "ALIGN": gcd(n if inner == 1 else inner, stride, _ALIGN),
     }
+    skew = {"SKEW": _skew(n, stride, y) if kind == _NONE and not causal else 1}
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
     kernels = reducing_kernels
     with _guard(x.device):
         if inner > 1:
-            tile, once = _columns(n, inner, y, _FORWARD_BYTES)
+            tile, once = _columns(n, inner, y)
             kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
                 x, y, mask, n, inner, stride, *given, inner_stride, **flags, ONCE=once, BLOCK_N=tile.outer,
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
-        elif n > _longest(y):
-            grid, block, partial, done, counts = _chunks(outer, n, y, 4, 1)
+        elif n + skew["SKEW"] - 1 > _longest(y):
+            grid, block, partial, done, counts = _chunks(outer, n + skew["SKEW"] - 1, y, 4, 1)
             kernels.softmax_long[grid](
-                x, y, mask, partial, done, *counts, n, stride, *given, **flags, FULL=n % block == 0, BLOCK=block,
+                x, y, mask, partial, done, *counts, n, stride, *given, **flags, **skew, FULL=n % block == 0, BLOCK=block,
                 PARTS=min(_PARTS, _power(counts[1])), TICKET=TICKET,
-                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block, y, _FORWARD_BYTES),
+                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
-            tile = _short(outer, n, y, _FORWARD_BYTES)
+            tile = _short(outer, n + skew["SKEW"] - 1, y)
             kernels.softmax_rows[(-(-outer // tile.outer),)](
-                x, y, mask, outer, n, stride, *given, **flags, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
+                x, y, mask, outer, n, stride, *given, **flags, **skew, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
                 BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
     return y
@@ -102,27 +104,28 @@ def softmax_backward(
     grad, stride = _rows(grad, y, sizes)
     flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
     flags["ALIGN"] = gcd(n if inner == 1 else inner, stride, _ALIGN)
+    skew = {"SKEW": 1 if causal else _skew(n, stride, y)}
     given = (float(scale), max(1, queries(shape, dim, causal)))
     kernels = reducing_backward
     with _guard(y.device):
         if inner > 1:
-            tile, once = _columns(n, inner, y, _BACKWARD_BYTES)
+            tile, once = _columns(n, inner, y)
             kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
                 grad, y, grad_x, n, inner, stride, *given, **flags, ONCE=once, BLOCK_N=tile.outer,
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
-        elif n > _longest(y):
-            grid, block, partial, done, counts = _chunks(outer, n, y, 1, 2)
+        elif n + skew["SKEW"] - 1 > _longest(y):
+            grid, block, partial, done, counts = _chunks(outer, n + skew["SKEW"] - 1, y, 1, 2)
             kernels.softmax_long[grid](
-                grad, y, grad_x, partial, done, *counts, n, stride, *given, **flags, FULL=n % block == 0, BLOCK=block,
+                grad, y, grad_x, partial, done, *counts, n, stride, *given, **flags, **skew, FULL=n % block == 0, BLOCK=block,
                 PARTS=min(_PARTS, _power(counts[1])), TICKET=TICKET,
-                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block, y, _BACKWARD_BYTES),
+                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
-            tile = _short(outer, n, y, _BACKWARD_BYTES)
+            tile = _short(outer, n + skew["SKEW"] - 1, y)
             kernels.softmax_rows[(-(-outer // tile.outer),)](
-                grad, y, grad_x, outer, n, stride, *given, **flags, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
+                grad, y, grad_x, outer, n, stride, *given, **flags, **skew, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
                 BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
     return grad_x
@@ -143,23 +146,29 @@ def _longest(y: Tensor) -> int:
     return min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
 
 
+def _skew(n: int, stride: int, y: Tensor) -> int:
+    """The elements of a vector if rows of `n` do not begin at vectors, and are worth finding those; else 1."""
+    vector = _VECTOR_BYTES // y.element_size()
+    return vector if n == stride and n >= _LEAST_SKEWED and n % vector and n % 2 else 1
+
+
 def _power(size: int) -> int:
     """The least power of two that holds `size`."""
     return 1 << (size - 1).bit_length()
 
 
-def _warps(elements: int, y: Tensor, thread_bytes: int) -> int:
-    return max(1, min(_MAX_WARPS, elements * y.element_size() // thread_bytes // 32))
+def _warps(elements: int) -> int:
+    return max(1, min(_MAX_WARPS, elements // _THREAD_ELEMENTS // 32))
 
 
-def _short(rows: int, n: int, y: Tensor, thread_bytes: int) -> _Tile:
-    """As many rows of one block as fill a tile."""
+def _short(rows: int, n: int, y: Tensor) -> _Tile:
+    """As many rows of one block as fill a tile; one, where rows may be skewed."""
     cols = _power(n)
-    block_rows = max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
-    return _Tile(block_rows, cols, _warps(block_rows * cols, y, thread_bytes))
+    block_rows = 1 if n >= _LEAST_SKEWED else max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
+    return _Tile(block_rows, cols, _warps(block_rows * cols))
 
 
-def _columns(n: int, inner: int, y: Tensor, thread_bytes: int) -> tuple[_Tile, bool]:
+def _columns(n: int, inner: int, y: Tensor) -> tuple[_Tile, bool]:
     """A tile of (n, inner) with all of n, as long as that leaves whole cache lines along inner; else a part of n."""
     line = min(_power(inner), _LINE_BYTES // y.element_size())
     least = max(1, line // 4)
@@ -171,7 +180,7 @@ def _columns(n: int, inner: int, y: Tensor, thread_bytes: int) -> tuple[_Tile, b
         tile = _power(n), width
     else:
         tile = max(1, 2 * elements // line), line
-    return _Tile(*tile, _warps(tile[0] * tile[1], y, thread_bytes)), once
+    return _Tile(*tile, _warps(tile[0] * tile[1])), once
 
 
 def _chunks(

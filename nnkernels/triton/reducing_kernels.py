@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .reducing_tiles import (
+    ADD,
     NONE,
     SHIFT,
     aligned,
@@ -27,6 +28,7 @@ from .reducing_tiles import (
     norm_of,
     result,
     store,
+    store_row,
     sums,
     wanted,
     within,
@@ -57,6 +59,7 @@ def softmax_rows(
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
+    SKEW: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
@@ -67,16 +70,18 @@ def softmax_rows(
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
     n, x_stride = aligned(n, ALIGN), aligned(x_stride, ALIGN)
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    col = tl.arange(0, BLOCK_COLS)[None, :]
+    lane = tl.arange(0, BLOCK_COLS)[None, :]
+    skew = row * n % SKEW
+    col = lane - skew
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
-    there = wanted(inside, col, query, CAUSAL)
+    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL, SKEW)
+    there = wanted(inside, lane, skew, n, query, CAUSAL, SKEW)
     scale, factor = factor_of(scale, MASK, COMPUTE)
     mask_ptrs = mask_ptr
     if MASK != NONE:
         mask_ptrs = mask_ptr + mask_offset(row, size1, size2, stride0, stride1, stride2) + col * mask_stride
-    x = load_logits(x_ptr + row * x_stride + col, there, NEGATIVE, "")
-    hi, lo = logits(x, mask_ptrs, there, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+    x = load_logits(x_ptr + row * x_stride // SKEW * SKEW + lane, there, NEGATIVE, "")
+    hi, lo = logits(x, mask_ptrs, there if SKEW == 1 else inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, SKEW)
     top, top_lo = maximum(hi, lo, 1, MASK)
     if MASKED:
         top, top_lo = finite(top, top_lo)
@@ -84,7 +89,8 @@ def softmax_rows(
     e = exponential(d, d_lo, SHIFT, FAST)
     total, tops = sums(e, d, d_lo, 1, LOG, FAST)
     norm = norm_of(total, tops, LOG, MASKED, FAST)
-    store(y_ptr + row * n + col, result(e, d, d_lo, norm, LOG, FAST), inside)
+    y = result(e, d, d_lo, norm, LOG, FAST)
+    store_row(y_ptr + row * n // SKEW * SKEW + lane, y, inside, lane, skew, n, SKEW)
 
 
 @triton.jit
@@ -113,6 +119,7 @@ def softmax_long(
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
+    SKEW: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
@@ -132,31 +139,34 @@ def softmax_long(
     else:
         slot = tl.program_id(0)
     # Both chunks are read before anything is waited for; where there is none, another one, for nothing.
-    row, col, query, mask_ptrs = _place(
-        tl.minimum(slot, chunks - 1), mask_ptr, splits, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, BLOCK,
+    row, lane, skew, query, mask_ptrs = _place(
+        tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
+        MASK, CAUSAL, SKEW, BLOCK,
     )  # fmt: skip
-    row2, col2, query2, mask_ptrs2 = _place(
-        tl.maximum(slot - lag, 0), mask_ptr, splits, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, BLOCK,
+    row2, lane2, skew2, query2, mask_ptrs2 = _place(
+        tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
+        MASK, CAUSAL, SKEW, BLOCK,
     )  # fmt: skip
-    inside = within(row, row, col, n, True, FULL)
-    inside2 = within(row2, row2, col2, n, True, FULL)
-    there = wanted(inside, col, query, CAUSAL)
-    there2 = wanted(inside2, col2, query2, CAUSAL)
-    x = load_logits(x_ptr + row * x_stride + col, there, NEGATIVE, KEEP_IN)
-    x2 = load_logits(x_ptr + row2 * x_stride + col2, there2, NEGATIVE, LET_GO)
+    col, col2 = lane - skew, lane2 - skew2
+    inside = within(row, row, col, n, True, FULL, SKEW)
+    inside2 = within(row2, row2, col2, n, True, FULL, SKEW)
+    there = wanted(inside, lane, skew, n, query, CAUSAL, SKEW)
+    there2 = wanted(inside2, lane2, skew2, n, query2, CAUSAL, SKEW)
+    x = load_logits(x_ptr + row * x_stride // SKEW * SKEW + lane, there, NEGATIVE, KEEP_IN)
+    x2 = load_logits(x_ptr + row2 * x_stride // SKEW * SKEW + lane2, there2, NEGATIVE, LET_GO)
     if slot < chunks:
-        hi, lo = logits(x, mask_ptrs, there, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        hi, lo = logits(x, mask_ptrs, there if SKEW == 1 else inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, SKEW)
         top, top_lo = maximum(hi, lo, 1, MASK)
         base, base_lo = finite(top, top_lo)
         d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
         total, tops = sums(exponential(d, d_lo, SHIFT, FAST), d, d_lo, 1, LOG, FAST)
         parts = partial_ptr + slot + tl.zeros([1, 1], tl.int32)
         tl.store(parts, top)
-        tl.store(parts + chunks, top_lo)
-        tl.store(parts + 2 * chunks, total)
-        tl.store(parts + 3 * chunks, tops)
+        tl.store(parts + chunks, total)
+        if LOG:
+            tl.store(parts + 2 * chunks, tops)
+        if MASK == ADD:
+            tl.store(parts + 3 * chunks, top_lo)
         tl.debug_barrier()
         tl.atomic_add(done_ptr + row, 1, sem="release")
     if slot >= lag:
@@ -170,39 +180,42 @@ def softmax_long(
         tops = tl.zeros([1, 1], COMPUTE)
         for start in range(0, splits, PARTS):
             part = start + tl.arange(0, PARTS)[None, :]
-            # Volatile: the L1 cache may hold these lines as they were before other programs wrote them.
+            # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
             parts = partial_ptr + row2 * splits + part
             exists = part < splits
-            top2 = tl.load(parts, mask=exists, other=-_INF, volatile=True)
-            top2_lo = tl.load(parts + chunks, mask=exists, other=0.0, volatile=True)
-            total2 = tl.load(parts + 2 * chunks, mask=exists, other=0.0, volatile=True)
-            tops2 = tl.load(parts + 3 * chunks, mask=exists, other=0.0, volatile=True)
+            top2 = tl.load(parts, mask=exists, other=-_INF, cache_modifier=".cg")
+            total2 = tl.load(parts + chunks, mask=exists, other=0.0, cache_modifier=".cg")
+            tops2, top2_lo = tl.zeros_like(top2), tl.zeros_like(top2)
+            if LOG:
+                tops2 = tl.load(parts + 2 * chunks, mask=exists, other=0.0, cache_modifier=".cg")
+            if MASK == ADD:
+                top2_lo = tl.load(parts + 3 * chunks, mask=exists, other=0.0, cache_modifier=".cg")
             top, top_lo, total, tops = join(
                 top, top_lo, total, tops, top2, top2_lo, total2, tops2, factor, 1, LOG, MASK, SCALED, FAST
             )
         if MASKED:
             top, top_lo = finite(top, top_lo)
-        hi, lo = logits(x2, mask_ptrs2, there2, col2, query2, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        hi, lo = logits(x2, mask_ptrs2, there2 if SKEW == 1 else inside2, col2, query2, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, SKEW)
         d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
         norm = norm_of(total, tops, LOG, MASKED, FAST)
         y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
-        store(y_ptr + row2 * n + col2, y, inside2)
+        store_row(y_ptr + row2 * n // SKEW * SKEW + lane2, y, inside2, lane2, skew2, n, SKEW)
 
 
 @triton.jit
 def _place(
-    chunk, mask_ptr, splits, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
-    CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
+    chunk, mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
+    CAUSAL: tl.constexpr, SKEW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk: its row, columns, query, and where the mask lies."""
+    """Of a chunk: its row, lanes, skew and query, and where the mask lies."""
     row = (chunk // splits).to(tl.int64)
-    col = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
+    lane = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask_ptrs = mask_ptr
     if MASK != NONE:
         at = mask_offset(row, size1, size2, stride0, stride1, stride2)
-        mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
+        mask_ptrs = mask_ptr + at + lane.to(tl.int64) * mask_stride
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    return row, col, query, mask_ptrs
+    return row, lane, row * n % SKEW, query, mask_ptrs
 
 
 @triton.jit
@@ -252,9 +265,9 @@ def softmax_columns(
     if ONCE:
         inside = (position < n) & (col < inner)
         mask_ptrs = mask_at + position.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-        there = wanted(inside, position, query, CAUSAL)
+        there = wanted(inside, position, 0, n, query, CAUSAL, 1)
         x = load_logits(x_at + position.to(tl.int64) * inner, there, NEGATIVE, "")
-        hi, lo = logits(x, mask_ptrs, there, position, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        hi, lo = logits(x, mask_ptrs, there, position, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, 1)
         top, top_lo = maximum(hi, lo, 0, MASK)
         if MASKED:
             top, top_lo = finite(top, top_lo)
@@ -272,9 +285,9 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            there = wanted(inside, here, query, CAUSAL)
+            there = wanted(inside, here, 0, n, query, CAUSAL, 1)
             x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE, "")
-            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, 1)
             top2, top2_lo = maximum(hi, lo, 0, MASK)
             base, base_lo = finite(top2, top2_lo)
             d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
@@ -289,9 +302,9 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            there = wanted(inside, here, query, CAUSAL)
+            there = wanted(inside, here, 0, n, query, CAUSAL, 1)
             x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE, "")
-            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, 1)
             d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
             y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
             store(y_at + here.to(tl.int64) * inner, y, inside)

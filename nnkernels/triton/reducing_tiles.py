@@ -47,9 +47,23 @@ def store(pointers, y, inside):
 
 
 @triton.jit
-def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr):
+def store_row(pointers, y, inside, lane, skew, n, SKEW: tl.constexpr):
+    """Of a skewed row, the vectors that it shares with its neighbours are stored element by element."""
+    if SKEW > 1:
+        first = lane // SKEW * SKEW - skew
+        whole = (first >= 0) & (first + SKEW <= n)
+        store(pointers, y, whole)
+        store(pointers, y, inside & (whole == 0))
+    else:
+        store(pointers, y, inside)
+
+
+@triton.jit
+def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr, SKEW: tl.constexpr):
     """Which elements of a tile exist; None if all do. (Triton 3.6 returns None from a variable only, and in no tuple.)"""
-    if ONE_ROW:
+    if SKEW > 1:
+        inside = (col >= 0) & (col < n)
+    elif ONE_ROW:
         inside = None if FULL else col < n
     elif FULL:
         inside = row < rows
@@ -59,14 +73,16 @@ def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def wanted(inside, position, query, CAUSAL: tl.constexpr):
-    """What has to be loaded: what exists, less the vectors that a causal form masks whole."""
-    if not CAUSAL:
+def wanted(inside, lane, skew, n, query, CAUSAL: tl.constexpr, SKEW: tl.constexpr):
+    """What is loaded: what exists, less the vectors that a causal form masks whole; whole vectors of a skewed row."""
+    if SKEW > 1:
+        there = lane // SKEW * SKEW < n + skew
+    elif not CAUSAL:
         there = inside
     elif inside is None:
-        there = position // _VECTOR <= query // _VECTOR
+        there = lane // _VECTOR <= query // _VECTOR
     else:
-        there = inside & (position // _VECTOR <= query // _VECTOR)
+        there = inside & (lane // _VECTOR <= query // _VECTOR)
     return there
 
 
@@ -91,7 +107,7 @@ def load_logits(pointers, inside, NEGATIVE: tl.constexpr, EVICT: tl.constexpr):
 @triton.jit
 def logits(
     x, mask_ptrs, inside, position, query, scale, MASK: tl.constexpr, CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    COMPUTE: tl.constexpr, SKEW: tl.constexpr,
 ):  # fmt: skip
     """The logits hi + lo of a loaded tile, -inf outside; the scale is in them only where a mask is added."""
     x = x.to(COMPUTE)
@@ -113,6 +129,8 @@ def logits(
             hi = tl.where(inside, hi, -_INF)
     if CAUSAL:
         hi = tl.where(position <= query, hi, -_INF)
+    if SKEW > 1:
+        hi = tl.where(inside, hi, -_INF)
     return hi, lo
 
 
