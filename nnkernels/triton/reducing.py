@@ -14,18 +14,18 @@ from ..layout import plan
 from . import reducing_backward, reducing_kernels
 from .backend import _guard
 
-_THREAD_ELEMENTS = 16
-_MAX_WARPS = 32
+_THREAD_ELEMENTS, _MAX_WARPS = 16, 32  # of each input, for two 16-byte loads of 16 bits
+_ODD_ELEMENTS = 32  # where each is loaded alone
+_COLUMN_ELEMENTS, _FEW_ELEMENTS = 32, 64  # of tiles of columns, and of those of few 16-bit rows
 _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
-_CHUNK_BYTES = 16384
-_PARTS = 1024
-TICKET = False
-EVICT = ("evict_last", "evict_first")
-_LINE_BYTES = 128
+_FORWARD_CHUNK, _BACKWARD_CHUNK = (16384, 32), (16384, 32)  # bytes, and elements of a thread
+_KEPT = 4  # numbers of each chunk
+_CACHE_SHARE = 6  # one to what lies between a chunk's two readings
+_PARTS = 1024  # of a long row that are joined at once
+_LINE_BYTES, _WORD_BYTES = 128, 4
 _ALIGN = 16
-_VECTOR_BYTES = 16
-_LEAST_SKEWED = 1024
+_FEW = 64  # of n, that threads hold whole
 _NONE, _KEEP, _ADD = range(3)
 
 
@@ -45,7 +45,7 @@ def softmax(
         return y
     if torch.promote_types(x.dtype, dtype) != dtype:
         x = x.to(dtype)
-    outer, n, inner = sizes = split(shape, dim)
+    sizes = split(shape, dim)
     x, stride = _rows(x, y, sizes)
     kind, layout = _NONE, (1, 1, 0, 0, 0, 0, 0)
     if mask is None:
@@ -62,32 +62,9 @@ def softmax(
         "CAUSAL": causal,
         "SCALED": abs(scale) != 1,
         "NEGATIVE": scale < 0 and kind != _ADD,
-        "ALIGN": gcd(n if inner == 1 else inner, stride, _ALIGN),
     }
-    skew = {"SKEW": _skew(n, stride, y) if kind == _NONE and not causal else 1}
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
-    kernels = reducing_kernels
-    with _guard(x.device):
-        if inner > 1:
-            tile, once = _columns(n, inner, y)
-            kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
-                x, y, mask, n, inner, stride, *given, inner_stride, **flags, ONCE=once, BLOCK_N=tile.outer,
-                BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
-            )  # fmt: skip
-        elif n + skew["SKEW"] - 1 > _longest(y):
-            grid, block, partial, done, counts = _chunks(outer, n + skew["SKEW"] - 1, y, 4, 1)
-            kernels.softmax_long[grid](
-                x, y, mask, partial, done, *counts, n, stride, *given, **flags, **skew, FULL=n % block == 0, BLOCK=block,
-                PARTS=min(_PARTS, _power(counts[1])), TICKET=TICKET,
-                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block),
-                enable_fp_fusion=False,
-            )  # fmt: skip
-        else:
-            tile = _short(outer, n + skew["SKEW"] - 1, y)
-            kernels.softmax_rows[(-(-outer // tile.outer),)](
-                x, y, mask, outer, n, stride, *given, **flags, **skew, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
-                BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
-            )  # fmt: skip
+    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags, _FORWARD_CHUNK)
     return y
 
 
@@ -99,36 +76,49 @@ def softmax_backward(
     grad_x = torch.empty(shape, dtype=dtype, device=y.device)
     if y.numel() == 0:
         return grad_x
-    outer, n, inner = sizes = split(shape, dim)
+    sizes = split(shape, dim)
     y = y.contiguous()
     grad, stride = _rows(grad, y, sizes)
     flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
-    flags["ALIGN"] = gcd(n if inner == 1 else inner, stride, _ALIGN)
-    skew = {"SKEW": 1 if causal else _skew(n, stride, y)}
     given = (float(scale), max(1, queries(shape, dim, causal)))
-    kernels = reducing_backward
+    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags, _BACKWARD_CHUNK)
+    return grad_x
+
+
+def _launch(
+    kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], stride: int, given: tuple[Any, ...],
+    for_columns: tuple[int, ...], flags: dict[str, Any], chunk: tuple[int, int],
+) -> None:  # fmt: skip
+    """`stride` is the distance between the outer indices of the first tensor."""
+    outer, n, inner = sizes
+    y = tensors[1]
+    align = gcd(n if inner == 1 else inner, stride, _ALIGN)
     with _guard(y.device):
         if inner > 1:
-            tile, once = _columns(n, inner, y)
+            tile, once, align = _columns(n, inner, y, align)
             kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
-                grad, y, grad_x, n, inner, stride, *given, **flags, ONCE=once, BLOCK_N=tile.outer,
+                *tensors, n, inner, stride, *given, *for_columns, **flags, ALIGN=align, ONCE=once, BLOCK_N=tile.outer,
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
-        elif n + skew["SKEW"] - 1 > _longest(y):
-            grid, block, partial, done, counts = _chunks(outer, n + skew["SKEW"] - 1, y, 1, 2)
-            kernels.softmax_long[grid](
-                grad, y, grad_x, partial, done, *counts, n, stride, *given, **flags, **skew, FULL=n % block == 0, BLOCK=block,
-                PARTS=min(_PARTS, _power(counts[1])), TICKET=TICKET,
-                KEEP_IN=EVICT[0], LET_GO=EVICT[1], num_warps=_warps(block),
-                enable_fp_fusion=False,
+        elif n > min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size()):
+            block = chunk[0] // y.element_size()
+            splits = -(-n // block)
+            chunks = outer * splits
+            lag = min(chunks, splits + _cache_bytes(y.device) // _CACHE_SHARE // chunk[0])
+            wide = torch.float64 if y.dtype == torch.float64 else torch.float32
+            partial = torch.empty(_KEPT * chunks, dtype=wide, device=y.device)
+            done = torch.zeros(outer, dtype=torch.int32, device=y.device)
+            kernels.softmax_long[(chunks + lag,)](
+                *tensors, partial, done, chunks, splits, lag, n, stride, *given, **flags, ALIGN=align,
+                FULL=n % block == 0, BLOCK=block, PARTS=min(_PARTS, _power(splits)),
+                num_warps=_warps(block, chunk[1]), enable_fp_fusion=False,
             )  # fmt: skip
         else:
-            tile = _short(outer, n + skew["SKEW"] - 1, y)
+            tile = _short(outer, n, y, align)
             kernels.softmax_rows[(-(-outer // tile.outer),)](
-                grad, y, grad_x, outer, n, stride, *given, **flags, **skew, FULL=n == tile.inner, BLOCK_ROWS=tile.outer,
-                BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
+                *tensors, outer, n, stride, *given, **flags, ALIGN=align, FULL=n == tile.inner,
+                BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
-    return grad_x
 
 
 def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:
@@ -142,61 +132,38 @@ def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, 
     return x.contiguous(), n * inner
 
 
-def _longest(y: Tensor) -> int:
-    return min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
-
-
-def _skew(n: int, stride: int, y: Tensor) -> int:
-    """The elements of a vector if rows of `n` do not begin at vectors, and are worth finding those; else 1."""
-    vector = _VECTOR_BYTES // y.element_size()
-    return vector if n == stride and n >= _LEAST_SKEWED and n % vector and n % 2 else 1
-
-
 def _power(size: int) -> int:
     """The least power of two that holds `size`."""
     return 1 << (size - 1).bit_length()
 
 
-def _warps(elements: int) -> int:
-    return max(1, min(_MAX_WARPS, elements // _THREAD_ELEMENTS // 32))
+def _warps(elements: int, of_thread: int) -> int:
+    return max(1, min(_MAX_WARPS, elements // of_thread // 32))
 
 
-def _short(rows: int, n: int, y: Tensor) -> _Tile:
-    """As many rows of one block as fill a tile; one, where rows may be skewed."""
+def _short(rows: int, n: int, y: Tensor, align: int) -> _Tile:
+    """As many rows of one block as fill a tile."""
     cols = _power(n)
-    block_rows = 1 if n >= _LEAST_SKEWED else max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
-    return _Tile(block_rows, cols, _warps(block_rows * cols))
+    block_rows = max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
+    return _Tile(block_rows, cols, _warps(block_rows * cols, _ODD_ELEMENTS if align == 1 else _THREAD_ELEMENTS))
 
 
-def _columns(n: int, inner: int, y: Tensor) -> tuple[_Tile, bool]:
-    """A tile of (n, inner) with all of n, as long as that leaves whole cache lines along inner; else a part of n."""
+def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, int]:
+    """A tile of (n, inner), whether it has all of n, and what to assume of the alignment along inner.
+
+    It has all of n as long as that leaves a quarter of a cache line along inner. Where n is small, a thread takes a word
+    of each row of the tile or of half of them, whence it has less to exchange with others.
+    """
+    most = min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
     line = min(_power(inner), _LINE_BYTES // y.element_size())
-    least = max(1, line // 4)
-    once = _power(n) * least <= _longest(y)
+    if n <= _FEW:
+        of_thread = _FEW_ELEMENTS if y.element_size() == 2 else _COLUMN_ELEMENTS
+        align = min(align, max(1, _WORD_BYTES // y.element_size()))
+        return _Tile(_power(n), line, _warps(_power(n) * line, of_thread)), True, align
+    once = _power(n) * max(1, line // 4) <= most
     elements = _TILE_BYTES // y.element_size()
-    if once:
-        width = min(line, _longest(y) // _power(n))
-        width = max(width, min(_power(inner), elements // _power(n)))
-        tile = _power(n), width
-    else:
-        tile = max(1, 2 * elements // line), line
-    return _Tile(*tile, _warps(tile[0] * tile[1])), once
-
-
-def _chunks(
-    rows: int, n: int, y: Tensor, kept: int, inputs: int
-) -> tuple[tuple[int], int, Tensor, Tensor, tuple[int, int, int]]:
-    """For rows longer than a tile: the grid, the chunk, memory for sums and counts, and (chunks, chunks of a row, lag)."""
-    block = _CHUNK_BYTES // y.element_size()
-    splits = -(-n // block)
-    chunks = rows * splits
-    # What lies between a chunk's two readings fills a third of the cache.
-    lag = min(chunks, splits + _cache_bytes(y.device) // 3 // (inputs * _CHUNK_BYTES))
-    partial = torch.empty(
-        kept * chunks, dtype=torch.float64 if y.dtype == torch.float64 else torch.float32, device=y.device
-    )
-    done = torch.zeros(rows + 1, dtype=torch.int32, device=y.device)
-    return (chunks + lag,), block, partial, done, (chunks, splits, lag)
+    tile = (_power(n), min(line, most // _power(n))) if once else (max(1, 2 * elements // line), line)
+    return _Tile(*tile, _warps(tile[0] * tile[1], _COLUMN_ELEMENTS)), once, align
 
 
 @cache

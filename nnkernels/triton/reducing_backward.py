@@ -3,26 +3,34 @@
 import triton
 import triton.language as tl
 
-from .reducing_tiles import aligned, compute_type, exponential, is_fast, load, store, store_row, wanted, within
+from .reducing_tiles import (
+    aligned,
+    chunk_place,
+    compute_type,
+    exponential,
+    is_fast,
+    load,
+    publish,
+    store,
+    wait,
+    wanted,
+    within,
+)
 
 _INF = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def _load(grad_ptrs, y_ptrs, there, LOG: tl.constexpr, EVICT: tl.constexpr):
-    return load(grad_ptrs, there, 0.0, EVICT), load(y_ptrs, there, -_INF if LOG else 0.0, EVICT)
+def _load(grad_ptrs, y_ptrs, there, LOG: tl.constexpr):
+    return load(grad_ptrs, there, 0.0), load(y_ptrs, there, -_INF if LOG else 0.0)
 
 
 @triton.jit
 def _operands(
-    grad, y, inside, position, query, LOG: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    COMPUTE: tl.constexpr, SKEW: tl.constexpr,
-):  # fmt: skip
+    grad, y, position, query, LOG: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, COMPUTE: tl.constexpr
+):
     """A loaded tile of gradients and outputs. What a mask removed has an output of 0 (-inf), and no gradient."""
     grad, y = grad.to(COMPUTE), y.to(COMPUTE)
-    if SKEW > 1:
-        grad = tl.where(inside, grad, 0.0)
-        y = tl.where(inside, y, -_INF if LOG else 0.0)
     if CAUSAL:
         grad = tl.where(position <= query, grad, 0.0)
     if LOG and MASKED:
@@ -57,7 +65,6 @@ def softmax_rows(
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
     ALIGN: tl.constexpr,
-    SKEW: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
@@ -66,17 +73,15 @@ def softmax_rows(
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     n, grad_stride = aligned(n, ALIGN), aligned(grad_stride, ALIGN)
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    lane = tl.arange(0, BLOCK_COLS)[None, :]
-    skew = row * n % SKEW
-    col = lane - skew
+    col = tl.arange(0, BLOCK_COLS)[None, :]
+    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL, SKEW)
-    there = wanted(inside, lane, skew, n, query, CAUSAL, SKEW)
-    at = row * n // SKEW * SKEW + lane
-    grad, y = _load(grad_ptr + row * grad_stride // SKEW * SKEW + lane, y_ptr + at, there, LOG, "")
-    grad, y = _operands(grad, y, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, SKEW)
-    found = _gradient(grad, y, _total(grad, y, 1, LOG), tl.full((), scale, COMPUTE), LOG, FAST)
-    store_row(grad_x_ptr + at, found, inside, lane, skew, n, SKEW)
+    at = row * n + col
+    there = wanted(inside, col, query, CAUSAL)
+    grad, y = _load(grad_ptr + row * grad_stride + col, y_ptr + at, there, LOG)
+    grad, y = _operands(grad, y, col, query, LOG, CAUSAL, MASKED, COMPUTE)
+    total = _total(grad, y, 1, LOG)
+    store(grad_x_ptr + at, _gradient(grad, y, total, tl.full((), scale, COMPUTE), LOG, FAST), inside)
 
 
 @triton.jit
@@ -97,54 +102,40 @@ def softmax_long(
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
     ALIGN: tl.constexpr,
-    SKEW: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
-    TICKET: tl.constexpr,
-    KEEP_IN: tl.constexpr,
-    LET_GO: tl.constexpr,
 ):
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     n, grad_stride = aligned(n, ALIGN), aligned(grad_stride, ALIGN)
-    if TICKET:
-        slot = tl.atomic_add(done_ptr + chunks // splits, 1, sem="relaxed")
-    else:
-        slot = tl.program_id(0)
-    chunk, chunk2 = tl.minimum(slot, chunks - 1), tl.maximum(slot - lag, 0)
-    row, row2 = (chunk // splits).to(tl.int64), (chunk2 // splits).to(tl.int64)
-    lane = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
-    lane2 = chunk2 % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
-    skew, skew2 = row * n % SKEW, row2 * n % SKEW
-    col, col2 = lane - skew, lane2 - skew2
+    slot = tl.program_id(0)
+    row, col = chunk_place(tl.minimum(slot, chunks - 1), splits, n, BLOCK)
+    row2, col2 = chunk_place(tl.maximum(slot - lag, 0), splits, n, BLOCK)
     query = (row % queries).to(tl.int32) if CAUSAL else row
     query2 = (row2 % queries).to(tl.int32) if CAUSAL else row2
-    inside = within(row, row, col, n, True, FULL, SKEW)
-    inside2 = within(row2, row2, col2, n, True, FULL, SKEW)
-    there = wanted(inside, lane, skew, n, query, CAUSAL, SKEW)
-    there2 = wanted(inside2, lane2, skew2, n, query2, CAUSAL, SKEW)
-    at, at2 = row * n // SKEW * SKEW + lane, row2 * n // SKEW * SKEW + lane2
-    grad, y = _load(grad_ptr + row * grad_stride // SKEW * SKEW + lane, y_ptr + at, there, LOG, KEEP_IN)
-    grad2, y2 = _load(grad_ptr + row2 * grad_stride // SKEW * SKEW + lane2, y_ptr + at2, there2, LOG, LET_GO)
-    if slot < chunks:
-        g, p = _operands(grad, y, inside, col, query, LOG, CAUSAL, MASKED, COMPUTE, SKEW)
-        tl.store(partial_ptr + slot + tl.zeros([1, 1], tl.int32), _total(g, p, 1, LOG))
-        tl.debug_barrier()
-        tl.atomic_add(done_ptr + row, 1, sem="release")
+    inside = within(row, row, col, n, True, FULL)
+    inside2 = within(row2, row2, col2, n, True, FULL)
+    at, at2 = row * n + col, row2 * n + col2
+    there = wanted(inside, col, query, CAUSAL)
+    there2 = wanted(inside2, col2, query2, CAUSAL)
+    grad2, y2 = _load(grad_ptr + row2 * grad_stride + col2, y_ptr + at2, there2, LOG)
+    grad, y = _load(grad_ptr + row * grad_stride + col, y_ptr + at, there, LOG)
+    total = tl.zeros([1, 1], COMPUTE)
     if slot >= lag:
-        done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
-        while done < splits:
-            done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
-        tl.debug_barrier()
-        total = tl.zeros([1, 1], COMPUTE)
+        wait(done_ptr + row2, splits)
         for start in range(0, splits, PARTS):
             part = start + tl.arange(0, PARTS)[None, :]
             parts = tl.load(partial_ptr + row2 * splits + part, mask=part < splits, other=0.0, cache_modifier=".cg")
             total += tl.sum(parts, 1, keep_dims=True)
-        g, p = _operands(grad2, y2, inside2, col2, query2, LOG, CAUSAL, MASKED, COMPUTE, SKEW)
+    if slot < chunks:
+        g, p = _operands(grad, y, col, query, LOG, CAUSAL, MASKED, COMPUTE)
+        tl.store(partial_ptr + slot + tl.zeros([1, 1], tl.int32), _total(g, p, 1, LOG))
+        publish(done_ptr + row)
+    if slot >= lag:
+        g, p = _operands(grad2, y2, col2, query2, LOG, CAUSAL, MASKED, COMPUTE)
         found = _gradient(g, p, total, tl.full((), scale, COMPUTE), LOG, FAST)
-        store_row(grad_x_ptr + at2, found, inside2, lane2, skew2, n, SKEW)
+        store(grad_x_ptr + at2, found, inside2)
 
 
 @triton.jit
@@ -179,9 +170,9 @@ def softmax_columns(
     if ONCE:
         inside = (position < n) & (col < inner)
         offset = position.to(tl.int64) * inner
-        there = wanted(inside, position, 0, n, query, CAUSAL, 1)
-        grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG, "")
-        grad, y = _operands(grad, y, inside, position, query, LOG, CAUSAL, MASKED, COMPUTE, 1)
+        there = wanted(inside, position, query, CAUSAL)
+        grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG)
+        grad, y = _operands(grad, y, position, query, LOG, CAUSAL, MASKED, COMPUTE)
         store(grad_x_ptr + at + offset, _gradient(grad, y, _total(grad, y, 0, LOG), scale, LOG, FAST), inside)
     else:
         total = tl.zeros([1, BLOCK_INNER], COMPUTE)
@@ -189,15 +180,15 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             offset = here.to(tl.int64) * inner
-            there = wanted(inside, here, 0, n, query, CAUSAL, 1)
-            grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG, "")
-            grad, y = _operands(grad, y, inside, here, query, LOG, CAUSAL, MASKED, COMPUTE, 1)
+            there = wanted(inside, here, query, CAUSAL)
+            grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG)
+            grad, y = _operands(grad, y, here, query, LOG, CAUSAL, MASKED, COMPUTE)
             total += _total(grad, y, 0, LOG)
         for start in range(0, n, BLOCK_N):
             here = start + position
             inside = (here < n) & (col < inner)
             offset = here.to(tl.int64) * inner
-            there = wanted(inside, here, 0, n, query, CAUSAL, 1)
-            grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG, "")
-            grad, y = _operands(grad, y, inside, here, query, LOG, CAUSAL, MASKED, COMPUTE, 1)
+            there = wanted(inside, here, query, CAUSAL)
+            grad, y = _load(grad_at + offset, y_ptr + at + offset, there, LOG)
+            grad, y = _operands(grad, y, here, query, LOG, CAUSAL, MASKED, COMPUTE)
             store(grad_x_ptr + at + offset, _gradient(grad, y, total, scale, LOG, FAST), inside)

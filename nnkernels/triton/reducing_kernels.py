@@ -1,8 +1,8 @@
 """softmax and log_softmax over (outer, n, inner).
 
 rows     inner = 1, and a row fits into registers: some rows to a program, one read and one write
-long     inner = 1, longer rows, each cut into chunks: programs in pairs, of which one sums up a chunk and the other
-         writes an earlier chunk of a row that is summed up already, reading it again while it is still in the L2 cache
+long     inner = 1, longer rows, each cut into chunks: a program sums up one chunk and writes an earlier one, of a row that
+         is summed up already, reading it again while it is still in the L2 cache
 columns  inner > 1: tiles of (n, inner), read twice if n is long
 """
 
@@ -14,6 +14,7 @@ from .reducing_tiles import (
     NONE,
     SHIFT,
     aligned,
+    chunk_place,
     compute_type,
     exponent,
     exponential,
@@ -26,10 +27,11 @@ from .reducing_tiles import (
     mask_offset,
     maximum,
     norm_of,
+    publish,
     result,
     store,
-    store_row,
     sums,
+    wait,
     wanted,
     within,
 )
@@ -59,7 +61,6 @@ def softmax_rows(
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
-    SKEW: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
@@ -70,18 +71,16 @@ def softmax_rows(
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
     n, x_stride = aligned(n, ALIGN), aligned(x_stride, ALIGN)
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    lane = tl.arange(0, BLOCK_COLS)[None, :]
-    skew = row * n % SKEW
-    col = lane - skew
+    col = tl.arange(0, BLOCK_COLS)[None, :]
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL, SKEW)
-    there = wanted(inside, lane, skew, n, query, CAUSAL, SKEW)
+    inside = within(row, rows, col, n, BLOCK_ROWS == 1, FULL)
+    there = wanted(inside, col, query, CAUSAL)
     scale, factor = factor_of(scale, MASK, COMPUTE)
     mask_ptrs = mask_ptr
     if MASK != NONE:
         mask_ptrs = mask_ptr + mask_offset(row, size1, size2, stride0, stride1, stride2) + col * mask_stride
-    x = load_logits(x_ptr + row * x_stride // SKEW * SKEW + lane, there, NEGATIVE, "")
-    hi, lo = logits(x, mask_ptrs, there if SKEW == 1 else inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, SKEW)
+    x = load_logits(x_ptr + row * x_stride + col, there, NEGATIVE)
+    hi, lo = logits(x, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
     top, top_lo = maximum(hi, lo, 1, MASK)
     if MASKED:
         top, top_lo = finite(top, top_lo)
@@ -89,8 +88,7 @@ def softmax_rows(
     e = exponential(d, d_lo, SHIFT, FAST)
     total, tops = sums(e, d, d_lo, 1, LOG, FAST)
     norm = norm_of(total, tops, LOG, MASKED, FAST)
-    y = result(e, d, d_lo, norm, LOG, FAST)
-    store_row(y_ptr + row * n // SKEW * SKEW + lane, y, inside, lane, skew, n, SKEW)
+    store(y_ptr + row * n + col, result(e, d, d_lo, norm, LOG, FAST), inside)
 
 
 @triton.jit
@@ -119,65 +117,37 @@ def softmax_long(
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
-    SKEW: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
-    TICKET: tl.constexpr,
-    KEEP_IN: tl.constexpr,
-    LET_GO: tl.constexpr,
 ):
-    """Program i sums up chunk i and writes chunk i - lag. Of the earlier rows, whose sums it waits for, every chunk is
-    summed up by a program that took its number before. FULL says that BLOCK divides n."""
+    """Program i sums up chunk i and writes chunk i - lag, which it finds in the L2 cache. The lag is at least a row, so
+    that it waits only for programs of lower numbers, which were started before. FULL says that BLOCK divides n."""
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
     n, x_stride = aligned(n, ALIGN), aligned(x_stride, ALIGN)
     scale, factor = factor_of(scale, MASK, COMPUTE)
-    if TICKET:
-        slot = tl.atomic_add(done_ptr + chunks // splits, 1, sem="relaxed")
-    else:
-        slot = tl.program_id(0)
+    slot = tl.program_id(0)
     # Both chunks are read before anything is waited for; where there is none, another one, for nothing.
-    row, lane, skew, query, mask_ptrs = _place(
+    row, col, query, mask_ptrs = _place(
         tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, SKEW, BLOCK,
+        MASK, CAUSAL, BLOCK,
     )  # fmt: skip
-    row2, lane2, skew2, query2, mask_ptrs2 = _place(
+    row2, col2, query2, mask_ptrs2 = _place(
         tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, SKEW, BLOCK,
+        MASK, CAUSAL, BLOCK,
     )  # fmt: skip
-    col, col2 = lane - skew, lane2 - skew2
-    inside = within(row, row, col, n, True, FULL, SKEW)
-    inside2 = within(row2, row2, col2, n, True, FULL, SKEW)
-    there = wanted(inside, lane, skew, n, query, CAUSAL, SKEW)
-    there2 = wanted(inside2, lane2, skew2, n, query2, CAUSAL, SKEW)
-    x = load_logits(x_ptr + row * x_stride // SKEW * SKEW + lane, there, NEGATIVE, KEEP_IN)
-    x2 = load_logits(x_ptr + row2 * x_stride // SKEW * SKEW + lane2, there2, NEGATIVE, LET_GO)
-    if slot < chunks:
-        hi, lo = logits(x, mask_ptrs, there if SKEW == 1 else inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, SKEW)
-        top, top_lo = maximum(hi, lo, 1, MASK)
-        base, base_lo = finite(top, top_lo)
-        d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
-        total, tops = sums(exponential(d, d_lo, SHIFT, FAST), d, d_lo, 1, LOG, FAST)
-        parts = partial_ptr + slot + tl.zeros([1, 1], tl.int32)
-        tl.store(parts, top)
-        tl.store(parts + chunks, total)
-        if LOG:
-            tl.store(parts + 2 * chunks, tops)
-        if MASK == ADD:
-            tl.store(parts + 3 * chunks, top_lo)
-        tl.debug_barrier()
-        tl.atomic_add(done_ptr + row, 1, sem="release")
+    inside = within(row, row, col, n, True, FULL)
+    inside2 = within(row2, row2, col2, n, True, FULL)
+    x2 = load_logits(x_ptr + row2 * x_stride + col2, wanted(inside2, col2, query2, CAUSAL), NEGATIVE)
+    x = load_logits(x_ptr + row * x_stride + col, wanted(inside, col, query, CAUSAL), NEGATIVE)
+    top = tl.full([1, 1], -_INF, COMPUTE)
+    top_lo = tl.zeros([1, 1], COMPUTE)
+    total = tl.zeros([1, 1], COMPUTE)
+    tops = tl.zeros([1, 1], COMPUTE)
     if slot >= lag:
-        done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
-        while done < splits:
-            done = tl.atomic_add(done_ptr + row2, 0, sem="acquire")
-        tl.debug_barrier()
-        top = tl.full([1, 1], -_INF, COMPUTE)
-        top_lo = tl.zeros([1, 1], COMPUTE)
-        total = tl.zeros([1, 1], COMPUTE)
-        tops = tl.zeros([1, 1], COMPUTE)
+        wait(done_ptr + row2, splits)
         for start in range(0, splits, PARTS):
             part = start + tl.arange(0, PARTS)[None, :]
             # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
@@ -195,27 +165,41 @@ def softmax_long(
             )
         if MASKED:
             top, top_lo = finite(top, top_lo)
-        hi, lo = logits(x2, mask_ptrs2, there2 if SKEW == 1 else inside2, col2, query2, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, SKEW)
-        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
+    if slot < chunks:
+        hi, lo = logits(x, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        top2, top2_lo = maximum(hi, lo, 1, MASK)
+        base, base_lo = finite(top2, top2_lo)
+        d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
+        total2, tops2 = sums(exponential(d, d_lo, SHIFT, FAST), d, d_lo, 1, LOG, FAST)
+        parts = partial_ptr + slot + tl.zeros([1, 1], tl.int32)
+        tl.store(parts, top2)
+        tl.store(parts + chunks, total2)
+        if LOG:
+            tl.store(parts + 2 * chunks, tops2)
+        if MASK == ADD:
+            tl.store(parts + 3 * chunks, top2_lo)
+        publish(done_ptr + row)
+    if slot >= lag:
         norm = norm_of(total, tops, LOG, MASKED, FAST)
+        hi, lo = logits(x2, mask_ptrs2, inside2, col2, query2, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
         y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
-        store_row(y_ptr + row2 * n // SKEW * SKEW + lane2, y, inside2, lane2, skew2, n, SKEW)
+        store(y_ptr + row2 * n + col2, y, inside2)
 
 
 @triton.jit
 def _place(
     chunk, mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
-    CAUSAL: tl.constexpr, SKEW: tl.constexpr, BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk: its row, lanes, skew and query, and where the mask lies."""
-    row = (chunk // splits).to(tl.int64)
-    lane = chunk % splits * BLOCK + tl.arange(0, BLOCK)[None, :]
+    """Of a chunk: its row, columns, query, and where the mask lies."""
+    row, col = chunk_place(chunk, splits, n, BLOCK)
     mask_ptrs = mask_ptr
     if MASK != NONE:
         at = mask_offset(row, size1, size2, stride0, stride1, stride2)
-        mask_ptrs = mask_ptr + at + lane.to(tl.int64) * mask_stride
+        mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    return row, lane, row * n % SKEW, query, mask_ptrs
+    return row, col, query, mask_ptrs
 
 
 @triton.jit
@@ -265,9 +249,9 @@ def softmax_columns(
     if ONCE:
         inside = (position < n) & (col < inner)
         mask_ptrs = mask_at + position.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-        there = wanted(inside, position, 0, n, query, CAUSAL, 1)
-        x = load_logits(x_at + position.to(tl.int64) * inner, there, NEGATIVE, "")
-        hi, lo = logits(x, mask_ptrs, there, position, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, 1)
+        there = wanted(inside, position, query, CAUSAL)
+        x = load_logits(x_at + position.to(tl.int64) * inner, there, NEGATIVE)
+        hi, lo = logits(x, mask_ptrs, inside, position, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
         top, top_lo = maximum(hi, lo, 0, MASK)
         if MASKED:
             top, top_lo = finite(top, top_lo)
@@ -285,9 +269,9 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            there = wanted(inside, here, 0, n, query, CAUSAL, 1)
-            x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE, "")
-            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, 1)
+            there = wanted(inside, here, query, CAUSAL)
+            x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE)
+            hi, lo = logits(x, mask_ptrs, inside, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
             top2, top2_lo = maximum(hi, lo, 0, MASK)
             base, base_lo = finite(top2, top2_lo)
             d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
@@ -302,9 +286,9 @@ def softmax_columns(
             here = start + position
             inside = (here < n) & (col < inner)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            there = wanted(inside, here, 0, n, query, CAUSAL, 1)
-            x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE, "")
-            hi, lo = logits(x, mask_ptrs, there, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE, 1)
+            there = wanted(inside, here, query, CAUSAL)
+            x = load_logits(x_at + here.to(tl.int64) * inner, there, NEGATIVE)
+            hi, lo = logits(x, mask_ptrs, inside, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
             d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
             y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
             store(y_at + here.to(tl.int64) * inner, y, inside)

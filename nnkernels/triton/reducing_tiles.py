@@ -1,4 +1,4 @@
-"""What the kernels of softmax do to one tile: read logits, find maximum and sum, form the results, join the sums of parts.
+"""What softmax does to one tile: read logits, find maximum and sum, form the results, join the sums of parts.
 
 A logit is held as hi + lo only if a mask was added to it. Exponentials of what 16 bits will keep are held 2^16 times as
 large, since exp2 flushes subnormal numbers, which bfloat16 has.
@@ -30,11 +30,11 @@ def compute_type(pointer_type):
 
 
 @triton.jit
-def load(pointers, inside, OTHER: tl.constexpr, EVICT: tl.constexpr):
+def load(pointers, inside, OTHER: tl.constexpr):
     if inside is None:
-        return tl.load(pointers, eviction_policy=EVICT)
+        return tl.load(pointers)
     else:
-        return tl.load(pointers, mask=inside, other=OTHER, eviction_policy=EVICT)
+        return tl.load(pointers, mask=inside, other=OTHER)
 
 
 @triton.jit
@@ -47,23 +47,9 @@ def store(pointers, y, inside):
 
 
 @triton.jit
-def store_row(pointers, y, inside, lane, skew, n, SKEW: tl.constexpr):
-    """Of a skewed row, the vectors that it shares with its neighbours are stored element by element."""
-    if SKEW > 1:
-        first = lane // SKEW * SKEW - skew
-        whole = (first >= 0) & (first + SKEW <= n)
-        store(pointers, y, whole)
-        store(pointers, y, inside & (whole == 0))
-    else:
-        store(pointers, y, inside)
-
-
-@triton.jit
-def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr, SKEW: tl.constexpr):
-    """Which elements of a tile exist; None if all do. (Triton 3.6 returns None from a variable only, and in no tuple.)"""
-    if SKEW > 1:
-        inside = (col >= 0) & (col < n)
-    elif ONE_ROW:
+def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr):
+    """Which elements of a tile exist; None if all do. (Triton 3.6 returns None from variables only, in no tuple.)"""
+    if ONE_ROW:
         inside = None if FULL else col < n
     elif FULL:
         inside = row < rows
@@ -73,16 +59,14 @@ def within(row, rows, col, n, ONE_ROW: tl.constexpr, FULL: tl.constexpr, SKEW: t
 
 
 @triton.jit
-def wanted(inside, lane, skew, n, query, CAUSAL: tl.constexpr, SKEW: tl.constexpr):
-    """What is loaded: what exists, less the vectors that a causal form masks whole; whole vectors of a skewed row."""
-    if SKEW > 1:
-        there = lane // SKEW * SKEW < n + skew
-    elif not CAUSAL:
+def wanted(inside, position, query, CAUSAL: tl.constexpr):
+    """What has to be loaded: what exists, less the vectors that a causal form masks whole."""
+    if not CAUSAL:
         there = inside
     elif inside is None:
-        there = lane // _VECTOR <= query // _VECTOR
+        there = position // _VECTOR <= query // _VECTOR
     else:
-        there = inside & (lane // _VECTOR <= query // _VECTOR)
+        there = inside & (position // _VECTOR <= query // _VECTOR)
     return there
 
 
@@ -93,30 +77,52 @@ def aligned(size, ALIGN: tl.constexpr):
 
 
 @triton.jit
+def chunk_place(chunk, splits, n, BLOCK: tl.constexpr):
+    """The row and columns of a chunk, of the `splits` that a row has."""
+    return (chunk // splits).to(tl.int64), (chunk % splits).to(n.dtype) * BLOCK + tl.arange(0, BLOCK)[None, :]
+
+
+@triton.jit
+def publish(counter):
+    """Counts this program's stores as done, after all its threads made them."""
+    tl.debug_barrier()
+    tl.atomic_add(counter, 1, sem="release")
+
+
+@triton.jit
+def wait(counter, count):
+    """Until `count` programs have published; what they stored can be read then."""
+    done = tl.atomic_add(counter, 0, sem="acquire")
+    while done < count:
+        done = tl.atomic_add(counter, 0, sem="acquire")
+    tl.debug_barrier()
+
+
+@triton.jit
 def mask_offset(outer, size1, size2, stride0, stride1, stride2):
     """The offset of the mask for an outer index of three digits."""
     return (outer // size2 // size1) * stride0 + (outer // size2 % size1) * stride1 + (outer % size2) * stride2
 
 
 @triton.jit
-def load_logits(pointers, inside, NEGATIVE: tl.constexpr, EVICT: tl.constexpr):
+def load_logits(pointers, inside, NEGATIVE: tl.constexpr):
     """The input of a tile as it is stored, and the least logit's where there is none."""
-    return load(pointers, inside, _INF if NEGATIVE else -_INF, EVICT)
+    return load(pointers, inside, _INF if NEGATIVE else -_INF)
 
 
 @triton.jit
 def logits(
     x, mask_ptrs, inside, position, query, scale, MASK: tl.constexpr, CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr,
-    COMPUTE: tl.constexpr, SKEW: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The logits hi + lo of a loaded tile, -inf outside; the scale is in them only where a mask is added."""
     x = x.to(COMPUTE)
     hi = -x if NEGATIVE else x
     lo = hi
     if MASK == KEEP:
-        hi = tl.where(load(mask_ptrs, inside, 0, "") != 0, hi, -_INF)
+        hi = tl.where(load(mask_ptrs, inside, 0) != 0, hi, -_INF)
     elif MASK == ADD:
-        bias = load(mask_ptrs, inside, 0.0, "").to(COMPUTE)
+        bias = load(mask_ptrs, inside, 0.0).to(COMPUTE)
         factor = tl.full(x.shape, scale, COMPUTE)
         product = factor * x
         hi = product + bias
@@ -129,8 +135,6 @@ def logits(
             hi = tl.where(inside, hi, -_INF)
     if CAUSAL:
         hi = tl.where(position <= query, hi, -_INF)
-    if SKEW > 1:
-        hi = tl.where(inside, hi, -_INF)
     return hi, lo
 
 
