@@ -151,8 +151,8 @@ def _short(rows: int, n: int, y: Tensor, align: int) -> _Tile:
 def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, int]:
     """A tile of (n, inner), whether it has all of n, and what to assume of the alignment along inner.
 
-    It has all of n as long as that leaves a quarter of a cache line along inner. Where n is small, a thread takes a word
-    of each row of the tile or of half of them, whence it has less to exchange with others.
+    It has all of n as long as that leaves a quarter of a cache line along inner. Where n is small, a thread takes
+    one word of each row that is its warp's: it holds many elements of few columns, and has less to exchange.
     """
     most = min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
     line = min(_power(inner), _LINE_BYTES // y.element_size())

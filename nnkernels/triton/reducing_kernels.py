@@ -1,8 +1,8 @@
 """softmax and log_softmax over (outer, n, inner).
 
 rows     inner = 1, and a row fits into registers: some rows to a program, one read and one write
-long     inner = 1, longer rows, each cut into chunks: a program sums up one chunk and writes an earlier one, of a row that
-         is summed up already, reading it again while it is still in the L2 cache
+long     inner = 1, longer rows, each cut into chunks: a program sums up one chunk and writes an earlier one, of a row
+         that is summed up already, reading it again while it is still in the L2 cache
 columns  inner > 1: tiles of (n, inner), read twice if n is long
 """
 
@@ -131,12 +131,12 @@ def softmax_long(
     slot = tl.program_id(0)
     # Both chunks are read before anything is waited for; where there is none, another one, for nothing.
     row, col, query, mask_ptrs = _place(
-        tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, BLOCK,
+        tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2,
+        mask_stride, MASK, CAUSAL, BLOCK,
     )  # fmt: skip
     row2, col2, query2, mask_ptrs2 = _place(
-        tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride,
-        MASK, CAUSAL, BLOCK,
+        tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2,
+        mask_stride, MASK, CAUSAL, BLOCK,
     )  # fmt: skip
     inside = within(row, row, col, n, True, FULL)
     inside2 = within(row2, row2, col2, n, True, FULL)
