@@ -19,7 +19,6 @@ _ODD_ELEMENTS = 32  # where each is loaded alone
 _COLUMN_ELEMENTS, _FEW_ELEMENTS = 32, 64  # of tiles of columns, and of those of few 16-bit rows
 _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
-_FORWARD_CHUNK, _BACKWARD_CHUNK = (16384, 32), (16384, 32)  # bytes, and elements of a thread
 _KEPT = 4  # numbers of each chunk
 _CACHE_SHARE = 6  # one to what lies between a chunk's two readings
 _PARTS = 1024  # of a long row that are joined at once
@@ -27,6 +26,17 @@ _LINE_BYTES, _WORD_BYTES = 128, 4
 _ALIGN = 16
 _FEW = 64  # of n, that threads hold whole
 _NONE, _KEEP, _ADD = range(3)
+
+
+class _Chunk(NamedTuple):
+    """Of a long row, in each of a kernel's inputs."""
+
+    bytes: int
+    thread_bytes: int
+    inputs: int
+
+
+_FORWARD_CHUNK, _BACKWARD_CHUNK = _Chunk(16384, 128, 1), _Chunk(8192, 64, 2)
 
 
 class _Tile(NamedTuple):
@@ -87,7 +97,7 @@ def softmax_backward(
 
 def _launch(
     kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], stride: int, given: tuple[Any, ...],
-    for_columns: tuple[int, ...], flags: dict[str, Any], chunk: tuple[int, int],
+    for_columns: tuple[int, ...], flags: dict[str, Any], chunk: _Chunk,
 ) -> None:  # fmt: skip
     """`stride` is the distance between the outer indices of the first tensor."""
     outer, n, inner = sizes
@@ -101,17 +111,17 @@ def _launch(
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
         elif n > min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size()):
-            block = chunk[0] // y.element_size()
+            block = chunk.bytes // y.element_size()
             splits = -(-n // block)
             chunks = outer * splits
-            lag = min(chunks, splits + _cache_bytes(y.device) // _CACHE_SHARE // chunk[0])
+            lag = min(chunks, splits + _cache_bytes(y.device) // _CACHE_SHARE // (chunk.bytes * chunk.inputs))
             wide = torch.float64 if y.dtype == torch.float64 else torch.float32
             partial = torch.empty(_KEPT * chunks, dtype=wide, device=y.device)
             done = torch.zeros(outer, dtype=torch.int32, device=y.device)
             kernels.softmax_long[(chunks + lag,)](
                 *tensors, partial, done, chunks, splits, lag, n, stride, *given, **flags, ALIGN=align,
                 FULL=n % block == 0, BLOCK=block, PARTS=min(_PARTS, _power(splits)),
-                num_warps=_warps(block, chunk[1]), enable_fp_fusion=False,
+                num_warps=_warps(chunk.bytes, chunk.thread_bytes), enable_fp_fusion=False,
             )  # fmt: skip
         else:
             tile = _short(outer, n, y, align)
