@@ -15,40 +15,32 @@ from test_reducing import assert_close
 from test_triton import INTERPRETED, compiles
 
 import nnkernels
-from nnkernels import dispatch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-without_gpu = pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="a GPU runs the kernels themselves")
 
 
-@without_gpu
-@pytest.mark.parametrize(
-    ("file", "chosen"),
-    [
-        ("test_reducing.py", "triton and (float32 or bfloat16) and (plain or add or causal or vectors) or masked"),
-        ("test_reducing_triton.py", "chunk"),
-    ],
-)
-def test_under_the_interpreter(file, chosen):
+@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels are tested as they are")
+def test_under_the_interpreter():
     root = Path(__file__).parent.parent
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, f"tests/{file}"]
+    chosen = "triton and bfloat16 and (plain or add or causal or 1025 or 4097) or masked"
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, "tests/test_reducing.py"]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
 
-@pytest.mark.parametrize("cols", [20_000, 20_001, 40_960])
-def test_a_chunk_is_written_while_later_ones_are_summed_up(cols, monkeypatch):
-    backend = dispatch.named("triton")
-    reason = backend if isinstance(backend, str) else backend.unavailable(torch.device(DEVICE))
-    if reason:
-        pytest.skip(reason)
+@pytest.mark.skipif(DEVICE == "cpu", reason="chunks of a row wait for each other, which only a GPU runs side by side")
+@pytest.mark.parametrize("processors", [None, 0], ids=["chunks", "two passes"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("rows", "cols"), [(1000, 20_001), (301, 65_536), (7, 262_144)])
+def test_long_rows(rows, cols, dtype, processors, monkeypatch):
     from nnkernels.triton import reducing
 
-    monkeypatch.setattr(reducing, "_cache_bytes", lambda device: 1)
+    if processors is not None:
+        monkeypatch.setattr(reducing, "_processors", lambda device: processors)
     torch.manual_seed(3)
-    x, grad = (torch.randn(7, cols).to(DEVICE, torch.bfloat16) for _ in range(2))
+    x, grad = (torch.randn(rows, cols, device=DEVICE).to(dtype) for _ in range(2))
     with nnkernels.backend("triton"):
         assert_close(x, -1, grad)
 
@@ -68,7 +60,7 @@ def test_kernels_compile_and_move_vectors(direction, name, arch, tmp_path, monke
     constants = {"LOG": False, "MASK": 0, "CAUSAL": False, "SCALED": False, "NEGATIVE": False, "MASKED": False}
     constants |= {"FULL": False, "ONCE": False, "ALIGN": 8, "BLOCK_ROWS": 1, "BLOCK_COLS": 2048}
     constants |= {"BLOCK": 2048, "PARTS": 32, "BLOCK_N": 32, "BLOCK_INNER": 64}
-    known = {"partial_ptr": "*fp32", "done_ptr": "*i32", "scale": "fp64"}
+    known = {"partial_ptr": "*fp32", "counts_ptr": "*i32", "scale": "fp64"}
     signature, divisible = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..broadcast import mask_layout, queries, split
 from ..layout import plan
-from . import reducing_backward, reducing_kernels
+from . import reducing_backward, reducing_kernels, reducing_tiles
 from .backend import _guard
 
 _THREAD_ELEMENTS, _MAX_WARPS = 16, 32  # of each input, for two 16-byte loads of 16 bits
@@ -19,24 +19,12 @@ _ODD_ELEMENTS = 32  # where each is loaded alone
 _COLUMN_ELEMENTS, _FEW_ELEMENTS = 32, 64  # of tiles of columns, and of those of few 16-bit rows
 _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
-_KEPT = 4  # numbers of each chunk
-_CACHE_SHARE = 6  # one to what lies between a chunk's two readings
-_PARTS = 1024  # of a long row that are joined at once
+_SIBLINGS = 4  # as many rows in work at once have to fit on the device, one program to an SM
+_CHUNK_BYTES, _LONG_ELEMENTS = 16384, 16
 _LINE_BYTES, _WORD_BYTES = 128, 4
 _ALIGN = 16
 _FEW = 64  # of n, that threads hold whole
 _NONE, _KEEP, _ADD = range(3)
-
-
-class _Chunk(NamedTuple):
-    """Of a long row, in each of a kernel's inputs."""
-
-    bytes: int
-    thread_bytes: int
-    inputs: int
-
-
-_FORWARD_CHUNK, _BACKWARD_CHUNK = _Chunk(16384, 128, 1), _Chunk(8192, 64, 2)
 
 
 class _Tile(NamedTuple):
@@ -74,7 +62,7 @@ def softmax(
         "NEGATIVE": scale < 0 and kind != _ADD,
     }
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
-    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags, _FORWARD_CHUNK)
+    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags)
     return y
 
 
@@ -91,37 +79,36 @@ def softmax_backward(
     grad, stride = _rows(grad, y, sizes)
     flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
     given = (float(scale), max(1, queries(shape, dim, causal)))
-    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags, _BACKWARD_CHUNK)
+    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags)
     return grad_x
 
 
 def _launch(
     kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], stride: int, given: tuple[Any, ...],
-    for_columns: tuple[int, ...], flags: dict[str, Any], chunk: _Chunk,
+    for_columns: tuple[int, ...], flags: dict[str, Any],
 ) -> None:  # fmt: skip
     """`stride` is the distance between the outer indices of the first tensor."""
     outer, n, inner = sizes
     y = tensors[1]
     align = gcd(n if inner == 1 else inner, stride, _ALIGN)
+    splits = -(-n * y.element_size() // _CHUNK_BYTES) if n > _longest(y) else 1
     with _guard(y.device):
-        if inner > 1:
+        if inner > 1 or (n > _longest(y) and splits > _processors(y.device) // _SIBLINGS):
             tile, once, align = _columns(n, inner, y, align)
             kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
                 *tensors, n, inner, stride, *given, *for_columns, **flags, ALIGN=align, ONCE=once, BLOCK_N=tile.outer,
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
-        elif n > min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size()):
-            block = chunk.bytes // y.element_size()
-            splits = -(-n // block)
+        elif n > _longest(y):
+            block = _CHUNK_BYTES // y.element_size()
             chunks = outer * splits
-            lag = min(chunks, splits + _cache_bytes(y.device) // _CACHE_SHARE // (chunk.bytes * chunk.inputs))
             wide = torch.float64 if y.dtype == torch.float64 else torch.float32
-            partial = torch.empty(_KEPT * chunks, dtype=wide, device=y.device)
-            done = torch.zeros(outer, dtype=torch.int32, device=y.device)
-            kernels.softmax_long[(chunks + lag,)](
-                *tensors, partial, done, chunks, splits, lag, n, stride, *given, **flags, ALIGN=align,
-                FULL=n % block == 0, BLOCK=block, PARTS=min(_PARTS, _power(splits)),
-                num_warps=_warps(chunk.bytes, chunk.thread_bytes), enable_fp_fusion=False,
+            partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
+            counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
+            kernels.softmax_long[(chunks,)](
+                *tensors, partial, counts, splits, n, stride, *given, **flags, ALIGN=align,
+                FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, _LONG_ELEMENTS),
+                enable_fp_fusion=False,
             )  # fmt: skip
         else:
             tile = _short(outer, n, y, align)
@@ -140,6 +127,11 @@ def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, 
     if geometry is not None and geometry.rows == outer and geometry.cols == n * inner:
         return x, geometry.strides[0]
     return x.contiguous(), n * inner
+
+
+def _longest(y: Tensor) -> int:
+    """The elements of a row that registers hold."""
+    return min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
 
 
 def _power(size: int) -> int:
@@ -164,12 +156,14 @@ def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, in
     It has all of n as long as that leaves a quarter of a cache line along inner. Where n is small, a thread takes
     one word of each row that is its warp's: it holds many elements of few columns, and has less to exchange.
     """
-    most = min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
+    most = _longest(y)
     line = min(_power(inner), _LINE_BYTES // y.element_size())
     if n <= _FEW:
         of_thread = _FEW_ELEMENTS if y.element_size() == 2 else _COLUMN_ELEMENTS
         align = min(align, max(1, _WORD_BYTES // y.element_size()))
         return _Tile(_power(n), line, _warps(_power(n) * line, of_thread)), True, align
+    if inner == 1:
+        return _Tile(most, 1, _MAX_WARPS), False, 1
     once = _power(n) * max(1, line // 4) <= most
     elements = _TILE_BYTES // y.element_size()
     tile = (_power(n), min(line, most // _power(n))) if once else (max(1, 2 * elements // line), line)
@@ -177,7 +171,6 @@ def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, in
 
 
 @cache
-def _cache_bytes(device: torch.device) -> int:
-    """Of the device's L2 cache."""
-    properties: Any = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return getattr(properties, "L2_cache_size", 0) or 2**23
+def _processors(device: torch.device) -> int:
+    """How many programs surely run side by side; 0 under the interpreter, which runs each to its end."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0

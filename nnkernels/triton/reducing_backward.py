@@ -4,12 +4,13 @@ import triton
 import triton.language as tl
 
 from .reducing_tiles import (
+    KEPT,
     aligned,
-    chunk_place,
     compute_type,
     exponential,
     is_fast,
     load,
+    next_chunk,
     publish,
     store,
     wait,
@@ -90,10 +91,8 @@ def softmax_long(
     y_ptr,
     grad_x_ptr,
     partial_ptr,
-    done_ptr,
-    chunks,
+    counts_ptr,
     splits,
-    lag,
     n,
     grad_stride,
     scale: tl.float64,
@@ -109,33 +108,21 @@ def softmax_long(
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     n, grad_stride = aligned(n, ALIGN), aligned(grad_stride, ALIGN)
-    slot = tl.program_id(0)
-    row, col = chunk_place(tl.minimum(slot, chunks - 1), splits, n, BLOCK)
-    row2, col2 = chunk_place(tl.maximum(slot - lag, 0), splits, n, BLOCK)
+    chunk, row, col = next_chunk(counts_ptr, splits, n, BLOCK)
     query = (row % queries).to(tl.int32) if CAUSAL else row
-    query2 = (row2 % queries).to(tl.int32) if CAUSAL else row2
     inside = within(row, row, col, n, True, FULL)
-    inside2 = within(row2, row2, col2, n, True, FULL)
-    at, at2 = row * n + col, row2 * n + col2
     there = wanted(inside, col, query, CAUSAL)
-    there2 = wanted(inside2, col2, query2, CAUSAL)
-    grad2, y2 = _load(grad_ptr + row2 * grad_stride + col2, y_ptr + at2, there2, LOG)
+    at = row * n + col
     grad, y = _load(grad_ptr + row * grad_stride + col, y_ptr + at, there, LOG)
-    total = tl.zeros([1, 1], COMPUTE)
-    if slot >= lag:
-        wait(done_ptr + row2, splits)
-        for start in range(0, splits, PARTS):
-            part = start + tl.arange(0, PARTS)[None, :]
-            parts = tl.load(partial_ptr + row2 * splits + part, mask=part < splits, other=0.0, cache_modifier=".cg")
-            total += tl.sum(parts, 1, keep_dims=True)
-    if slot < chunks:
-        g, p = _operands(grad, y, col, query, LOG, CAUSAL, MASKED, COMPUTE)
-        tl.store(partial_ptr + slot + tl.zeros([1, 1], tl.int32), _total(g, p, 1, LOG))
-        publish(done_ptr + row)
-    if slot >= lag:
-        g, p = _operands(grad2, y2, col2, query2, LOG, CAUSAL, MASKED, COMPUTE)
-        found = _gradient(g, p, total, tl.full((), scale, COMPUTE), LOG, FAST)
-        store(grad_x_ptr + at2, found, inside2)
+    grad, y = _operands(grad, y, col, query, LOG, CAUSAL, MASKED, COMPUTE)
+    tl.store(partial_ptr + KEPT * chunk + tl.zeros([1, 1], tl.int32), _total(grad, y, 1, LOG))
+    publish(counts_ptr + 1 + row)
+    wait(counts_ptr + 1 + row, splits)
+    part = tl.arange(0, PARTS)
+    parts = partial_ptr + KEPT * (row * splits + part)
+    total = tl.sum(tl.load(parts, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
+    found = _gradient(grad, y, total, tl.full((), scale, COMPUTE), LOG, FAST)
+    store(grad_x_ptr + at, found, inside)
 
 
 @triton.jit
@@ -161,7 +148,7 @@ def softmax_columns(
     inner, grad_stride = aligned(inner, ALIGN), aligned(grad_stride, ALIGN)
     across = tl.cdiv(inner, BLOCK_INNER)
     outer = (tl.program_id(0) // across).to(tl.int64)
-    col = tl.program_id(0) % across * BLOCK_INNER + tl.arange(0, BLOCK_INNER)[None, :]
+    col = (0 if inner == 1 else tl.program_id(0) % across * BLOCK_INNER) + tl.arange(0, BLOCK_INNER)[None, :]
     position = tl.arange(0, BLOCK_N)[:, None]
     query = (outer % queries).to(tl.int32) if CAUSAL else outer
     grad_at = grad_ptr + outer * grad_stride + col

@@ -1,9 +1,8 @@
 """softmax and log_softmax over (outer, n, inner).
 
 rows     inner = 1, and a row fits into registers: some rows to a program, one read and one write
-long     inner = 1, longer rows, each cut into chunks: a program sums up one chunk and writes an earlier one, of a row
-         that is summed up already, reading it again while it is still in the L2 cache
-columns  inner > 1: tiles of (n, inner), read twice if n is long
+long     inner = 1, a longer row: some programs hold a chunk each, and wait for each other's sums
+columns  tiles of (n, inner), read twice if n is long; also rows of more chunks than a GPU works on at once
 """
 
 import triton
@@ -11,10 +10,11 @@ import triton.language as tl
 
 from .reducing_tiles import (
     ADD,
+    KEPT,
     NONE,
     SHIFT,
+    UNIT,
     aligned,
-    chunk_place,
     compute_type,
     exponent,
     exponential,
@@ -26,6 +26,7 @@ from .reducing_tiles import (
     logits,
     mask_offset,
     maximum,
+    next_chunk,
     norm_of,
     publish,
     result,
@@ -97,10 +98,8 @@ def softmax_long(
     y_ptr,
     mask_ptr,
     partial_ptr,
-    done_ptr,
-    chunks,
+    counts_ptr,
     splits,
-    lag,
     n,
     x_stride,
     scale: tl.float64,
@@ -121,85 +120,63 @@ def softmax_long(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Program i sums up chunk i and writes chunk i - lag, which it finds in the L2 cache. The lag is at least a row, so
-    that it waits only for programs of lower numbers, which were started before. FULL says that BLOCK divides n."""
+    """Chunks are given out in the order in which programs start, so that those of a row are at work together: all
+    `splits` of them have to fit on the device. FULL says that BLOCK divides n."""
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
     n, x_stride = aligned(n, ALIGN), aligned(x_stride, ALIGN)
     scale, factor = factor_of(scale, MASK, COMPUTE)
-    slot = tl.program_id(0)
-    # Both chunks are read before anything is waited for; where there is none, another one, for nothing.
-    row, col, query, mask_ptrs = _place(
-        tl.minimum(slot, chunks - 1), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2,
-        mask_stride, MASK, CAUSAL, BLOCK,
-    )  # fmt: skip
-    row2, col2, query2, mask_ptrs2 = _place(
-        tl.maximum(slot - lag, 0), mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2,
-        mask_stride, MASK, CAUSAL, BLOCK,
-    )  # fmt: skip
-    inside = within(row, row, col, n, True, FULL)
-    inside2 = within(row2, row2, col2, n, True, FULL)
-    x2 = load_logits(x_ptr + row2 * x_stride + col2, wanted(inside2, col2, query2, CAUSAL), NEGATIVE)
-    x = load_logits(x_ptr + row * x_stride + col, wanted(inside, col, query, CAUSAL), NEGATIVE)
-    top = tl.full([1, 1], -_INF, COMPUTE)
-    top_lo = tl.zeros([1, 1], COMPUTE)
-    total = tl.zeros([1, 1], COMPUTE)
-    tops = tl.zeros([1, 1], COMPUTE)
-    if slot >= lag:
-        wait(done_ptr + row2, splits)
-        for start in range(0, splits, PARTS):
-            part = start + tl.arange(0, PARTS)[None, :]
-            # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
-            parts = partial_ptr + row2 * splits + part
-            exists = part < splits
-            top2 = tl.load(parts, mask=exists, other=-_INF, cache_modifier=".cg")
-            total2 = tl.load(parts + chunks, mask=exists, other=0.0, cache_modifier=".cg")
-            tops2, top2_lo = tl.zeros_like(top2), tl.zeros_like(top2)
-            if LOG:
-                tops2 = tl.load(parts + 2 * chunks, mask=exists, other=0.0, cache_modifier=".cg")
-            if MASK == ADD:
-                top2_lo = tl.load(parts + 3 * chunks, mask=exists, other=0.0, cache_modifier=".cg")
-            top, top_lo, total, tops = join(
-                top, top_lo, total, tops, top2, top2_lo, total2, tops2, factor, 1, LOG, MASK, SCALED, FAST
-            )
-        if MASKED:
-            top, top_lo = finite(top, top_lo)
-    if slot < chunks:
-        hi, lo = logits(x, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
-        top2, top2_lo = maximum(hi, lo, 1, MASK)
-        base, base_lo = finite(top2, top2_lo)
-        d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
-        total2, tops2 = sums(exponential(d, d_lo, SHIFT, FAST), d, d_lo, 1, LOG, FAST)
-        parts = partial_ptr + slot + tl.zeros([1, 1], tl.int32)
-        tl.store(parts, top2)
-        tl.store(parts + chunks, total2)
-        if LOG:
-            tl.store(parts + 2 * chunks, tops2)
-        if MASK == ADD:
-            tl.store(parts + 3 * chunks, top2_lo)
-        publish(done_ptr + row)
-    if slot >= lag:
-        norm = norm_of(total, tops, LOG, MASKED, FAST)
-        hi, lo = logits(x2, mask_ptrs2, inside2, col2, query2, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
-        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
-        y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
-        store(y_ptr + row2 * n + col2, y, inside2)
-
-
-@triton.jit
-def _place(
-    chunk, mask_ptr, splits, n, queries, size1, size2, stride0, stride1, stride2, mask_stride, MASK: tl.constexpr,
-    CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Of a chunk: its row, columns, query, and where the mask lies."""
-    row, col = chunk_place(chunk, splits, n, BLOCK)
+    chunk, row, col = next_chunk(counts_ptr, splits, n, BLOCK)
+    query = (row % queries).to(tl.int32) if CAUSAL else row
     mask_ptrs = mask_ptr
     if MASK != NONE:
         at = mask_offset(row, size1, size2, stride0, stride1, stride2)
         mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
-    query = (row % queries).to(tl.int32) if CAUSAL else row
-    return row, col, query, mask_ptrs
+    inside = within(row, row, col, n, True, FULL)
+    x = load_logits(x_ptr + row * x_stride + col, wanted(inside, col, query, CAUSAL), NEGATIVE)
+    hi, lo = logits(x, mask_ptrs, inside, col, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
+    own, own_lo = maximum(hi, lo, 1, MASK)
+    base, base_lo = finite(own, own_lo)
+    d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
+    e = exponential(d, d_lo, SHIFT, FAST)
+    own_total, own_tops = sums(e, d, d_lo, 1, LOG, FAST)
+    parts = partial_ptr + KEPT * chunk + tl.zeros([1, 1], tl.int32)
+    tl.store(parts, own)
+    tl.store(parts + 1, own_total)
+    if LOG:
+        tl.store(parts + 2, own_tops)
+    if MASK == ADD:
+        tl.store(parts + 3, own_lo)
+    publish(counts_ptr + 1 + row)
+    wait(counts_ptr + 1 + row, splits)
+    part = tl.arange(0, PARTS)
+    # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
+    parts = partial_ptr + KEPT * (row * splits + part)
+    exists = part < splits
+    all_top = tl.load(parts, mask=exists, other=-_INF, cache_modifier=".cg")
+    all_total = tl.load(parts + 1, mask=exists, other=0.0, cache_modifier=".cg")
+    all_tops, all_lo = tl.zeros([PARTS], COMPUTE), tl.zeros([PARTS], COMPUTE)
+    if LOG:
+        all_tops = tl.load(parts + 2, mask=exists, other=0.0, cache_modifier=".cg")
+    if MASK == ADD:
+        all_lo = tl.load(parts + 3, mask=exists, other=0.0, cache_modifier=".cg")
+    none, zero = tl.full([1], -_INF, COMPUTE), tl.zeros([1], COMPUTE)
+    top, top_lo, total, tops = join(
+        none, zero, zero, zero, all_top, all_lo, all_total, all_tops, factor, 0, LOG, MASK, SCALED, FAST
+    )
+    # As scalars, which have no layout: the chunk's would give each thread eight parts.
+    top, top_lo, total, tops = tl.sum(top, 0), tl.sum(top_lo, 0), tl.sum(total, 0), tl.sum(tops, 0)
+    if MASKED:
+        top, top_lo = finite(top, top_lo)
+    norm = norm_of(total, tops, LOG, MASKED, FAST)
+    if FAST and not LOG:
+        moved, moved_lo = exponent(own, own_lo, top, top_lo, factor, MASK, SCALED, FAST)
+        y = e * exponential(moved, moved_lo, SHIFT, FAST) * (norm * (1 / UNIT))
+    else:
+        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
+        y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
+    store(y_ptr + row * n + col, y, inside)
 
 
 @triton.jit
@@ -236,7 +213,7 @@ def softmax_columns(
     inner, x_stride = aligned(inner, ALIGN), aligned(x_stride, ALIGN)
     across = tl.cdiv(inner, BLOCK_INNER)
     outer = (tl.program_id(0) // across).to(tl.int64)
-    col = tl.program_id(0) % across * BLOCK_INNER + tl.arange(0, BLOCK_INNER)[None, :]
+    col = (0 if inner == 1 else tl.program_id(0) % across * BLOCK_INNER) + tl.arange(0, BLOCK_INNER)[None, :]
     position = tl.arange(0, BLOCK_N)[:, None]
     scale, factor = factor_of(scale, MASK, COMPUTE)
     mask_at = mask_ptr

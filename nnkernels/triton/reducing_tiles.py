@@ -15,7 +15,8 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr((0.693145751953125, 1.428606765330187e-06))
 _LN2_DOUBLE = tl.constexpr((6.93147180369123816490e-01, 1.90821492927058770002e-10))
 SHIFT = tl.constexpr(16.0)
-_UNIT = tl.constexpr(65536.0)
+UNIT = tl.constexpr(65536.0)
+KEPT = tl.constexpr(4)  # numbers of each chunk, which lie together, so that each thread loads those of one
 _VECTOR = tl.constexpr(8)  # columns that a causal form loads or skips together
 
 
@@ -77,9 +78,11 @@ def aligned(size, ALIGN: tl.constexpr):
 
 
 @triton.jit
-def chunk_place(chunk, splits, n, BLOCK: tl.constexpr):
-    """The row and columns of a chunk, of the `splits` that a row has."""
-    return (chunk // splits).to(tl.int64), (chunk % splits).to(n.dtype) * BLOCK + tl.arange(0, BLOCK)[None, :]
+def next_chunk(ticket, splits, n, BLOCK: tl.constexpr):
+    """The first chunk that no program has taken, its row and columns; a row has `splits`."""
+    chunk = tl.atomic_add(ticket, 1, sem="relaxed")
+    first = (chunk % splits).to(n.dtype) * BLOCK
+    return chunk, (chunk // splits).to(tl.int64), first + tl.arange(0, BLOCK)[None, :]
 
 
 @triton.jit
@@ -224,7 +227,7 @@ def sums(e, d, d_lo, AXIS: tl.constexpr, LOG: tl.constexpr, FAST: tl.constexpr):
 def norm_of(total, tops, LOG: tl.constexpr, MASKED: tl.constexpr, FAST: tl.constexpr):
     """What every result of a row needs: 1 / sum, or log(sum)."""
     if LOG:
-        norm = _log_of_sum((total * (1 / _UNIT) if FAST else total) + (tops - 1), FAST)
+        norm = _log_of_sum((total * (1 / UNIT) if FAST else total) + (tops - 1), FAST)
         empty = (tops == 0) & (total == 0)
     else:
         norm = divide(tl.full(total.shape, 1.0, total.dtype), total, FAST)
@@ -277,7 +280,7 @@ def _moved(
     weight = exponential(d, d_lo, 0.0, FAST)
     if LOG:
         stays = (d == 0) if FAST else (d == 0) & (d_lo == 0)
-        UNIT: tl.constexpr = _UNIT if FAST else 1.0
-        return tl.where(stays, total, (total + tops * UNIT) * weight), tl.where(stays, tops, 0.0)
+        ONE: tl.constexpr = UNIT if FAST else 1.0
+        return tl.where(stays, total, (total + tops * ONE) * weight), tl.where(stays, tops, 0.0)
     else:
         return total * weight, tops
