@@ -20,7 +20,8 @@ _COLUMN_ELEMENTS, _FEW_ELEMENTS = 32, 64  # of tiles of columns, and of those of
 _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
 _SIBLINGS = 4  # as many rows in work at once have to fit on the device, one program to an SM
-_CHUNK_BYTES, _LONG_ELEMENTS = 16384, 16
+_CHUNK_BYTES, _ODD_CHUNK_BYTES = 16384, 8192  # of a long row, and of one whose elements are loaded alone
+_LONG_ELEMENTS = 32
 _LINE_BYTES, _WORD_BYTES = 128, 4
 _ALIGN = 16
 _FEW = 64  # of n, that threads hold whole
@@ -91,7 +92,8 @@ def _launch(
     outer, n, inner = sizes
     y = tensors[1]
     align = gcd(n if inner == 1 else inner, stride, _ALIGN)
-    splits = -(-n * y.element_size() // _CHUNK_BYTES) if n > _longest(y) else 1
+    block = (_ODD_CHUNK_BYTES if align == 1 else _CHUNK_BYTES) // y.element_size()
+    splits = -(-n // block) if n > _longest(y) else 1
     with _guard(y.device):
         if inner > 1 or (n > _longest(y) and splits > _processors(y.device) // _SIBLINGS):
             tile, once, align = _columns(n, inner, y, align)
@@ -100,7 +102,6 @@ def _launch(
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
         elif n > _longest(y):
-            block = _CHUNK_BYTES // y.element_size()
             chunks = outer * splits
             wide = torch.float64 if y.dtype == torch.float64 else torch.float32
             partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
