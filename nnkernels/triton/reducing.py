@@ -1,84 +1,177 @@
-"""softmax and its kin on GPUs: layouts and tiles for `reducing_kernels`."""
+"""Launches the kernels of softmax and its kin: plans layouts, chooses tiles and warps."""
 
 from __future__ import annotations
+
+from functools import cache
+from math import gcd
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..broadcast import mask_layout, queries, split
-from . import reducing_kernels as kernels
+from ..layout import plan
+from . import reducing_backward, reducing_kernels, reducing_tiles
 from .backend import _guard
 
-_MOST_COLUMNS = 16384  # of a row in registers
-_TILE = 2048  # elements of several short rows, or of a tile of columns
-_LONG_TILE = 8192  # elements of a row too long for registers that are in flight
+_THREAD_ELEMENTS, _MAX_WARPS = 16, 32  # of each input, for two 16-byte loads of 16 bits
+_ODD_ELEMENTS = 32  # where each is loaded alone
+_COLUMN_ELEMENTS, _FEW_ELEMENTS = 32, 64  # of tiles of columns, and of those of few 16-bit rows
+_ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
+_TILE_BYTES = 8192  # of several short rows, or of columns, in one program
+_SIBLINGS = 4  # as many rows in work at once have to fit on the device, one program to an SM
+_CHUNK_BYTES, _ODD_CHUNK_BYTES = 16384, 8192  # of a long row, and of one whose elements are loaded alone
+_LONG_ELEMENTS = 32
+_LINE_BYTES, _WORD_BYTES = 128, 4
+_ALIGN = 16
+_FEW = 64  # of n, that threads hold whole
+_NONE, _KEEP, _ADD = range(3)
+
+
+class _Tile(NamedTuple):
+    outer: int
+    inner: int
+    num_warps: int
 
 
 def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax`."""
+    """As `reference.reducing.softmax`; a narrower input is widened in the kernel."""
     shape = x.shape
-    outer, n, inner = split(shape, dim)
-    x = x.to(dtype).contiguous()
-    y = torch.empty_like(x)
+    y = torch.empty(shape, dtype=dtype, device=x.device)
     if y.numel() == 0:
         return y
-    kind, digits, strides, dim_stride, inner_stride = 0, (1, 1, 1), (0, 0, 0), 0, 0
-    given = x
-    if mask is not None:
-        kind = 1 if mask.dtype == torch.bool else 2
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        given, digits, strides, dim_stride, inner_stride = mask_layout(mask if kind == 1 else mask.to(wide), shape, dim)
-        given = given.view(torch.uint8) if kind == 1 else given
-    constants = (log, kind, causal, kind != 2 and abs(scale) != 1, scale < 0)
-    places = (max(1, queries(shape, dim, causal)), digits[1], digits[2], *strides, dim_stride)
-    with _guard(x.device):
-        if inner == 1 and n <= _MOST_COLUMNS:
-            rows, cols, num_warps = _rows(n)
-            kernels.softmax_rows[(-(-outer // rows),)](
-                x, y, given, outer, n, n, scale, *places, *constants, n == cols, rows, cols, num_warps=num_warps
-            )
-        else:
-            block_n, block_inner, num_warps = _columns(n, inner)
-            kernels.softmax_columns[(outer * -(-inner // block_inner),)](
-                x, y, given, n, inner, n * inner, scale, *places, inner_stride, *constants, block_n >= n,
-                block_n, block_inner, num_warps=num_warps,
-            )  # fmt: skip
+    if torch.promote_types(x.dtype, dtype) != dtype:
+        x = x.to(dtype)
+    sizes = split(shape, dim)
+    x, stride = _rows(x, y, sizes)
+    kind, layout = _NONE, (1, 1, 0, 0, 0, 0, 0)
+    if mask is None:
+        mask = x
+    else:
+        kind = _KEEP if mask.dtype == torch.bool else _ADD
+        mask, digits, strides, *rest = mask_layout(mask, shape, dim)
+        mask = mask.view(torch.uint8) if kind == _KEEP else mask
+        layout = (*digits[1:], *strides, *rest)
+    *along, inner_stride = layout
+    flags = {
+        "LOG": log,
+        "MASK": kind,
+        "CAUSAL": causal,
+        "SCALED": abs(scale) != 1,
+        "NEGATIVE": scale < 0 and kind != _ADD,
+    }
+    given = (float(scale), max(1, queries(shape, dim, causal)), *along)
+    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags)
     return y
 
 
 def softmax_backward(
     grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax_backward`."""
-    outer, n, inner = split(y.shape, dim)
-    grad, y = grad.contiguous(), y.contiguous()
-    grad_x = torch.empty_like(y)
+    """As `reference.reducing.softmax_backward`; a narrower gradient is rounded in the kernel."""
+    shape = y.shape
+    grad_x = torch.empty(shape, dtype=dtype, device=y.device)
     if y.numel() == 0:
-        return grad_x.to(dtype)
+        return grad_x
+    sizes = split(shape, dim)
+    y = y.contiguous()
+    grad, stride = _rows(grad, y, sizes)
+    flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
+    given = (float(scale), max(1, queries(shape, dim, causal)))
+    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags)
+    return grad_x
+
+
+def _launch(
+    kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], stride: int, given: tuple[Any, ...],
+    for_columns: tuple[int, ...], flags: dict[str, Any],
+) -> None:  # fmt: skip
+    """`stride` is the distance between the outer indices of the first tensor."""
+    outer, n, inner = sizes
+    y = tensors[1]
+    align = gcd(n if inner == 1 else inner, stride, _ALIGN)
+    block = (_ODD_CHUNK_BYTES if align == 1 else _CHUNK_BYTES) // y.element_size()
+    splits = -(-n // block) if n > _longest(y) else 1
     with _guard(y.device):
-        if inner == 1 and n <= _MOST_COLUMNS:
-            rows, cols, num_warps = _rows(n)
-            kernels.backward_rows[(-(-outer // rows),)](
-                grad, y, grad_x, outer, n, scale, log, masked, n == cols, rows, cols, num_warps=num_warps
-            )
+        if inner > 1 or (n > _longest(y) and splits > _processors(y.device) // _SIBLINGS):
+            tile, once, align = _columns(n, inner, y, align)
+            kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
+                *tensors, n, inner, stride, *given, *for_columns, **flags, ALIGN=align, ONCE=once, BLOCK_N=tile.outer,
+                BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
+            )  # fmt: skip
+        elif n > _longest(y):
+            chunks = outer * splits
+            wide = torch.float64 if y.dtype == torch.float64 else torch.float32
+            partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
+            counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
+            kernels.softmax_long[(chunks,)](
+                *tensors, partial, counts, splits, n, stride, *given, **flags, ALIGN=align,
+                FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, _LONG_ELEMENTS),
+                enable_fp_fusion=False,
+            )  # fmt: skip
         else:
-            block_n, block_inner, num_warps = _columns(n, inner)
-            kernels.backward_columns[(outer * -(-inner // block_inner),)](
-                grad, y, grad_x, n, inner, scale, log, masked, block_n, block_inner, num_warps=num_warps
-            )
-    return grad_x.to(dtype)
+            tile = _short(outer, n, y, align)
+            kernels.softmax_rows[(-(-outer // tile.outer),)](
+                *tensors, outer, n, stride, *given, **flags, ALIGN=align, FULL=n == tile.inner,
+                BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
+            )  # fmt: skip
 
 
-def _rows(n: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and its warps: 16 to 32 elements for each thread."""
-    cols = max(16, 1 << (n - 1).bit_length())
-    return max(1, _TILE // cols), cols, max(4, cols // 1024)
+def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:
+    """`x`, copied unless it lies as rows of `out` do, and the distance between its outer indices."""
+    outer, n, inner = sizes
+    if x.is_contiguous():
+        return x, n * inner
+    geometry = plan(x, out)
+    if geometry is not None and geometry.rows == outer and geometry.cols == n * inner:
+        return x, geometry.strides[0]
+    return x.contiguous(), n * inner
 
 
-def _columns(n: int, inner: int) -> tuple[int, int, int]:
+def _longest(y: Tensor) -> int:
+    """The elements of a row that registers hold."""
+    return min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
+
+
+def _power(size: int) -> int:
+    """The least power of two that holds `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def _warps(elements: int, of_thread: int) -> int:
+    return max(1, min(_MAX_WARPS, elements // of_thread // 32))
+
+
+def _short(rows: int, n: int, y: Tensor, align: int) -> _Tile:
+    """As many rows of one block as fill a tile."""
+    cols = _power(n)
+    block_rows = max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
+    return _Tile(block_rows, cols, _warps(block_rows * cols, _ODD_ELEMENTS if align == 1 else _THREAD_ELEMENTS))
+
+
+def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, int]:
+    """A tile of (n, inner), whether it has all of n, and what to assume of the alignment along inner.
+
+    It has all of n as long as that leaves a quarter of a cache line along inner. Where n is small, a thread takes
+    one word of each row that is its warp's: it holds many elements of few columns, and has less to exchange.
+    """
+    most = _longest(y)
+    line = min(_power(inner), _LINE_BYTES // y.element_size())
+    if n <= _FEW:
+        of_thread = _FEW_ELEMENTS if y.element_size() == 2 else _COLUMN_ELEMENTS
+        align = min(align, max(1, _WORD_BYTES // y.element_size()))
+        return _Tile(_power(n), line, _warps(_power(n) * line, of_thread)), True, align
     if inner == 1:
-        return _LONG_TILE, 1, 8
-    block_inner = min(128, max(8, 1 << (inner - 1).bit_length()))
-    return max(1, min(_TILE // block_inner, 1 << (n - 1).bit_length())), block_inner, 4
+        return _Tile(most, 1, _MAX_WARPS), False, 1
+    once = _power(n) * max(1, line // 4) <= most
+    elements = _TILE_BYTES // y.element_size()
+    tile = (_power(n), min(line, most // _power(n))) if once else (max(1, 2 * elements // line), line)
+    return _Tile(*tile, _warps(tile[0] * tile[1], _COLUMN_ELEMENTS)), once, align
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    """How many programs surely run side by side; 0 under the interpreter, which runs each to its end."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
