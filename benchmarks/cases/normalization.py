@@ -1,4 +1,8 @@
-"""Layer and rms norm, alone and with an activation, over rows of a transformer's width."""
+"""Layer and rms norm, alone and with an activation, over rows of a transformer's width.
+
+Shares refer to a copy of 2^27 elements. At 16384 x 1024 launching and draining a kernel shows: on an H100 a copy of
+that very size reaches 0.86 of that bandwidth, an addition of two tensors, which moves as much as backward, 0.91.
+"""
 
 from __future__ import annotations
 
@@ -67,9 +71,9 @@ CASES = [
     *(_case("layer_norm", "gelu", 16384, cols, "cuda", torch.bfloat16) for cols in (4096, 1024)),
     _case("rms_norm", "silu", 16384, 4096, "cuda", torch.bfloat16),
     *(
-        _case("layer_norm", activation, 256, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5)
+        _case("layer_norm", activation, 1024, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5)
         for activation in ("gelu", "silu", "mish")
     ),
-    _case("layer_norm", "gelu", 256, 1024, "cpu", torch.bfloat16, forward_bar=1.5, backward_bar=1.5),
-    _case("rms_norm", "silu", 256, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),
+    _case("layer_norm", "gelu", 1024, 1024, "cpu", torch.bfloat16, forward_bar=1.5, backward_bar=1.5),
+    _case("rms_norm", "silu", 1024, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),
 ]

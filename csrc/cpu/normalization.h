@@ -15,10 +15,10 @@ struct NormJob {
   int64_t rows, cols;
   const void *x, *residual, *grad;  // residual may be null
   int64_t x_stride, residual_stride, grad_stride;
-  const void *weight, *bias;  // of the computing type, or null
-  void* statistics;           // a row of means if centred, one of 1 / deviation: float for 16-bit data, else double
-  void* out;                  // y, or the gradient of x
-  void* for_residual;         // or null
+  const void *weight, *bias;    // of the computing type, or null
+  void* statistics;             // a row of means if centred, one of 1 / deviation: float for 16-bit data, else double
+  void* out;                    // y, or the gradient of x
+  void* for_residual;           // or null
   void *for_weight, *for_bias;  // of the computing type: a row of sums for each chunk; or null
 };
 

@@ -34,7 +34,7 @@ def call(
         return _NormAct.apply(*tensors, inner, dims, eps, centred, kernels)
     shape = _shape(x, dims)
     y, _ = kernels.norm_act(inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), eps, centred)
-    return y.view(x.shape)
+    return y if y.shape == x.shape else y.view(x.shape)
 
 
 def _shape(x: Tensor, dims: int) -> tuple[int, int]:
@@ -57,6 +57,10 @@ def _flat(parameter: Tensor | None) -> Tensor | None:
     return parameter.reshape(-1).contiguous()
 
 
+def _shaped(found: Tensor | None, like: Tensor) -> Tensor | None:
+    return found if found is None or found.shape == like.shape else found.view(like.shape)
+
+
 class _NormAct(Function):
     @staticmethod
     def forward(ctx, x, residual, weight, bias, inner, dims, eps, centred, kernels):  # type: ignore[override]
@@ -66,7 +70,7 @@ class _NormAct(Function):
         )
         ctx.save_for_backward(x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
         ctx.constants = (inner, dims, eps, centred, kernels)
-        return y.view(x.shape)
+        return _shaped(y, x)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
@@ -89,10 +93,8 @@ class _NormAct(Function):
                 inner, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
                 statistics, wants_residual, wants_weight or wants_bias,
             )  # fmt: skip
-            for_x = for_x.view(x.shape)
-            for_residual = None if for_residual is None else for_residual.view(x.shape)
-            for_weight = None if for_weight is None else for_weight.view(weight.shape)
-            for_bias = None if for_bias is None else for_bias.view(bias.shape)
+            for_x, for_residual = _shaped(for_x, x), _shaped(for_residual, x)
+            for_weight, for_bias = _shaped(for_weight, weight), _shaped(for_bias, bias)
         return (
             for_x if wants_x else None,
             (grad if identity else for_residual) if wants_residual else None,
@@ -102,9 +104,7 @@ class _NormAct(Function):
         )
 
 
-def _value(
-    inner: Inner, dims: int, eps: float, centred: bool, has: list[bool], x: Tensor, *others: Tensor
-) -> Tensor:
+def _value(inner: Inner, dims: int, eps: float, centred: bool, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:
     """The value of the operands that there are."""
     left = iter(others)
     residual, weight, bias = (next(left) if there else None for there in has)

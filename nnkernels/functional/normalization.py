@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 import torch
@@ -141,9 +140,7 @@ def rms_norm_act(
     )
 
 
-def _check(
-    name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None
-) -> int:
+def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:
     """How many dimensions a row has, if the arguments fit."""
     x = given["input"]
     if not isinstance(x, Tensor):
@@ -160,7 +157,7 @@ def _check(
             )
         if tensor.device != x.device:
             raise ValueError(f"{name}(): {argument} is on {tensor.device}, the input on {x.device}")
-    shape = [normalized_shape] if isinstance(normalized_shape, numbers.Integral) else list(normalized_shape)
+    shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
     if not shape:
         raise _ShapeError(
             f"{name}(): expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "

@@ -52,7 +52,7 @@ def norm_act(
         if cols > _MOST_COLUMNS:
             kernels.forward_long[(rows,)](*given, *constants, _LONG_TILE, num_warps=8)
         else:
-            block_rows, block_cols, num_warps = _rows(cols)
+            block_rows, block_cols, num_warps = _rows(cols, inner.name == IDENTITY.name)
             kernels.forward_rows[(-(-rows // block_rows),)](
                 *given, *constants, block_cols == cols, block_rows, block_cols, num_warps=num_warps
             )
@@ -105,10 +105,12 @@ def norm_act_backward(
     return grad_x, grad_residual, found[0], found[1]
 
 
-def _rows(cols: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and its warps: 32 elements for each thread."""
+def _rows(cols: int, identity: bool) -> tuple[int, int, int]:
+    """Rows and columns of a tile, and its warps: 32 elements for each thread. Two rows of 4096 columns share weight and
+    bias, which on an H100 is worth 0.96 instead of 0.92 of the copy's bandwidth, unless an activation is to be computed
+    meanwhile."""
     block_cols = _power_of_two(cols)
-    block_rows = max(1, _TILE // block_cols)
+    block_rows = 2 if identity and block_cols == 4096 else max(1, _TILE // block_cols)
     return block_rows, block_cols, max(1, block_rows * block_cols // 1024)
 
 

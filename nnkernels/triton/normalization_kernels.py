@@ -1,8 +1,8 @@
 """Layer and rms norm with residual and activation, over rows of adjacent elements.
 
 A row in registers is read once: its mean first, then what remains of the mean together with the squares, so that a mean
-much larger than the spread costs no digits. Rows too long for that are read in chunks, once more for each thing that has
-to be known of the whole row first.
+much larger than the spread costs no digits. Rows too long for that are read in chunks, once more for each thing that
+has to be known of the whole row first.
 """
 
 import triton
@@ -388,6 +388,15 @@ def backward(
 
 
 @triton.jit
+def _add_columns(partial_ptr, out_ptr, partials, cols, col, BLOCK: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    total = tl.zeros((BLOCK, BLOCK_COLS), partial_ptr.dtype.element_ty)
+    for first in range(0, partials, BLOCK):
+        row = first + tl.arange(0, BLOCK)[:, None]
+        total += tl.load(partial_ptr + row.to(tl.int64) * cols + col, mask=(row < partials) & (col < cols), other=0.0)
+    _store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
+
+
+@triton.jit
 def add_partials(
     weight_partial_ptr,
     bias_partial_ptr,
@@ -398,20 +407,13 @@ def add_partials(
     BLOCK: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """The columns' sums of both matrices of partial sums, in the order of their rows."""
+    """The columns' sums of one or two matrices of partial sums, in an order that their number of rows alone decides."""
     col = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
-    if weight_ptr is not None:
-        if bias_ptr is None or tl.program_id(1) == 0:
-            _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
-    if bias_ptr is not None:
-        if weight_ptr is None or tl.program_id(1) == 1:
-            _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
-
-
-@triton.jit
-def _add_columns(partial_ptr, out_ptr, partials, cols, col, BLOCK: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    total = tl.zeros((BLOCK, BLOCK_COLS), partial_ptr.dtype.element_ty)
-    for first in range(0, partials, BLOCK):
-        row = first + tl.arange(0, BLOCK)[:, None]
-        total += tl.load(partial_ptr + row.to(tl.int64) * cols + col, mask=(row < partials) & (col < cols), other=0.0)
-    _store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
+    if bias_ptr is None:
+        _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    elif weight_ptr is None:
+        _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    elif tl.program_id(1) == 0:
+        _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    else:
+        _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
