@@ -26,9 +26,9 @@ SHAPES = [
     ((3, 8, 5, 6), "contiguous"),
     ((3, 8, 5, 6), "last"),
     ((2, 16, 4, 8), "last"),
-    ((2, 3, 40, 32), "contiguous"),
+    ((2, 2, 40, 16), "contiguous"),
     ((2, 5, 2, 3, 4), "last"),
-    ((300, 24), "contiguous"),
+    ((90, 24), "contiguous"),
 ]
 
 
@@ -68,7 +68,7 @@ def test_value_and_gradients_are_the_definition(shape, layout, kind, chosen):
 @pytest.mark.parametrize("mean", [1e3, 1e4])
 @pytest.mark.parametrize("layout", ["contiguous", "last"])
 def test_a_mean_far_greater_than_the_spread(layout, mean, chosen):
-    x, _, weight, bias = leaves((4, 3, 24, 16), chosen, torch.float32, layout, mean)
+    x, _, weight, bias = leaves((4, 3, 12, 16), chosen, torch.float32, layout, mean)
     with torch.no_grad():
         x[:2, 1] = 0.0  # as at a border: far from the mean of the rest
     inputs = (x, None, weight, bias)
@@ -176,6 +176,8 @@ def test_what_is_kept(name):
 @pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_running_statistics_are_torchs(kind, momentum, chosen):
+    if INTERPRETED and momentum is None and kind == "fp32":
+        pytest.skip("slow to interpret, and no other code")
     dtype = DTYPES[kind]
     ours = nn.BatchNormAct2d(4, momentum=momentum, device=chosen, dtype=dtype)
     theirs = torch.nn.BatchNorm2d(4, momentum=momentum, device=chosen)

@@ -24,7 +24,7 @@ SHAPES = [
     ((3, 4, 7), 4, "contiguous"),
     ((1, 6, 4, 8), 1, "contiguous"),
     ((2, 32, 4, 4), 2, "last"),
-    ((2, 6, 40, 48), 2, "contiguous"),
+    ((1, 4, 40, 24), 2, "contiguous"),
 ]
 
 
@@ -58,7 +58,7 @@ def test_value_and_gradients_are_the_definition(shape, groups, layout, kind, cho
 
 @pytest.mark.parametrize("layout", ["contiguous", "last"])
 def test_a_mean_far_greater_than_the_spread(layout, chosen):
-    inputs = leaves((2, 6, 24, 16), chosen, torch.float32, layout, 1e4)
+    inputs = leaves((2, 6, 12, 16), chosen, torch.float32, layout, 1e4)
     wide = widened(inputs)
     y = F.group_norm_act(inputs[0], 3, *inputs[2:], activation="gelu", residual=inputs[1])
     grad = torch.cos(torch.arange(y.numel())).view(y.shape).to(chosen)
@@ -85,7 +85,9 @@ def test_any_layout(samples, groups, group, behind, layout, data):
     y = F.group_norm_act(x, groups, weight, bias, activation="silu")
     grad = torch.randn(shape[::-1]).double().permute(list(reversed(range(len(shape)))))
     assert y.stride() == torch.empty_like(x).stride()
-    assert worst(y, truth(*wide, "silu", groups), inputs, wide, grad, groups) < 1024  # values may be close to each other
+    assert (
+        worst(y, truth(*wide, "silu", groups), inputs, wide, grad, groups) < 1024
+    )  # values may be close to each other
 
 
 def test_gradients_of_every_order():

@@ -1,4 +1,4 @@
-"""Batch and group normalisation followed by an activation, in training, as in convolutional networks and diffusion models."""
+"""Batch and group normalisation with an activation, in training, as in convolutional networks and diffusion models."""
 
 from __future__ import annotations
 

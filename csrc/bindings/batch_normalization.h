@@ -116,12 +116,12 @@ inline Tensor norm_statistics(const Tensor& x, Tensor mean, Tensor var, double m
 struct Lanes {
   std::unique_ptr<char[]> memory;
 
-  Lanes(NormJob& job, const Tensor& weight, const Tensor& bias, const Tensor& statistics, const Tensor* totals) {
+  Lanes(NormJob& job, const Tensor& weight, const Tensor* bias, const Tensor& statistics, const Tensor* totals) {
     const NormFrame& f = job.frame;
     const int64_t lanes = f.lanes(), sets = f.sets(), size = job.scalar == Scalar::f64 ? 8 : 4;
-    const Floats kept = floats(statistics), w = floats(weight), b = floats(bias);
+    const Floats kept = floats(statistics), w = floats(weight), b = bias ? floats(*bias) : Floats{};
     STD_TORCH_CHECK(statistics.numel() == 4 * sets, "nnkernels: expected 4 x ", sets, " statistics");
-    STD_TORCH_CHECK((!w.data || weight.numel() == f.channels) && (!b.data || bias.numel() == f.channels),
+    STD_TORCH_CHECK((!w.data || weight.numel() == f.channels) && (!b.data || bias->numel() == f.channels),
                     "nnkernels: expected ", f.channels, " weights and biases");
     memory.reset(new char[5 * lanes * size]);
     const auto array = [&](int i) { return Floats{memory.get() + i * lanes * size, size == 8}; };
@@ -153,7 +153,7 @@ inline Tensor norm_apply_op(const Tensor& x, const Tensor& residual, const Tenso
                             std::vector<int64_t> frame) {
   Tensor y = torch::stable::empty_like(x);
   NormJob job = norm_job(x, frame, activation, a, b);
-  const Lanes lanes(job, weight, bias, statistics, nullptr);
+  const Lanes lanes(job, weight, &bias, statistics, nullptr);
   if (residual.numel() != 0) check_alike(residual, x);
   job.residual = given(residual);
   job.y = y.mutable_data_ptr();
@@ -161,29 +161,31 @@ inline Tensor norm_apply_op(const Tensor& x, const Tensor& residual, const Tenso
   return y;
 }
 
-inline NormJob norm_backward_job(const Tensor& grad, const Tensor& x, const Tensor& residual, int64_t activation,
-                                 double a, double b, const std::vector<int64_t>& frame, const Tensor& grad_x) {
-  NormJob job = norm_job(x, frame, activation, a, b);
-  check_alike(grad, x);
-  check_alike(grad_x, x);
-  if (residual.numel() != 0) check_alike(residual, x);
-  job.residual = given(residual);
-  job.grad = grad.mutable_data_ptr();
-  job.grad_x = grad_x.mutable_data_ptr();
-  return job;
+// Numbers of the computing type, one for each element of x.
+inline void* wide_data(const Tensor& t, const Tensor& x) {
+  STD_TORCH_CHECK(t.numel() == x.numel() && (scalar_of(t) == Scalar::f64) == (scalar_of(x) == Scalar::f64) &&
+                      scalar_of(t) <= Scalar::f32,
+                  "nnkernels: expected ", x.numel(), " numbers of the computing type");
+  return t.mutable_data_ptr();
 }
 
 // The sums of dz and of dz times the normalised value for each lane, [2, lanes], and the same of each set, its
-// channels' times their weights, [2, sets]. `grad_x` receives dz, or the gradient if the statistics are fixed.
+// channels' times their weights, [2, sets]. Keeps dz; without memory for it writes grad_x for fixed statistics.
 inline std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor& x, const Tensor& residual,
                                                const Tensor& weight, const Tensor& bias, const Tensor& statistics,
-                                               Tensor grad_x, Tensor grad_residual, bool fixed, int64_t activation,
+                                               Tensor dz, Tensor grad_x, Tensor grad_residual, int64_t activation,
                                                double a, double b, std::vector<int64_t> frame) {
-  NormJob job = norm_backward_job(grad, x, residual, activation, a, b, frame, grad_x);
-  const Lanes lanes(job, weight, bias, statistics, nullptr);
-  if (grad_residual.numel() != 0) check_alike(grad_residual, x);
+  NormJob job = norm_job(x, frame, activation, a, b);
+  for (const Tensor& t : {grad, grad_x}) check_alike(t, x);
+  for (const Tensor& t : {residual, grad_residual}) {
+    if (t.numel() != 0) check_alike(t, x);
+  }
+  const Lanes lanes(job, weight, &bias, statistics, nullptr);
+  job.grad = grad.mutable_data_ptr();
+  job.residual = given(residual);
   job.grad_residual = given(grad_residual);
-  job.fixed = fixed;
+  job.grad_x = grad_x.mutable_data_ptr();
+  if (dz.numel() != 0) job.dz = wide_data(dz, x);
   const NormFrame& f = job.frame;
   const NormTasks tasks(f);
   const std::unique_ptr<double[]> partial(new double[2 * tasks.chunks * f.lanes()]);
@@ -213,12 +215,14 @@ inline std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor&
   return {sums, totals};
 }
 
-// Makes the gradient of x of what norm_sums left in `grad_x`.
-inline void norm_spread_op(const Tensor& grad, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                           const Tensor& bias, const Tensor& statistics, const Tensor& totals, Tensor grad_x,
-                           int64_t activation, double a, double b, std::vector<int64_t> frame) {
-  NormJob job = norm_backward_job(grad, x, residual, activation, a, b, frame, grad_x);
-  const Lanes lanes(job, weight, bias, statistics, &totals);
+// The gradient of x from what norm_sums kept.
+inline void norm_spread_op(const Tensor& dz, const Tensor& x, const Tensor& weight, const Tensor& statistics,
+                           const Tensor& totals, Tensor grad_x, std::vector<int64_t> frame) {
+  NormJob job = norm_job(x, frame, 0, 0, 0);
+  check_alike(grad_x, x);
+  const Lanes lanes(job, weight, nullptr, statistics, &totals);
+  job.dz = wide_data(dz, x);
+  job.grad_x = grad_x.mutable_data_ptr();
   run_norm(job, [](const NormJob& j, int64_t begin, int64_t end) { norm_spread(j, begin, end); });
 }
 
@@ -231,11 +235,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
       "float b, int[] frame) -> Tensor");
   m.def(
       "norm_sums(Tensor grad, Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor statistics, "
-      "Tensor(a!) grad_x, Tensor(b!) grad_residual, bool fixed, int activation, float a, float b, int[] frame) -> "
+      "Tensor(a!) dz, Tensor(b!) grad_x, Tensor(c!) grad_residual, int activation, float a, float b, int[] frame) -> "
       "(Tensor, Tensor)");
   m.def(
-      "norm_spread(Tensor grad, Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor statistics, "
-      "Tensor totals, Tensor(a!) grad_x, int activation, float a, float b, int[] frame) -> ()");
+      "norm_spread(Tensor dz, Tensor x, Tensor weight, Tensor statistics, Tensor totals, Tensor(a!) grad_x, "
+      "int[] frame) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

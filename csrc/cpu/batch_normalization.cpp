@@ -121,14 +121,6 @@ NNK_HD void by_channel(const Tile& tile, const T* x, const T* y, T* out, Make ma
   }
 }
 
-// Asks for what lies behind a tile while that is computed: a processor's own prefetching begins anew with each tensor.
-template <class S>
-void prefetch_behind(const Tile& tile, const void* tensor) {
-  if (!tensor) return;
-  const char* first = reinterpret_cast<const char*>(static_cast<const S*>(tensor) + tile.at + tile.count());
-  for (int64_t byte = 0; byte < tile.count() * int64_t{sizeof(S)}; byte += 64) __builtin_prefetch(first + byte);
-}
-
 template <class T>
 void add(const T* x, T* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] += x[i];
@@ -141,8 +133,6 @@ void apply(const NormJob& job, const Task& task) {
   const Loop loop = forward_loop(job.activation, Stored<S>::arithmetic);
   for_each_tile(job.frame, task, kTile, [&](const Tile& tile) {
     const Affine<T> p(job, tile.lane);
-    prefetch_behind<S>(tile, job.x);
-    prefetch_behind<S>(tile, job.residual);
     const T* x = read<S>(job.x, tile.at, first, tile.count());
     by_channel(tile, x, x, z, [&](int64_t c) { return p.argument(c); });
     if (job.residual) add(read<S>(job.residual, tile.at, first, tile.count()), z, tile.count());
@@ -156,18 +146,14 @@ void apply(const NormJob& job, const Task& task) {
 // The sums of first(i) and second(i), in two halves, so that additions need not wait for each other.
 template <class T, class First, class Second>
 NNK_HD void add_up(int64_t count, double* to, First first, Second second) {
-  const int64_t half = count / 2;
-  T total = 0, other_total = 0, along = 0, other_along = 0;
+  const int64_t odd = count % 2, half = count / 2;
+  T total = odd ? first(0) : T(0), other_total = 0, along = odd ? second(0) : T(0), other_along = 0;
 #pragma omp simd reduction(+ : total, other_total, along, other_along)
-  for (int64_t i = 0; i < half; ++i) {
+  for (int64_t i = odd; i < odd + half; ++i) {
     total += first(i);
     other_total += first(half + i);
     along += second(i);
     other_along += second(half + i);
-  }
-  if (count % 2) {
-    total += first(count - 1);
-    along += second(count - 1);
   }
   to[0] += total + other_total;
   to[1] += along + other_along;
@@ -221,9 +207,10 @@ void moments_of_rows(const NormJob& job, const Task& task) {
   bool starts = true;
   for_each_tile(job.frame, task, 1, [&](const Tile& tile) {
     const T* x = read<S>(job.x, tile.at, first, tile.count());
-    for (int64_t c = 0; c < tile.channels; ++c, x += tile.length) {
-      if (starts) shift[c] = mean_of(x, tile.length);
-      squares(x, tile.length, shift[c], sums + 2 * c);
+    for (int64_t c = 0; c < tile.channels; ++c) {
+      const T* run = x + c * tile.length;
+      if (starts) shift[c] = mean_of(run, tile.length);
+      squares(run, tile.length, shift[c], sums + 2 * c);
     }
     starts = false;
   });
@@ -258,19 +245,16 @@ void moments_of_columns(const NormJob& job, const Task& task) {
   }
 }
 
-// dz = grad f'(z), in `tile_of` or, if asked for, where grad_x of the computing type lies.
+// dz = grad f'(z), where the job wants it, or in `tile_of`.
 template <class S, class T>
-T* slopes(const NormJob& job, const Tile& tile, const T* x, T* tile_of, T* scratch, bool in_place) {
+T* slopes(const NormJob& job, const Tile& tile, const T* x, T* tile_of, T* scratch) {
   const Affine<T> p(job, tile.lane);
   const int64_t count = tile.count();
-  prefetch_behind<S>(tile, job.x);
-  prefetch_behind<S>(tile, job.grad);
-  prefetch_behind<S>(tile, job.residual);
   T* z = tile_of;
   by_channel(tile, x, x, z, [&](int64_t c) { return p.argument(c); });
   if (job.residual) add(read<S>(job.residual, tile.at, scratch, count), z, count);
   const T* grad = read<S>(job.grad, tile.at, scratch, count);
-  T* dz = in_place ? place<S>(job.grad_x, tile.at, z) : z;
+  T* dz = job.dz ? static_cast<T*>(job.dz) + tile.at : z;
   void* const data[] = {const_cast<T*>(grad), z, dz};
   backward_loop(job.activation, Stored<S>::arithmetic)(job.a, job.b, data, count);
   return dz;
@@ -287,7 +271,7 @@ void sums(const NormJob& job, const Task& task) {
     const Affine<T> p(job, tile.lane);
     const int64_t count = tile.count();
     const T* x = read<S>(job.x, tile.at, first, count);
-    T* dz = slopes<S>(job, tile, x, second, scratch, !job.fixed);
+    T* dz = slopes<S>(job, tile, x, second, scratch);
     if (job.grad_residual) put<S>(dz, job.grad_residual, tile.at, count);
     const T *d = dz, *v = x;
     if (tile.length == 1) {
@@ -307,7 +291,7 @@ void sums(const NormJob& job, const Task& task) {
         }
       }
     }
-    if (job.fixed) {
+    if (!job.dz) {
       by_channel(tile, dz, dz, dz, [&](int64_t c) { return p.scaled(c); });
       put<S>(dz, job.grad_x, tile.at, count);
     }
@@ -315,17 +299,16 @@ void sums(const NormJob& job, const Task& task) {
   for (int64_t c = 0; c < task.channels; ++c) sums[2 * c] += total[c], sums[2 * c + 1] += along[c];
 }
 
-// Where grad_x has the computing type, it holds dz.
 template <class S>
 void spread(const NormJob& job, const Task& task) {
   using T = typename Stored<S>::T;
-  alignas(64) T first[kTile], second[kTile], scratch[kTile];
+  alignas(64) T first[kTile], second[kTile];
   for_each_tile(job.frame, task, kTile, [&](const Tile& tile) {
     const Affine<T> p(job, tile.lane);
     const T* x = read<S>(job.x, tile.at, first, tile.count());
+    const T* dz = static_cast<const T*>(job.dz) + tile.at;
     T* out = place<S>(job.grad_x, tile.at, second);
-    if constexpr (sizeof(S) != sizeof(T)) slopes<S>(job, tile, x, second, scratch, false);
-    by_channel(tile, out, x, out, [&](int64_t c) { return p.gradient(c); });
+    by_channel(tile, dz, x, out, [&](int64_t c) { return p.gradient(c); });
     write<S>(out, job.grad_x, tile.at, tile.count());
   });
 }

@@ -38,12 +38,14 @@ struct NormJob {
   int activation;
   Scalar scalar;
   double a, b;
-  const void *x, *residual, *grad;     // residual: null for none
-  const void *center, *scale, *shift;  // of the computing type, for each lane: z = (x - center) scale + shift
-  const void *along, *offset;          // spread: grad_x = scale dz + along (x - center) + offset
-  void *y, *grad_x, *grad_residual;    // grad_residual: null for none
-  bool fixed;                          // whether the gradient of x is scale dz
-  double* sums;                        // [tasks' chunks][lanes][2], `chunks` behind each other for a batch index
+  const void *x, *residual, *grad;  // residual: null for none
+  // Of the computing type, for each lane: z = (x - center) scale + shift, grad_x = scale dz + along (x - center) +
+  // offset.
+  const void *center, *scale, *shift, *along, *offset;
+  void *y, *grad_x, *grad_residual;  // grad_residual: null for none
+  void* dz;                          // of the computing type; where that is the stored one it may be grad_x. Null: sums
+                                     // writes grad_x = scale dz, the gradient where the statistics are fixed
+  double* sums;                      // [chunks][lanes][2]
 };
 
 }  // namespace nnk

@@ -1,5 +1,8 @@
-"""The routes of normalisation + activation + residual. Backward keeps the input and four numbers for each set of elements
-that is normalised together, and the residual where the activation's derivative asks for it."""
+"""The routes of normalisation + activation + residual.
+
+Backward keeps the input and four numbers for each set of elements that is normalised together, and the residual where
+the activation's derivative asks for it.
+"""
 
 from __future__ import annotations
 
@@ -235,7 +238,9 @@ def _differentiable(
 
     found: list[Tensor | None] = [None] * 4
     for at, gradient in zip(
-        given, differentiable_gradients(value, [operands[at] for at in given], grad), strict=True  # type: ignore[misc]
+        given,
+        differentiable_gradients(value, [operands[at] for at in given], grad),
+        strict=True,  # type: ignore[misc]
     ):
         found[at] = gradient
     if needs[1] and operands.residual is None:

@@ -39,7 +39,9 @@ def _moved(running: Tensor) -> Tensor:
 
 
 def apply(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) -> Tensor:
-    return torch.ops.nnkernels.norm_apply(*_tensors(operands), statistics, index_of(inner.name), inner.a, inner.b, frame)
+    return torch.ops.nnkernels.norm_apply(
+        *_tensors(operands), statistics, index_of(inner.name), inner.a, inner.b, frame
+    )
 
 
 def backward(
@@ -56,14 +58,17 @@ def backward(
     x = operands.x
     grad_x = torch.empty_like(x)
     grad_residual = torch.empty_like(x) if wants_residual else None
-    tensors, constants = _tensors(operands), (index_of(inner.name), inner.a, inner.b, frame)
+    dz = _NOTHING
+    if not is_fixed:  # kept between the two passes, so that the derivative is computed once
+        dz = grad_x if x.dtype == statistics.dtype else torch.empty(x.numel(), dtype=statistics.dtype)
+    tensors = _tensors(operands)
     sums, totals = torch.ops.nnkernels.norm_sums(
-        grad, *tensors, statistics, grad_x, _given(grad_residual), is_fixed, *constants
+        grad, *tensors, statistics, dz, grad_x, _given(grad_residual), index_of(inner.name), inner.a, inner.b, frame
     )
     if not is_fixed:
         if reduce is not None:
             reduce(totals)
-        torch.ops.nnkernels.norm_spread(grad, *tensors, statistics, totals, grad_x, *constants)
+        torch.ops.nnkernels.norm_spread(dz, x, tensors[2], statistics, totals, grad_x, frame)
     return grad_x, grad_residual, sums.view(2, frame.batch, -1).sum(1) if frame.batch > 1 else sums
 
 

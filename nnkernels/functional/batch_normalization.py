@@ -57,8 +57,8 @@ def batch_norm_act(
         RuntimeError: the backend chosen by name cannot serve the input.
 
     Backward keeps the input and four numbers for each channel; it computes the normalised value and the activation's
-    derivative again. It keeps the residual too unless the activation is "identity". Sums are taken in an order that does
-    not depend on the machine, about a value near the mean: a mean of 10,000 times the spread costs no digits.
+    derivative again. It keeps the residual too unless the activation is "identity". Sums are taken in an order that
+    does not depend on the machine, about a value near the mean: a mean of 10,000 times the spread costs no digits.
 
     Source: Ioffe & Szegedy 2015.
 
@@ -107,7 +107,7 @@ def group_norm_act(
 
     Args:
         input: (N, C, ...), contiguous or channels last.
-        num_groups: how many groups the channels make; a divisor of C. C is instance normalisation, 1 normalises samples.
+        num_groups: how many groups the channels make, a divisor of C; C is instance normalisation.
         weight, bias: (C,), None for 1 and 0. Their type may differ from the input's: float32 with bfloat16 data.
         eps: added to the variance.
         activation: the name of a stateless activation, or "identity".
@@ -149,7 +149,9 @@ def group_norm_act(
         )
     if _values(input) * channels == num_groups:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-    return autograd.group(inner(caller, activation, constants), Operands(input, residual, weight, bias), num_groups, eps)
+    return autograd.group(
+        inner(caller, activation, constants), Operands(input, residual, weight, bias), num_groups, eps
+    )
 
 
 def _values(input: Tensor) -> int:

@@ -2,8 +2,8 @@
 what no kernel can follow.
 
 Statistics are four numbers for each set of elements that is normalised together, the rows of a tensor [4, sets]: COUNT,
-CENTER, LOW and RSTD. The mean is CENTER + LOW, CENTER being its rounded value: x - CENTER is exact where the mean is far
-greater than the spread, and what rounding took from the mean goes into the shift.
+CENTER, LOW and RSTD. The mean is CENTER + LOW, CENTER being its rounded value: x - CENTER is exact where the mean is
+far greater than the spread, and what rounding took from the mean goes into the shift.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Operands(NamedTuple):
 
 
 Gather = Callable[[Tensor], Tensor]
-"""Statistics [4, sets], the last row sums of squares about the mean, to those of every process, [4, sets, processes]."""
+"""From statistics [4, sets], the last row sums of squares about the mean, to every process's, [4, sets, processes]."""
 
 Reduce = Callable[[Tensor], Any]
 """Adds up a tensor over all processes, in its own memory."""
@@ -241,8 +241,8 @@ class _AllReduce(Function):
 
 
 def _split(x: Tensor, frame: Frame) -> Tensor:
-    batch, rows, groups, group, inner = frame.split
-    strides = (rows * frame.channels * inner, frame.channels * inner, group * inner, inner, 1)
+    _, rows, channels, inner, group = frame
+    strides = (rows * channels * inner, channels * inner, group * inner, inner, 1)
     return x.detach().as_strided(frame.split, strides)
 
 
@@ -254,9 +254,7 @@ def _row(statistics: Tensor, row: int, frame: Frame, dtype: torch.dtype) -> Tens
     return statistics[row].to(dtype).view(frame.batch, 1, -1, 1, 1)
 
 
-def _argument(
-    inner: Inner, operands: Operands, frame: Frame, statistics: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _argument(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The activation's argument, the normalised value and 1 / the standard deviation."""
     x, residual, weight, bias = operands
     wide = torch.float64

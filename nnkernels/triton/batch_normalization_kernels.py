@@ -1,12 +1,12 @@
 """Normalisation + activation + residual in passes over the data, and small kernels between them.
 
 A tensor is `batch` x `rows` x `channels` x `inner` elements (`reference.batch_normalization.Frame`). A program works on
-tiles of rows, `row_stride` apart, and of adjacent elements: channels where `inner` is 1 (COLS), else the inner elements of
-one channel. It leaves partial sums, which lie behind each other for each channel and are added up by one program for each
-set of elements that is normalised together, in float64: the order never depends on the machine.
+tiles of rows, `row_stride` apart, and of adjacent elements: channels where `inner` is 1 (COLS), else the inner elements
+of one channel. It leaves partial sums, which lie behind each other for each channel and are added up by one program for
+each set of elements that is normalised together, in float64: the order never depends on the machine.
 
-A sum of squares is taken about the mean of the program's first tile. If that is a share f of what the program sees, their
-distance is at most sqrt((1 - f) / f) standard deviations, so that few bits cancel however great the mean is.
+A sum of squares is taken about the mean of the program's first tile. If that is a share f of what the program sees,
+their distance is at most sqrt((1 - f) / f) standard deviations, so that few bits cancel however great the mean is.
 """
 
 import triton
@@ -85,8 +85,8 @@ def _store(pointers, y, mask, full, EVEN: tl.constexpr):
 
 @triton.jit
 def _quotient(x, d):
-    """x / d, rounded: a product with 1 / d could be drawn into a subtraction, which then took off another number than the
-    one that is stored."""
+    """x / d, rounded: a compiler may draw a product with 1 / d into the subtraction that follows, which then takes off
+    another number than the one that is stored."""
     d = tl.zeros_like(x) + d
     if x.dtype == tl.float64:
         return x / d
@@ -156,7 +156,7 @@ def moments(
     squares = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, rows_left, cols_left = _tile(
+            at, mask, full, _, _ = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
@@ -250,17 +250,17 @@ def apply(
     """y = f((x - mean) rstd weight + bias + residual)"""
     FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty.primitive_bitwidth == 64 else tl.float32
-    batch, first_row, first_col, lane, chunk = _program(
+    batch, first_row, first_col, lane, _ = _program(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, True
     )
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
-    center, low, rstd, scale, shift = _parameters(
+    center, _, _, scale, shift = _parameters(
         statistics_ptr, weight_ptr, bias_ptr, sets, batch, channel, there, channels, group, COMPUTE
     )
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, rows_left, cols_left = _tile(
+            at, mask, full, _, _ = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
@@ -287,7 +287,7 @@ def sums(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, False
     )
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
-    center, low, rstd, scale, shift = _parameters(
+    center, _, _, scale, shift = _parameters(
         statistics_ptr, weight_ptr, bias_ptr, sets, batch, channel, there, channels, group, COMPUTE
     )
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
@@ -295,7 +295,7 @@ def sums(
     along = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, rows_left, cols_left = _tile(
+            at, mask, full, _, _ = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
@@ -372,7 +372,7 @@ def spread(
     """grad_x = rstd (weight dz - (sum of weight dz + normal * sum of weight dz normal) / count), dz = grad f'(z)"""
     FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty.primitive_bitwidth == 64 else tl.float32
-    batch, first_row, first_col, lane, chunk = _program(
+    batch, first_row, first_col, lane, _ = _program(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, True
     )
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
@@ -386,7 +386,7 @@ def spread(
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, rows_left, cols_left = _tile(
+            at, mask, full, _, _ = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Normalisation of groups that lie in one piece, one program for each: what it reads a second time is still in cache."""
+"""Normalisation of groups that lie in one piece, a program for each: what it reads a second time is still in cache."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from .batch_normalization_kernels import _load, _quotient, _store, _times
 
 @triton.jit
 def _tile(d, i, group, inner, BLOCK_GROUP: tl.constexpr, BLOCK_INNER: tl.constexpr):
-    """The places of a tile of channels `d` and their elements from `i` on within a group, its mask, whether it is full."""
+    """Where a group's tile lies that begins at channel `d` and its element `i`, its mask, and whether it is full."""
     channel = d + tl.arange(0, BLOCK_GROUP)[:, None]
     element = i + tl.arange(0, BLOCK_INNER)[None, :]
     full = (d + BLOCK_GROUP <= group) & (i + BLOCK_INNER <= inner)
@@ -65,7 +65,7 @@ def forward(
     tl.store(out + 3 * sets, rstd)
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     for d in range(0, group, BLOCK_GROUP):
-        weight, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
+        _, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
             z = (_load(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
@@ -119,7 +119,7 @@ def backward(
     slope = -factor * rstd * tl.sum(for_spread, 0)
     offset = -factor * tl.sum(for_mean, 0) - slope * low
     for d in range(0, group, BLOCK_GROUP):
-        weight, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
+        _, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
             dz = _load(grad_ptr + base + at, mask, full, COMPUTE, EVEN)
