@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layout import plan
+from . import learned_formulas as formulas
 from . import learned_kernels as kernels
 from .backend import _NUM_WARPS, _TILE_BYTES, _guard
 
@@ -18,9 +19,9 @@ _CHUNKS = 128
 _PROGRAMS = 4096
 _FLAT_TILE_BYTES = 4096
 _FORMULAS = {
-    "prelu": (kernels.prelu_value, kernels.prelu_gradient, kernels.prelu_shares),
-    "swish": (kernels.swish_value, kernels.swish_gradient, kernels.swish_shares),
-    "apl": (kernels.apl_value, kernels.apl_gradient, kernels.apl_shares),
+    "prelu": (formulas.prelu_value, formulas.prelu_gradient, formulas.prelu_shares),
+    "swish": (formulas.swish_value, formulas.swish_gradient, formulas.swish_shares),
+    "apl": (formulas.apl_value, formulas.apl_gradient, formulas.apl_shares),
 }
 
 
