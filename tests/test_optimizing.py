@@ -71,6 +71,45 @@ def test_a_subclass_and_a_module_that_cannot_be_timed_are_left(capsys):
     assert "not timed" in capsys.readouterr().out
 
 
+def normed():
+    torch.manual_seed(0)
+    inside = torch.nn.Sequential(torch.nn.GroupNorm(2, 8), torch.nn.SiLU(), torch.nn.Mish())
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8, momentum=None), torch.nn.LeakyReLU(0.3, inplace=True), inside,
+        torch.nn.LayerNorm(6), torch.nn.GELU("tanh"),
+    )  # fmt: skip
+
+
+def test_a_norm_and_the_activation_behind_it_become_one_pass():
+    before, x = normed(), torch.randn(2, 3, 8, 8)
+    after = nnkernels.optimize(copy.deepcopy(before), always=True, verbose=False)
+    assert type(after[1]) is nn.BatchNormAct2d and after[1].activation == "leaky_relu"
+    assert type(after[3][0]) is nn.GroupNormAct and type(after[4]) is nn.LayerNormAct
+    assert all(type(after[i]) is torch.nn.Identity for i in (2, 5)) and type(after[3][2]) is nn.Mish
+    assert before.state_dict().keys() == after.state_dict().keys()
+    for _ in range(2):  # in training, then in evaluation
+        y, expected = after(x), before(x)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+        ours = torch.autograd.grad(y.square().sum(), after.parameters())
+        theirs = torch.autograd.grad(expected.square().sum(), before.parameters())
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(after[1].running_var, before[1].running_var)
+        before.eval(), after.eval()
+
+
+def test_fusing_is_timed_too_and_hooks_prevent_it(monkeypatch, capsys):
+    monkeypatch.setattr(
+        optimizing, "best_of_rounds", lambda calls, rounds, device: [call() for call in calls] and [2, 1]
+    )
+    assert type(nnkernels.optimize(normed())[1]) is torch.nn.BatchNorm2d
+    told = capsys.readouterr().out
+    assert len(re.findall("^left +1 .*Norm.* [+] .*0.50 x", told, re.MULTILINE)) == 3
+    hooked = normed()
+    hooked[2].register_forward_hook(lambda *_: None)
+    nnkernels.optimize(hooked, always=True, verbose=False)
+    assert type(hooked[1]) is torch.nn.BatchNorm2d and type(hooked[4]) is nn.LayerNormAct
+
+
 def test_a_model_that_is_an_activation():
     assert type(nnkernels.optimize(torch.nn.Mish(), always=True, verbose=False)) is nn.Mish
 
