@@ -115,8 +115,8 @@ def test_any_layout(shape, layout, data):
 
 
 def test_gradients_of_every_order():
-    inputs = leaves((4, 3, 2, 2), "cpu", torch.float64)
-    fixed = torch.zeros(3).double(), torch.ones(3).double()
+    inputs = leaves((3, 2, 2), "cpu", torch.float64)
+    fixed = torch.zeros(2).double(), torch.ones(2).double()
 
     def trained(x, residual, weight, bias):
         return F.batch_norm_act(x, None, None, weight, bias, True, activation="silu", residual=residual)
