@@ -47,7 +47,9 @@ def several_tiles_for_each_program(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-@pytest.mark.parametrize(("shape", "layout"), SHAPES, ids=lambda one: "x".join(map(str, one)) if len(one) < 8 else one)
+@pytest.mark.parametrize(
+    ("shape", "layout"), SHAPES, ids=lambda one: one if isinstance(one, str) else "x".join(map(str, one))
+)
 def test_value_and_gradients_are_the_definition(shape, layout, kind, chosen):
     if INTERPRETED and kind != "bf16":
         pytest.skip("slow to interpret; float32 has a test of its own")
@@ -355,7 +357,7 @@ def test_the_examples_in_the_docstrings_run():
 
 
 CONSTANTS = {"residual_ptr": None, "grad_residual_ptr": None, "MASKS": False, "EVEN": True, "RAW": False, "BLOCK": 1024}
-CONSTANTS |= {"BLOCK_GROUP": 1, "STAGES": 1}
+CONSTANTS |= {"BLOCK_GROUP": 1, "STAGES": 3}
 WIDE = ("weight_ptr", "bias_ptr", "statistics_ptr", "partial_ptr", "sums_ptr", "totals_ptr", "mean_ptr", "var_ptr")
 
 
