@@ -6,6 +6,7 @@ import copy
 import doctest
 import importlib
 import pickle
+import re
 
 import pytest
 import torch
@@ -368,12 +369,12 @@ def test_kernels_compile(name, arch, fresh_cache):
     from nnkernels.triton import batch_normalization_kernels as kernels
     from nnkernels.triton.activations import FORMULAS
 
-    formula = FORMULAS["silu"]
-    for cols in (True, False):
-        constants = CONSTANTS | {"VALUE": formula.value, "D1": formula.d1, "COLS": cols}
-        constants |= {"BLOCK_ROWS": 16, "BLOCK_COLS": 64, "inner": 1} if cols else {"BLOCK_ROWS": 1, "BLOCK_COLS": 1024}
-        if name == "sums":
-            constants["grad_x_ptr"] = None
-        compiled = compile_ahead(getattr(kernels, name), arch, "bf16", constants, 4, dict.fromkeys(WIDE, "*fp32"))
-        if name in ("apply", "spread"):
-            assert "ld.global.v4.b32" in compiled.asm["ptx"] and "st.global.v4.b32" in compiled.asm["ptx"]
+    formula, cols = FORMULAS["silu"], arch != "sm_90"  # one layout for each: compiling takes seconds
+    constants = CONSTANTS | {"VALUE": formula.value, "D1": formula.d1, "COLS": cols}
+    constants |= {"BLOCK_ROWS": 16, "BLOCK_COLS": 64, "inner": 1} if cols else {"BLOCK_ROWS": 1, "BLOCK_COLS": 1024}
+    if name == "sums":
+        constants["grad_x_ptr"] = None
+    compiled = compile_ahead(getattr(kernels, name), arch, "bf16", constants, 4, dict.fromkeys(WIDE, "*fp32"))
+    if name in ("apply", "spread"):
+        assert re.search(r"(ld\.global\S*\.v4\.b32|cp\.async)", compiled.asm["ptx"])
+        assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
