@@ -6,6 +6,7 @@ import copy
 import doctest
 import importlib
 import pickle
+import re
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def several_tiles_for_each_program(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-@pytest.mark.parametrize(("shape", "layout"), SHAPES, ids=lambda one: "x".join(map(str, one)) if len(one) < 8 else one)
+@pytest.mark.parametrize(
+    ("shape", "layout"), SHAPES, ids=lambda one: one if isinstance(one, str) else "x".join(map(str, one))
+)
 def test_value_and_gradients_are_the_definition(shape, layout, kind, chosen):
     if INTERPRETED and kind != "bf16":
         pytest.skip("slow to interpret; float32 has a test of its own")
@@ -115,8 +118,8 @@ def test_any_layout(shape, layout, data):
 
 
 def test_gradients_of_every_order():
-    inputs = leaves((4, 3, 2, 2), "cpu", torch.float64)
-    fixed = torch.zeros(3).double(), torch.ones(3).double()
+    inputs = leaves((3, 2, 2), "cpu", torch.float64)
+    fixed = torch.zeros(2).double(), torch.ones(2).double()
 
     def trained(x, residual, weight, bias):
         return F.batch_norm_act(x, None, None, weight, bias, True, activation="silu", residual=residual)
@@ -355,7 +358,7 @@ def test_the_examples_in_the_docstrings_run():
 
 
 CONSTANTS = {"residual_ptr": None, "grad_residual_ptr": None, "MASKS": False, "EVEN": True, "RAW": False, "BLOCK": 1024}
-CONSTANTS |= {"BLOCK_GROUP": 1, "STAGES": 1}
+CONSTANTS |= {"BLOCK_GROUP": 1, "STAGES": 3}
 WIDE = ("weight_ptr", "bias_ptr", "statistics_ptr", "partial_ptr", "sums_ptr", "totals_ptr", "mean_ptr", "var_ptr")
 
 
@@ -366,12 +369,12 @@ def test_kernels_compile(name, arch, fresh_cache):
     from nnkernels.triton import batch_normalization_kernels as kernels
     from nnkernels.triton.activations import FORMULAS
 
-    formula = FORMULAS["silu"]
-    for cols in (True, False):
-        constants = CONSTANTS | {"VALUE": formula.value, "D1": formula.d1, "COLS": cols}
-        constants |= {"BLOCK_ROWS": 16, "BLOCK_COLS": 64, "inner": 1} if cols else {"BLOCK_ROWS": 1, "BLOCK_COLS": 1024}
-        if name == "sums":
-            constants["grad_x_ptr"] = None
-        compiled = compile_ahead(getattr(kernels, name), arch, "bf16", constants, 4, dict.fromkeys(WIDE, "*fp32"))
-        if name in ("apply", "spread"):
-            assert "ld.global.v4.b32" in compiled.asm["ptx"] and "st.global.v4.b32" in compiled.asm["ptx"]
+    formula, cols = FORMULAS["silu"], arch != "sm_90"  # one layout for each: compiling takes seconds
+    constants = CONSTANTS | {"VALUE": formula.value, "D1": formula.d1, "COLS": cols}
+    constants |= {"BLOCK_ROWS": 16, "BLOCK_COLS": 64, "inner": 1} if cols else {"BLOCK_ROWS": 1, "BLOCK_COLS": 1024}
+    if name == "sums":
+        constants["grad_x_ptr"] = None
+    compiled = compile_ahead(getattr(kernels, name), arch, "bf16", constants, 4, dict.fromkeys(WIDE, "*fp32"))
+    if name in ("apply", "spread"):
+        assert re.search(r"(ld\.global\S*\.v4\.b32|cp\.async)", compiled.asm["ptx"])
+        assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])

@@ -228,7 +228,7 @@ def _differentiable(
     """The gradients in torch operations."""
     groups = frame_of.args[0] if isinstance(frame_of, partial) else None
     kept = None if training else torch.stack((statistics[CENTER] + statistics[LOW], statistics[RSTD]))
-    given = [at for at, tensor in enumerate(operands) if tensor is not None]
+    given = {at: tensor for at, tensor in enumerate(operands) if tensor is not None}
 
     def value(*tensors: Tensor) -> Tensor:
         whole: list[Any] = [None] * 4
@@ -237,11 +237,7 @@ def _differentiable(
         return reference.composed(inner, Operands(*whole), groups, eps, statistics=kept, process_group=process_group)
 
     found: list[Tensor | None] = [None] * 4
-    for at, gradient in zip(
-        given,
-        differentiable_gradients(value, [operands[at] for at in given], grad),
-        strict=True,  # type: ignore[misc]
-    ):
+    for at, gradient in zip(given, differentiable_gradients(value, list(given.values()), grad), strict=True):
         found[at] = gradient
     if needs[1] and operands.residual is None:
         found[1] = grad

@@ -159,10 +159,11 @@ def backward(
     if elementwise(inner.name).masks:
         dz = torch.where(slope == 0, 0.0, dz)
     sums = torch.stack((dz.sum((1, 4)), (dz * normal).sum((1, 4))))
-    weight = 1.0 if operands.weight is None else operands.weight.to(z.dtype).view(1, 1, *frame.split[2:4], 1)
+    weight = torch.ones(frame.channels, device=z.device) if operands.weight is None else operands.weight
+    weight = weight.to(z.dtype).view(1, 1, *frame.split[2:4], 1)
     grad_x = dz * weight
     if not is_fixed:
-        totals = (sums * (weight if operands.weight is None else weight.view(1, 1, *frame.split[2:4]))).sum(3)
+        totals = (sums * weight.squeeze(-1)).sum(3)
         if reduce is not None:
             reduce(totals)
         mean, along = totals.view(2, frame.batch, 1, -1, 1, 1) / _row(statistics, COUNT, frame, z.dtype)

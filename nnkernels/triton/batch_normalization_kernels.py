@@ -156,7 +156,7 @@ def moments(
     squares = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, _, _ = _tile(
+            at, mask, full, _rows, _cols = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
@@ -250,17 +250,17 @@ def apply(
     """y = f((x - mean) rstd weight + bias + residual)"""
     FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty.primitive_bitwidth == 64 else tl.float32
-    batch, first_row, first_col, lane, _ = _program(
+    batch, first_row, first_col, lane, _chunk = _program(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, True
     )
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
-    center, _, _, scale, shift = _parameters(
+    center, _low, _rstd, scale, shift = _parameters(
         statistics_ptr, weight_ptr, bias_ptr, sets, batch, channel, there, channels, group, COMPUTE
     )
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, _, _ = _tile(
+            at, mask, full, _rows, _cols = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
@@ -287,7 +287,7 @@ def sums(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, False
     )
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
-    center, _, _, scale, shift = _parameters(
+    center, _low, _rstd, scale, shift = _parameters(
         statistics_ptr, weight_ptr, bias_ptr, sets, batch, channel, there, channels, group, COMPUTE
     )
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
@@ -295,7 +295,7 @@ def sums(
     along = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, _, _ = _tile(
+            at, mask, full, _rows, _cols = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
@@ -372,7 +372,7 @@ def spread(
     """grad_x = rstd (weight dz - (sum of weight dz + normal * sum of weight dz normal) / count), dz = grad f'(z)"""
     FAST: tl.constexpr = x_ptr.dtype.element_ty.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty.primitive_bitwidth == 64 else tl.float32
-    batch, first_row, first_col, lane, _ = _program(
+    batch, first_row, first_col, lane, _chunk = _program(
         rows, channels, inner, row_steps, col_steps, COLS, BLOCK_ROWS, BLOCK_COLS, True
     )
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
@@ -386,7 +386,7 @@ def spread(
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     for outer in range(col_steps if COLS else row_steps):
         for step in tl.range(0, row_steps if COLS else col_steps, num_stages=STAGES):
-            at, mask, full, _, _ = _tile(
+            at, mask, full, _rows, _cols = _tile(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip

@@ -65,7 +65,7 @@ def forward(
     tl.store(out + 3 * sets, rstd)
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     for d in range(0, group, BLOCK_GROUP):
-        _, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
+        _weight, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
             z = (_load(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
@@ -119,7 +119,7 @@ def backward(
     slope = -factor * rstd * tl.sum(for_spread, 0)
     offset = -factor * tl.sum(for_mean, 0) - slope * low
     for d in range(0, group, BLOCK_GROUP):
-        _, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
+        _weight, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
             dz = _load(grad_ptr + base + at, mask, full, COMPUTE, EVEN)
