@@ -2,8 +2,9 @@
 # Everything that needs a GPU, in one go: builds in place, tests, checks the memory, times. Logs go to $OUT (gpu-output).
 #
 #   bash benchmarks/gpu.sh                  # all the steps
-#   bash benchmarks/gpu.sh build test       # some of: build test memcheck large time overhead crossovers
+#   bash benchmarks/gpu.sh build test       # some of: build test memcheck large time families overhead crossovers
 #   PYTHON=python3.12 SECONDS_TO_TIME=300 bash benchmarks/gpu.sh time
+#   TESTS="tests/test_fused.py tests/test_gated.py" bash benchmarks/gpu.sh test
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -28,7 +29,7 @@ step() {  # name, command...
 test_step() {
   local file name shard shards
   export OMP_NUM_THREADS=1
-  for file in tests/test_*.py; do
+  for file in ${TESTS:-tests/test_*.py}; do
     case $file in
       *numbers.py | *triton.py | *autograd.py) shards=4 ;;
       *) shards=1 ;;
@@ -46,7 +47,18 @@ test_step() {
   rm "$OUT"/test_*
 }
 
-for name in ${*:-build test memcheck large time overhead crossovers}; do
+# Kernels are compiled side by side first, so that the timed pass finds them in the caches.
+families_step() {
+  local file
+  for file in benchmarks/cases/[a-z]*.py; do
+    timeout 120 "$PYTHON" benchmarks/families.py --compile --family "$(basename "$file" .py)" >/dev/null 2>&1 &
+  done
+  wait
+  step families "$PYTHON" benchmarks/families.py --compile --out "$OUT/families.json"
+  cat "$OUT/families.log"
+}
+
+for name in ${*:-build test memcheck large time families overhead crossovers}; do
   case $name in
     build) step build "$PYTHON" setup.py build_ext --inplace ;;
     test) test_step ;;
@@ -56,6 +68,7 @@ for name in ${*:-build test memcheck large time overhead crossovers}; do
       step time "$PYTHON" benchmarks/gpu.py --compile --seconds "${SECONDS_TO_TIME:-540}" --out "$OUT/gpu.json"
       cat "$OUT/time.log"
       ;;
+    families) families_step ;;
     overhead) step overhead "$PYTHON" benchmarks/overhead.py && cat "$OUT/overhead.log" ;;
     crossovers) step crossovers "$PYTHON" benchmarks/crossovers.py --dry-run && cat "$OUT/crossovers.log" ;;
     *) echo "unknown step $name" && exit 2 ;;
