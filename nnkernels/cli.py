@@ -96,6 +96,19 @@ def parser() -> argparse.ArgumentParser:
     gallery.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
 
     commands.add_parser("train", add_help=False, help="train a network; its options: nnkernels train --help")
+
+    predict = commands.add_parser("predict", help="classes and probabilities, values or text, from a checkpoint")
+    predict.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
+    predict.add_argument("--input", metavar="FILE", help="numbers: .npy, CSV (- is the standard input), or a picture")
+    predict.add_argument("--prompt", default="\n", help="what a network that writes goes on with")
+    predict.add_argument("--length", type=positive, default=400, help="characters to write (default: 400)")
+    predict.add_argument("--temperature", type=float, default=0.8, help="of writing; 0 takes the likeliest character")
+    predict.add_argument("--seed", type=int, default=0, help="of writing")
+
+    export = commands.add_parser("export", help="a checkpoint as an ONNX or torch.export file, run and compared")
+    export.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
+    export.add_argument("--format", choices=["onnx", "torch"], default="onnx")
+    export.add_argument("--out", type=Path, default=Path("network"), help="the file, its suffix aside")
     return top
 
 

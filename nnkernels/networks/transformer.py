@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ class FeedForward(torch.nn.Module):
         gates = isinstance(row_called(activation), Activation)
         hidden = math.ceil(width * 8 / 3 / 8) * 8
         self.up = torch.nn.Linear(width, hidden * (2 if gates else features_in(activation)), bias=False)
-        self.activation = nn.Gated(activation, **constants(activation)) if gates else layer(activation, dim=-1)
+        options: dict[str, Any] = dict(constants(activation))
+        self.activation = nn.Gated(activation, **options) if gates else layer(activation, dim=-1)
         self.down = torch.nn.Linear(hidden, width, bias=False)
         initialise(self.up, "linear")
         initialise(self.down, activation, scale)
@@ -110,7 +112,7 @@ class Transformer(torch.nn.Module):
         *,
         activation: str = "swiglu",
         width: int = 128,
-        depth: int = 4,
+        depth: int = 2,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

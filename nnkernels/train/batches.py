@@ -1,7 +1,7 @@
 """The order of the samples, and what loads them.
 
-The order depends on the seed and the epoch alone, and random numbers that a data set draws depend on the batch alone. So
-a run sees the same batches whatever the number of workers, and goes on in the middle of an epoch by starting there.
+The order depends on the seed and the epoch alone, and random numbers that a data set draws depend on the batch alone.
+So a run sees the same batches whatever the number of workers, and goes on in the middle of an epoch by starting there.
 """
 
 from __future__ import annotations

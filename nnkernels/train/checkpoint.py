@@ -1,8 +1,8 @@
 """Checkpoints, written whole or not at all.
 
-A file is written under a temporary name, synced to the disk and renamed, and then the folder is synced. Its name ends in
-the beginning of its SHA-256, as those of torch.hub do, so that a damaged one is known: step-00000120-3fa9c1d2.pt. It is a
-plain `torch.save` file, read with `weights_only=True`, so nothing in it is ever executed.
+A file is written under a temporary name, synced to the disk and renamed, and then the folder is synced. Its name ends
+in the beginning of its SHA-256, as those of torch.hub do, so that a damaged one is known: step-00000120-3fa9c1d2.pt.
+It is a plain `torch.save` file, read with `weights_only=True`, so nothing in it is ever executed.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ def seed_everything(seed: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """Where all generators stand, in plain values."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, keys.tolist(), *rest],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
         "python": [version, list(words), gauss],
     }
 
@@ -77,8 +77,7 @@ def stopping() -> Iterator[Callable[[], str | None]]:
         signal.signal(number, before[number])
 
     if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: came[0] if came else None
     finally:

@@ -24,7 +24,7 @@ def _halves(count: int) -> tuple[Tensor, Tensor]:
     return order[count // _HELD :], order[: count // _HELD]
 
 
-def _scale(inputs: Tensor, each: bool) -> dict[str, tuple[float, ...]]:
+def _scale(inputs: Tensor, each: bool) -> dict[str, Any]:
     """Mean and deviation of what is trained on, of each feature or of all together."""
     flat = inputs.double() if each else inputs.double().flatten()
     mean, std = flat.mean(0), flat.std(0)

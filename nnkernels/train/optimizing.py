@@ -54,8 +54,8 @@ def optimizer(settings: Settings, model: torch.nn.Module) -> Optimizer:
         others = [one for one in trained if one.ndim <= 1]
         groups = [{"params": decays, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
-    options = {"fused": True} if "fused" in takes else {}
-    return made(groups, lr=settings.lr, **options, **settings.optimizer_arguments)  # type: ignore[call-arg]
+    options: dict[str, Any] = {"lr": settings.lr, **({"fused": True} if "fused" in takes else {})}
+    return made(groups, **{**options, **settings.optimizer_arguments})
 
 
 def _ramp(settings: Settings, total: int, after: Callable[[float], float]) -> Callable[[int], float]:
@@ -106,7 +106,7 @@ class Schedule:
     def evaluated(self, held_loss: float) -> None:
         """After each evaluation."""
         if self._waits:
-            self.scheduler.step(held_loss)
+            self.scheduler.step(held_loss)  # type: ignore[arg-type]
 
     @property
     def lr(self) -> float:

@@ -1,7 +1,7 @@
 """The one object that knows in how many processes a run goes on: here in one.
 
-The loop asks it for the device, for its share of a batch and whether it is the process that writes, hands it the model to
-wrap and takes states from it; a distributed run replaces this object and nothing else.
+The loop asks it for the device, for its share of a batch and whether it is the process that writes, hands it the model
+to wrap and takes states from it; a distributed run replaces this object and nothing else.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -121,7 +123,7 @@ class Report:
         writer.writerow([one.name for one in fields(Line)])
         writer.writerows(map(_row, self.lines))
         write_whole(path, text.getvalue().encode())
-        self._csv = open(path, "a", newline="", encoding="utf-8")
+        self._csv = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
 
     def step(self, samples: int) -> None:
         """After each step, of so many samples."""
@@ -154,6 +156,8 @@ class Report:
         self.lines.append(line)
         csv.writer(self._csv).writerow(_row(line))
         self._csv.flush()
+        if line.metric is not None:  # a checkpoint follows, and must not be newer than the log
+            os.fsync(self._csv.fileno())
         if line.loss is not None:
             self._shown["loss"] = f"{line.loss:.4f}"
         if line.metric is not None:
@@ -182,7 +186,9 @@ class Report:
             return
         was = model.training
         try:
-            self._writer.add_graph(model.eval(), inputs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TensorBoard's tracing is deprecated, and says so three times
+                self._writer.add_graph(model.eval(), inputs)
         except Exception as error:  # whatever a network of the user's does under tracing
             self.tell(f"TensorBoard gets no graph of this network: {str(error).strip().splitlines()[0]}")
         finally:

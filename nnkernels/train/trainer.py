@@ -30,7 +30,7 @@ from .finite import NotFinite, culprit
 from .metrics import Judge
 from .model import criterion, network
 from .processes import Processes
-from .report import Line, Report
+from .report import Report
 from .settings import Settings
 from .units import units_off
 
@@ -321,7 +321,7 @@ class Trainer:
 
     @property
     def closes_with_evaluation(self) -> bool:
-        """Whether the epoch that just ended is followed by an evaluation: each is, unless told otherwise, and the last."""
+        """Whether the epoch that just ended is followed by an evaluation: each, unless told otherwise, and the last."""
         return self.settings.evaluate_every is None or self.progress.epoch == self.settings.epochs
 
     def batches(self) -> DataLoader:
@@ -356,7 +356,7 @@ class Trainer:
         chosen = self.processes.share(self.order.indices(progress.epoch, progress.batch))
         shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
         return NotFinite(
-            f"the loss is {loss} at step {progress.step + 1}, which is batch {progress.batch} of epoch {progress.epoch} "
+            f"the loss is {loss} at step {progress.step + 1}, batch {progress.batch} of epoch {progress.epoch} "
             f"(samples {shown}). The first number that is not finite comes out of {where}. The weights are as before "
             f"the step; checkpoints are in {self.checkpoints.folder}"
         )

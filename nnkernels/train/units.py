@@ -11,8 +11,8 @@ from .. import nn
 from ..registry import activation, activations
 
 
-def _modules() -> tuple[type, ...]:
-    return tuple({getattr(nn, activation(name).module) for name in activations()} | {nn.Gated})
+def _modules() -> tuple[type[torch.nn.Module], ...]:
+    return nn.Gated, *(getattr(nn, activation(name).module) for name in activations())
 
 
 def units_off(model: torch.nn.Module, inputs: Tensor) -> dict[str, Tensor]:
@@ -33,7 +33,6 @@ def units_off(model: torch.nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         {'0': tensor([1.0000, 0.5000])}
     """
     found: dict[str, Tensor] = {}
-    hooks = []
 
     def watch(name: str) -> Any:
         def hook(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
@@ -42,16 +41,14 @@ def units_off(model: torch.nn.Module, inputs: Tensor) -> dict[str, Tensor]:
             with torch.enable_grad():
                 leaf = given[0].detach().requires_grad_()
                 (slope,) = torch.autograd.grad(module.forward(leaf).sum(), leaf)
-            along = getattr(module, "dim", 1)
-            off = (slope == 0).movedim(along if isinstance(along, int) else 1, -1)
+            features = 1 if leaf.ndim > 3 else -1  # of pictures, or of anything else
+            off = (slope == 0).movedim(features, -1)
             found[name] = off.flatten(0, -2).float().mean(0).cpu()
 
         return hook
 
-    kinds = _modules()
-    for name, module in model.named_modules():
-        if isinstance(module, kinds):
-            hooks.append(module.register_forward_hook(watch(name)))
+    watched = [(name, module) for name, module in model.named_modules() if isinstance(module, _modules())]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in watched]
     was = model.training
     try:
         with torch.no_grad():
