@@ -136,6 +136,7 @@ class Trainer:
         seed_everything(settings.seed)
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
         self.model = (model or network(settings, self.data.problem)).to(self.device, self.dtype)
+        self.parameters = list(self.model.parameters())
         self.average = _averaged(self.model, settings.ema)
         self.criterion = criterion(settings, self.data.problem)
         self.judge = Judge(settings.metric, self.data.problem, self.device)
@@ -201,11 +202,11 @@ class Trainer:
         settings = self.settings
         inputs, targets = self.moved(inputs), self.moved(targets)
         self.optimizer.zero_grad()
-        total = 0.0
-        for x, y in zip(inputs.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True):
+        total, pieces = 0.0, settings.accumulate
+        for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
             with self.autocast():
                 loss = self.criterion(self.called(x), y)
-            if len(x) < len(inputs):
+            if pieces > 1:
                 loss = loss * (len(x) / len(inputs))
             glance = Glance(loss)
             self.scaler.scale(loss).backward()
@@ -214,7 +215,7 @@ class Trainer:
             raise self.not_finite(total, inputs, targets)
         if settings.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+            torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
