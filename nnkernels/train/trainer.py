@@ -302,6 +302,8 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        if self.processes.is_main:
+            self.settings.save(self.folder / "settings.yaml")
         set_random_state(state["random"])
         return True
 
