@@ -1,4 +1,4 @@
-"""The command line: `nnkernels info | check | demo | bench | gallery`."""
+"""The command line: `nnkernels info | check | demo | bench | gallery | train | predict | export`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .dispatch import NAMES
 from .registry import Activation, activations, catalogue
+
+OWN_OPTIONS = ("train",)
+"""The commands that read their options themselves."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -91,6 +94,21 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=folder, default=Path("gallery-output"), help="folder for the pictures and the page"
     )
     gallery.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+
+    commands.add_parser("train", add_help=False, help="train a network; its options: nnkernels train --help")
+
+    predict = commands.add_parser("predict", help="classes and probabilities, values or text, from a checkpoint")
+    predict.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
+    predict.add_argument("--input", metavar="FILE", help="numbers: .npy, CSV (- is the standard input), or a picture")
+    predict.add_argument("--prompt", default="\n", help="what a network that writes goes on with")
+    predict.add_argument("--length", type=positive, default=400, help="characters to write (default: 400)")
+    predict.add_argument("--temperature", type=float, default=0.8, help="of writing; 0 takes the likeliest character")
+    predict.add_argument("--seed", type=int, default=0, help="of writing")
+
+    export = commands.add_parser("export", help="a checkpoint as an ONNX or torch.export file, run and compared")
+    export.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
+    export.add_argument("--format", choices=["onnx", "torch"], default="onnx")
+    export.add_argument("--out", type=Path, default=Path("network"), help="the file, its suffix aside")
     return top
 
 
@@ -108,5 +126,10 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"nnkernels: --import: {error}", file=sys.stderr)
         return 2
-    args = parser().parse_args(argv)
+    top = parser()
+    args, options = top.parse_known_args(argv)
+    if args.command in OWN_OPTIONS:
+        args.options = options
+    elif options:
+        top.error(f"unrecognized arguments: {' '.join(options)}")
     return importlib.import_module(f".commands.{args.command}", __package__).run(args)

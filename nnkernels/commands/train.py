@@ -1,0 +1,70 @@
+"""`nnkernels train`: the settings are the options, and `--config FILE` starts from settings in YAML.
+
+nnkernels train --network cnn --data digits --activation mish
+nnkernels train --config runs/digits-cnn-1/settings.yaml --seed 1
+nnkernels train --out runs/digits-cnn-1 --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+
+
+def _settings(options: list[str]):
+    """What the options say, beside what is saved in the folder of a run that goes on, or in `--config`."""
+    import tyro
+
+    from ..train.settings import Settings
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    known, rest = first.parse_known_args(options)
+    first.add_argument("--out", type=Path)
+    first.add_argument("--resume", action="store_true")
+    asked = first.parse_known_args(options)[0]
+    saved = asked.out / "settings.yaml" if asked.resume and asked.out else None
+    if asked.resume and saved is None:
+        raise ValueError("--resume needs the folder of the run: --out FOLDER")
+    base = Settings()
+    if known.config is not None:
+        base = Settings.load(known.config)
+    elif saved is not None and saved.exists():
+        base = Settings.load(saved)
+    base = dataclasses.replace(base, resume=False)
+    return tyro.cli(Settings, prog="nnkernels train", description=__doc__, default=base, args=rest)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import torchmetrics  # noqa: F401
+        import tyro  # noqa: F401
+        import yaml  # noqa: F401
+    except ImportError as error:
+        print(f"nnkernels train needs {error.name}; run: pip install 'nnkernels[train]'", file=sys.stderr)
+        return 2
+    from ..train import CheckpointError, NotFinite, Trainer
+
+    try:
+        trainer = Trainer(_settings(args.options))
+        print(f"{trainer.settings.network} on {trainer.settings.data}, {trainer.folder}", file=sys.stderr)
+        result = trainer.run()
+    except (ValueError, TypeError, RuntimeError, OSError, CheckpointError, NotFinite) as error:
+        print(f"nnkernels train: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NotFinite) else 2
+    if result.evaluation is not None:
+        last = result.evaluation
+        print(
+            f"step {last.step}: held-out loss {last.loss:.4f}, {result.metric} {last.metric:.4f} "
+            f"(best {result.best:.4f} after step {result.best_step})"
+        )
+    print(f"checkpoints, log.csv and curves.png: {result.folder}")
+    if result.stopped in ("SIGINT", "SIGTERM"):
+        print(
+            f"stopped by {result.stopped}; go on with: nnkernels train --out {result.folder} --resume", file=sys.stderr
+        )
+        return 128 + signal.Signals[result.stopped]
+    return 0

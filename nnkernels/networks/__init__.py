@@ -1,0 +1,58 @@
+"""Small networks made of the family's activations, by name. Each is a class of its own file.
+
+Example:
+    >>> from nnkernels.networks import build
+    >>> cnn = build("cnn", (1, 8, 8), 10, activation="mish", width=16)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .cnn import CNN
+from .mlp import MLP
+from .transformer import Transformer
+
+__all__ = ["CNN", "MLP", "NETWORKS", "Network", "Transformer", "build"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network's name stands for.
+
+    Attributes:
+        make: `make(shape, outputs, *, activation, width, depth, dropout)`, each option with a default.
+        takes: "numbers" of any shape, "pictures" (channels, height, width) or "characters" (their numbers).
+    """
+
+    make: Callable[..., torch.nn.Module]
+    takes: str
+
+
+NETWORKS: dict[str, Network] = {
+    "mlp": Network(MLP, "numbers"),
+    "cnn": Network(CNN, "pictures"),
+    "transformer": Network(Transformer, "characters"),
+}
+
+
+def build(name: str, shape: tuple[int, ...], outputs: int, **options: Any) -> torch.nn.Module:
+    """The network called `name`, with its weights drawn from torch's generator.
+
+    Args:
+        name: a key of `NETWORKS`.
+        shape: of one input.
+        outputs: numbers for each input, or characters of the alphabet.
+        **options: `activation`, `width`, `depth` and `dropout`; what is None is left to the network.
+
+    Raises:
+        ValueError: the network or the activation is not known, or the shape does not suit the network.
+    """
+    network = NETWORKS[name]
+    if network.takes == "pictures" and len(shape) != 3:
+        raise ValueError(f"{name} takes pictures (channels, height, width), but one input has the shape {shape}")
+    return network.make(shape, outputs, **{key: value for key, value in options.items() if value is not None})

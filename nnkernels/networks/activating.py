@@ -1,0 +1,75 @@
+"""Any activation of the catalogue as a layer of a network, and the right initial weights behind it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .. import nn
+from ..initialization import init_for
+from ..registry import Activation, Gated, Reducing, activation
+
+_MAXOUT_PIECES = 2
+_APL_SEGMENTS = 5
+
+
+def constants(name: str) -> dict[str, float]:
+    """The activation's constants: its defaults, and 0 where it has none (`threshold`, which so becomes the ReLU)."""
+    row = activation(name)
+    given = row.parameters if isinstance(row, Activation) else {}
+    return {constant: 0.0 if math.isnan(value) else value for constant, value in given.items()}
+
+
+def features_in(name: str) -> int:
+    """How many features the activation takes for each one it gives: 2 for gated ones and Maxout, else 1.
+
+    Example:
+        >>> from nnkernels.networks.activating import features_in
+        >>> features_in("swiglu"), features_in("mish")
+        (2, 1)
+    """
+    return 2 if isinstance(activation(name), Gated) else _MAXOUT_PIECES if name == "maxout" else 1
+
+
+def layer(name: str, dim: int = 1) -> torch.nn.Module:
+    """The activation as a module, for inputs whose features lie along `dim`.
+
+    Args:
+        name: any name of the catalogue.
+        dim: the dimension of the features, along which gated activations, Maxout and the softmaxes work.
+
+    Returns:
+        A module that takes `(..., features_in(name) * n, ...)` to `(..., n, ...)`.
+
+    Raises:
+        ValueError: the catalogue has no such name; the message lists those it has.
+
+    Example:
+        >>> import torch
+        >>> from nnkernels.networks.activating import layer
+        >>> layer("swiglu", dim=1)(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
+    """
+    row = activation(name)
+    made = getattr(nn, row.module)
+    if name == "maxout":
+        return made(_MAXOUT_PIECES, dim)
+    if name == "apl":
+        return made(_APL_SEGMENTS)
+    return made(dim=dim) if isinstance(row, Gated | Reducing) else made(**constants(name))
+
+
+def initialise(weighted: torch.nn.Linear | torch.nn.Conv2d, behind: str, scale: float = 1.0) -> None:
+    """Fills the weights of a layer whose input comes out of the activation `behind`; biases become 0.
+
+    Args:
+        weighted: the layer.
+        behind: an activation, or "linear" for none.
+        scale: what the weights are multiplied by.
+    """
+    init_for(behind, *(constants(behind).values() if behind != "linear" else ()))(weighted.weight)
+    with torch.no_grad():
+        weighted.weight.mul_(scale)
+        if weighted.bias is not None:
+            weighted.bias.zero_()

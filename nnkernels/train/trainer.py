@@ -1,0 +1,407 @@
+"""The training loop, to be read from top to bottom.
+
+nnkernels train --network cnn --data digits --activation mish
+nnkernels train --out runs/digits-cnn-1 --resume
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from . import optimizing
+from .batches import Order, loader
+from .checkpoint import CheckpointError, Checkpoints, check_tensors
+from .contexts import deterministic, profiling, random_state, seed_everything, set_random_state, stopping
+from .data import OWN, Data
+from .datasets import named
+from .finite import NotFinite, culprit
+from .metrics import Judge
+from .model import criterion, network
+from .processes import Processes
+from .report import Report
+from .settings import Settings
+from .units import units_off
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with the weights and the random generators, all that its future depends on.
+
+    Attributes:
+        step: steps of the optimiser that are done.
+        epoch, batch: the batch that comes next.
+        best: the best metric so far, of `best_step`.
+        waited: evaluations since then.
+        losses: of the steps since the last line of the log.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out data says after `step` steps."""
+
+    step: int
+    loss: float
+    metric: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        steps: done in all.
+        evaluation: the last one; None if there was none.
+        best: the best metric, of `best_step`.
+        metric: its name.
+        folder: of the run.
+        stopped: None if the run is complete, else why not: "patience", or the name of a signal.
+    """
+
+    steps: int
+    evaluation: Evaluation | None
+    best: float | None
+    best_step: int
+    metric: str
+    folder: Path
+    stopped: str | None
+
+
+class Trainer:
+    """Trains one network.
+
+    Args:
+        settings: what, on what and how.
+        data: of your own; by default what `settings.data` names.
+        model: of your own; by default what `settings.network` names.
+        processes: in how many processes; by default this one.
+        watch: is told of each evaluation; what it raises ends the run.
+
+    Raises:
+        ValueError: the settings do not fit the data.
+        FileExistsError: the folder already holds a run, and `settings.resume` is not set.
+        CheckpointError: the run to be resumed cannot be.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from nnkernels.train import Settings, Trainer
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = Path(folder) / "run"
+        ...     settings = Settings(data="iris", epochs=2, out=out, progress=False, tensorboard=False)
+        ...     Trainer(settings).run().steps
+        4
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data | None = None,
+        model: torch.nn.Module | None = None,
+        *,
+        processes: Processes | None = None,
+        watch: Callable[[Evaluation], None] = lambda evaluation: None,
+    ) -> None:
+        if data is not None:
+            settings = dataclasses.replace(settings, data=OWN)
+        self.data = data or named(settings.data, settings.context)
+        self.watch = watch
+        self.processes = processes or Processes(settings.device)
+        self.device = self.processes.device
+        self.order = Order(len(self.data.train), settings.batch_size, settings.seed, self.processes)  # type: ignore[arg-type]
+        self.total = settings.epochs * len(self.order)
+        _check_sizes(settings, self.data)
+
+        seed_everything(settings.seed)
+        self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
+        self.model = (model or network(settings, self.data.problem)).to(self.device, self.dtype)
+        self.parameters = list(self.model.parameters())
+        self.average = _averaged(self.model, settings.ema)
+        self.criterion = criterion(settings, self.data.problem)
+        self.judge = Judge(settings.metric, self.data.problem, self.device)
+        self.optimizer = optimizing.optimizer(settings, self.model)
+        self.schedule = optimizing.Schedule(settings, self.optimizer, self.total)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.called = self.processes.wrap(self.model)
+        if settings.compile:
+            self.called.compile()
+
+        self.progress = Progress()
+        self.folder = settings.out or _free_folder(settings)
+        self.settings = dataclasses.replace(settings, out=self.folder)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep)
+
+    def run(self) -> Result:
+        """Trains until the end, or until it is told to stop, from the newest checkpoint if so told.
+
+        Raises:
+            NotFinite: the loss became NaN or infinite.
+            OSError: a file could not be written; the checkpoints before are whole.
+        """
+        if not (self.settings.resume and self.restore()):
+            self.prepare()
+        settings, progress = self.settings, self.progress
+        folder = self.folder if self.processes.is_main else None
+        evaluation, reason = None, self.exhausted()
+        with (
+            deterministic(settings.deterministic),
+            Report(settings, folder, self.judge.name, self.total, progress.step) as report,
+            profiling(self.folder / "trace.json" if settings.profile and folder else None) as profiled,
+            stopping() as signalled,
+        ):
+            report.graph(self.model, self.held_inputs()[:2])
+            self.model.train()
+            while progress.epoch < settings.epochs and not reason:
+                for inputs, targets in self.batches():
+                    progress.losses.append(self.step(inputs, targets))
+                    ended = self.advance()
+                    profiled()
+                    report.step(len(inputs) * self.processes.size)
+                    if _due(settings.log_every, progress.step):
+                        report.trained(progress.step, progress.epoch, self.mean_loss(), self.schedule.lr)
+                    reason = self.processes.any(signalled())
+                    if _due(settings.evaluate_every, progress.step) or (ended and self.closes_with_evaluation):
+                        with report.paused():
+                            evaluation = self.evaluate(report)
+                            self.save(evaluation.best)
+                            self.watch(evaluation)
+                        reason = reason or self.exhausted()
+                    elif reason or _due(settings.save_every, progress.step):
+                        with report.paused():
+                            self.save()
+                    if reason:
+                        break
+            report.picture()
+        return Result(
+            progress.step, evaluation, progress.best, progress.best_step, self.judge.name, self.folder, reason
+        )
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        """One step of the optimiser; returns the mean loss of the batch."""
+        settings = self.settings
+        inputs, targets = self.moved(inputs), self.moved(targets)
+        self.optimizer.zero_grad()
+        total, pieces = 0.0, settings.accumulate
+        for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
+            with self.autocast():
+                loss = self.criterion(self.called(x), y)
+            if pieces > 1:
+                loss = loss * (len(x) / len(inputs))
+            glance = Glance(loss)
+            self.scaler.scale(loss).backward()
+            total += glance.value()
+        if not math.isfinite(total):
+            raise self.not_finite(total, inputs, targets)
+        if settings.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return total
+
+    def advance(self) -> bool:
+        """Counts a step; returns whether an epoch ended with it."""
+        progress = self.progress
+        progress.step, progress.batch = progress.step + 1, progress.batch + 1
+        ended = progress.batch == len(self.order)
+        if ended:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        return ended
+
+    def evaluate(self, report: Report) -> Evaluation:
+        """Judges all held-out data, with the mean weights where there are such."""
+        progress, model = self.progress, self.average or self.called
+        model.eval()
+        total, count = 0.0, 0
+        for inputs, targets in self.held_batches():
+            x, y = self.moved(inputs), self.moved(targets)
+            with torch.no_grad(), self.autocast():
+                outputs = model(x)
+                total += self.criterion(outputs, y).item() * len(x)
+            self.judge.update(outputs, y)
+            count += len(x)
+        model.train()
+        loss, metric = self.processes.mean(total / count, count), self.judge.result()
+        better = self.judge.better(metric, progress.best)
+        progress.waited = 0 if better else progress.waited + 1
+        if better:
+            progress.best, progress.best_step = metric, progress.step
+        self.schedule.evaluated(loss)
+        if report.watches_units:
+            report.dead_units(units_off(self.model, self.held_inputs()), progress.step)
+        report.evaluated(progress.step, progress.epoch, loss, metric, self.schedule.lr)
+        return Evaluation(progress.step, loss, metric, better)
+
+    def exhausted(self) -> str | None:
+        """Whether patience is, as the reason to stop."""
+        patience = self.settings.patience
+        return "patience" if patience is not None and self.progress.waited >= patience else None
+
+    def save(self, best: bool = False) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        model, optimizer = self.processes.state(self.model, self.optimizer)
+        state = {
+            "settings": self.settings.to_dict(),
+            "problem": self.data.problem.to_dict(),
+            "model": model,
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": optimizer,
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "random": random_state(),
+        }
+        if self.processes.is_main:
+            self.checkpoints.save(self.progress.step, state, best)
+        self.processes.barrier()
+
+    def restore(self) -> bool:
+        """Goes back to the newest whole checkpoint; returns whether there is one.
+
+        Raises:
+            CheckpointError: it is of another network, or the settings that make the order of the batches have changed.
+        """
+        found = self.checkpoints.newest(tell=lambda text: print(text, file=sys.stderr))
+        if found is None:
+            return False
+        path, state = found
+        check_tensors(path, state["model"], self.model)
+        for name in ("data", "batch_size", "seed", "optimizer", "schedule"):
+            if state["settings"][name] != getattr(self.settings, name):
+                raise CheckpointError(
+                    f"{path} was made with {name} {state['settings'][name]!r} and cannot go on with "
+                    f"{getattr(self.settings, name)!r}; a run is resumed with what it began with"
+                )
+        self.processes.load(self.model, self.optimizer, (state["model"], state["optimizer"]))
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        if self.processes.is_main:
+            self.settings.save(self.folder / "settings.yaml")
+        set_random_state(state["random"])
+        return True
+
+    def prepare(self) -> None:
+        """Makes the folder of a new run.
+
+        Raises:
+            FileExistsError: it already holds a run.
+            OSError: it cannot be written.
+        """
+        if self.processes.is_main:
+            if self.checkpoints.found():
+                raise FileExistsError(f"{self.folder} already holds a run; go on with it (resume), or choose another")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "log.csv").unlink(missing_ok=True)
+            self.settings.save(self.folder / "settings.yaml")
+        self.processes.barrier()
+
+    @property
+    def closes_with_evaluation(self) -> bool:
+        """Whether the epoch that just ended is followed by an evaluation: each, unless told otherwise, and the last."""
+        return self.settings.evaluate_every is None or self.progress.epoch == self.settings.epochs
+
+    def batches(self) -> DataLoader:
+        """What is left of the epoch."""
+        self.order.epoch, self.order.first = self.progress.epoch, self.progress.batch
+        return loader(self.data.train, self.order, self.settings.workers, self.device)
+
+    def held_batches(self) -> DataLoader:
+        order = Order(len(self.data.held), self.settings.batch_size, None, self.processes)  # type: ignore[arg-type]
+        return loader(self.data.held, order, 0, self.device)
+
+    def held_inputs(self) -> Tensor:
+        """The first batch of them, for pictures of the network."""
+        return self.moved(next(iter(self.held_batches()))[0])
+
+    def moved(self, batch: Tensor) -> Tensor:
+        return batch.to(self.device, self.dtype if batch.is_floating_point() else None, non_blocking=True)
+
+    def autocast(self) -> AbstractContextManager:
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
+        return torch.autocast(self.device.type, precision) if precision else nullcontext()
+
+    def mean_loss(self) -> float:
+        """Of the steps since it was last asked for."""
+        losses, self.progress.losses = self.progress.losses, []
+        return self.processes.mean(sum(losses) / len(losses))
+
+    def not_finite(self, loss: float, inputs: Tensor, targets: Tensor) -> NotFinite:
+        progress = self.progress
+        with self.autocast():
+            where = culprit(self.model, inputs, targets, self.criterion)
+        chosen = self.processes.share(self.order.indices(progress.epoch, progress.batch))
+        shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
+        return NotFinite(
+            f"the loss is {loss} at step {progress.step + 1}, batch {progress.batch} of epoch {progress.epoch} "
+            f"(samples {shown}). The first number that is not finite comes out of {where}. The weights are as before "
+            f"the step; checkpoints are in {self.checkpoints.folder}"
+        )
+
+
+class Glance:
+    """A loss on its way to the host, asked for before backward and read after it, so that a GPU never waits for us."""
+
+    def __init__(self, loss: Tensor) -> None:
+        self._here = loss.detach().to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if loss.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def value(self) -> float:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._here.item()
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
+
+
+def _averaged(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _check_sizes(settings: Settings, data: Data) -> None:
+    for what, part in (("trained on", data.train), ("held out", data.held)):
+        if len(part) == 0:  # type: ignore[arg-type]
+            raise ValueError(f"the data {settings.data!r} has no samples that are {what}")
+    if settings.batch_size > (size := len(data.train)):  # type: ignore[arg-type]
+        raise ValueError(
+            f"a batch of {settings.batch_size} is larger than the data {settings.data!r} with its {size} samples; "
+            f"choose a batch_size of at most {size}"
+        )
+
+
+def _free_folder(settings: Settings) -> Path:
+    """The first of runs/DATA-NETWORK-1, -2, ... that is not there."""
+    folders = (Path("runs") / f"{settings.data}-{settings.network}-{number}" for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
