@@ -21,9 +21,11 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +86,41 @@ class Team:
         return {key: max((one[key] for one in those), default=None) for key in those[0]}
 
 
-def training(
-    team: Team, size: models.Size, kind: str, activations: str, batch: int, repeats: int, mesh: DeviceMesh | None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """One line of the first table: on `processes` processes, each with `batch` texts."""
+
+    activations: str
+    processes: int
+    kind: str
+    scaling: str
+    batch: int
+
+
+def runs(sizes: list[int], batch: int) -> Iterator[Run]:
+    """Every kind and scaling on every number of processes; torch's activations on one and on all."""
+    for processes in sizes:
+        for activations in ("nnkernels", "torch") if processes in (1, sizes[-1]) else ("nnkernels",):
+            if processes == 1:
+                yield Run(activations, 1, "one", "weak", batch)
+                continue
+            for kind in KINDS:
+                yield Run(activations, processes, kind, "weak", batch)
+                if activations == "nnkernels":
+                    yield Run(activations, processes, kind, "strong", max(1, batch // processes))
+
+
+def training(team: Team, size: models.Size, run: Run, repeats: int, mesh: DeviceMesh | None) -> dict[str, Any]:
     """A model's step: forward, backward and AdamW, in bfloat16 with float32 weights on a GPU."""
     device = team.device
     low = torch.bfloat16 if device.type == "cuda" else None
     with device:
-        model = models.llama(size, activations)
+        model = models.llama(size, run.activations)
     if mesh is not None:
-        model = copied(model, mesh) if kind == "ddp" else sharded(model, mesh, low)
+        model = copied(model, mesh) if run.kind == "ddp" else sharded(model, mesh, low)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     generator = torch.Generator(device).manual_seed(team.rank)
-    shape = (batch, size.context)
+    shape = (run.batch, size.context)
     inputs, targets = (torch.randint(size.vocabulary, shape, device=device, generator=generator) for _ in range(2))
 
     def step() -> None:
@@ -113,9 +137,9 @@ def training(
     peak = peak_bytes(device)
     seconds = step_seconds(step, device, repeats)
     talk = communication(step, device)
-    inputs, targets = inputs[: batch // 2], targets[: batch // 2]
+    inputs, targets = inputs[: run.batch // 2], targets[: run.batch // 2]
     reset_peak(device)
-    if batch > 1:
+    if run.batch > 1:
         step()
     synchronize(device)
     return {
@@ -130,45 +154,40 @@ def training(
 
 
 def model_rows(team: Team, size: models.Size, repeats: int) -> list[dict[str, Any]]:
-    """Each kind, scaling and number of processes; torch's activations on one process and on all of them."""
+    """What each run gave."""
     team.say(
         f"\n{'model':>6} {'scaling':>7} {'activations':>11} {'processes':>9} {'batch':>5} {'step ms':>9} "
         f"{'texts/s':>8} {'eff.':>5} {'exposed':>7} {'collectives':>11} {'peak MiB':>8} {'largest':>7}"
     )
     rows: list[dict[str, Any]] = []
     alone: dict[str, float] = {}
-    for activations in ("nnkernels", "torch"):
-        sizes = team.sizes if activations == "nnkernels" else sorted({1, team.size})
-        for processes in sizes:
-            for kind in KINDS if processes > 1 else ("one",):
-                for scaling in ("weak", "strong") if processes > 1 and activations == "nnkernels" else ("weak",):
-                    batch = size.batch if scaling == "weak" else max(1, size.batch // processes)
-                    measure = lambda mesh, k=kind, a=activations, b=batch: training(team, size, k, a, b, repeats, mesh)  # noqa: E731
-                    row = team.among(processes, measure)
-                    alone.setdefault(activations, row["step_seconds"])
-                    share = batch / size.batch
-                    row |= {"kind": kind, "scaling": scaling, "activations": activations, "processes": processes}
-                    row |= {"batch": batch, "samples_per_second": batch * processes / row["step_seconds"]}
-                    row["largest_batch"] = largest_batch(row, team.device)
-                    row["efficiency"] = share * alone[activations] / row["step_seconds"]
-                    rows.append(row)
-                    team.say(
-                        f"{kind:>6} {scaling:>7} {activations:>11} {processes:>9} {batch:>5} "
-                        f"{row['step_seconds'] * 1e3:>9.2f} {row['samples_per_second']:>8.1f} "
-                        f"{row['efficiency']:>5.3f} {row['exposed_share']:>7.1%} {row['collectives']:>11.1f} {(row['peak_bytes'] or 0) >> 20:>8} "
-                        f"{row['largest_batch'] or '-':>7}"
-                    )
+    for run in runs(team.sizes, size.batch):
+        row = team.among(run.processes, partial(training, team, size, run, repeats))
+        seconds = row["step_seconds"]
+        alone.setdefault(run.activations, seconds)
+        row |= dataclasses.asdict(run) | {
+            "samples_per_second": run.batch * run.processes / seconds,
+            "efficiency": run.batch / size.batch * alone[run.activations] / seconds,
+            "largest_batch": largest_batch(row, run.batch, team.device),
+        }
+        rows.append(row)
+        team.say(
+            f"{run.kind:>6} {run.scaling:>7} {run.activations:>11} {run.processes:>9} {run.batch:>5} "
+            f"{seconds * 1e3:>9.2f} {row['samples_per_second']:>8.1f} {row['efficiency']:>5.3f} "
+            f"{row['exposed_share']:>7.1%} {row['collectives']:>11.1f} {(row['peak_bytes'] or 0) >> 20:>8} "
+            f"{row['largest_batch'] or '-':>7}"
+        )
     return rows
 
 
-def largest_batch(row: dict[str, Any], device: torch.device) -> int | None:
+def largest_batch(row: dict[str, Any], batch: int, device: torch.device) -> int | None:
     """The batch that fills the GPU, on the line through the peaks of this batch and half of it; None on a CPU."""
-    if device.type != "cuda" or row["batch"] < 2:
+    if device.type != "cuda" or batch < 2:
         return None
-    half = row["batch"] // 2
-    each = (row["peak_bytes"] - row["half_peak_bytes"]) / (row["batch"] - half)
+    half = batch // 2
+    each = (row["peak_bytes"] - row["half_peak_bytes"]) / (batch - half)
     free = torch.cuda.get_device_properties(device).total_memory - row["peak_bytes"]
-    return row["batch"] + int(free / each) if each > 0 else None
+    return batch + int(free / each) if each > 0 else None
 
 
 def split(team: Team, size: models.Size, names: list[str], repeats: int, mesh: DeviceMesh | None) -> dict[str, Any]:
@@ -216,7 +235,7 @@ def mlp_rows(team: Team, size: models.Size, names: list[str], repeats: int) -> l
     )
     rows: list[dict[str, Any]] = []
     for processes in team.sizes:
-        found = team.among(processes, lambda mesh: split(team, size, names, repeats, mesh))
+        found = team.among(processes, partial(split, team, size, names, repeats))
         for name in names:
             row = {key.removeprefix(f"{name}: "): one for key, one in found.items() if key.startswith(f"{name}: ")}
             theirs = found[f"{name.split(' in one')[0].split(',')[0]}, torch: step_seconds"]

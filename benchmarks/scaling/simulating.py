@@ -1,6 +1,7 @@
 """What more processes would give, from measured computing and a model of the links; everything it assumes is printed.
 
-A collective of S bytes over N processes takes alpha for each of its rounds and S (N - 1) / N / B for each pass: a ring's all-reduce has 2 (N - 1) rounds and two passes, all-gather and reduce-scatter have N - 1 rounds and one pass
+A collective of S bytes over N processes takes alpha for each of its rounds and S (N - 1) / N / B for each pass:
+a ring's all-reduce has 2 (N - 1) rounds and two passes, all-gather and reduce-scatter have N - 1 rounds and one pass
 (Thakur, Rabenseifner & Gropp 2005). DDP's buckets go while backward computes, all but the last; FSDP2 gathers a block
 while the one before computes; tensor parallelism waits for each of its sums.
 """
