@@ -135,7 +135,7 @@ class BiasedBlock(torch.nn.Module):
 
 MLPS: dict[str, Callable[[Size], torch.nn.Module]] = {
     "swiglu, torch": partial(GatedBlock, activation=torch_swiglu),
-    "swiglu, torch compiled": lambda size: GatedBlock(size, torch.compile(torch_swiglu)),
+    "swiglu, torch compiled": lambda size: GatedBlock(size, torch.compile(torch_swiglu, dynamic=False)),
     "swiglu, nnkernels": partial(GatedBlock, activation=F.swiglu),
     "swiglu in one matrix, nnkernels": PackedBlock,
     "bias + gelu, torch": partial(BiasedBlock, fused=False),
