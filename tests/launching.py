@@ -12,11 +12,15 @@ from typing import Any
 import torch
 
 _PRELOADED = [
-    "torch",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor.parallel",
-    "torchmetrics",
+    "matplotlib.backends.backend_agg",
     "nnkernels.train.distributed",
+    "nnkernels.train.tuning",
+    "optuna.visualization.matplotlib",
+    "pytest",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torchmetrics.classification",
+    "yaml",
 ]
 
 
@@ -26,10 +30,16 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `work(*args)` returns in each of `size` processes, which know each other as torchrun's do."""
+def server() -> Any:
+    """What starts processes: its `Process`, `Queue` and so on."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `work(*args)` returns in each of `size` processes, which know each other as torchrun's do."""
+    context = server()
     answers, port = context.Queue(), free_port()
     started = [context.Process(target=_run, args=(rank, size, port, answers, work, args)) for rank in range(size)]
     for process in started:
