@@ -112,7 +112,7 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path, alone, before, a
 
 
 def test_a_worker_that_is_killed_is_restarted_and_the_run_goes_on(tmp_path):
-    told = {"data": "digits", "epochs": 30, "batch_size": 128, "save_every": 4, "evaluate_every": 100, "ema": None}
+    told = {"data": "digits", "epochs": 8, "batch_size": 128, "save_every": 4, "evaluate_every": 100, "ema": None}
     folder = tmp_path / "killed"
     options = settings(folder, **told)
     config = tmp_path / "config.yaml"

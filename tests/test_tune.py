@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-optuna = pytest.importorskip("optuna")
+pytest.importorskip("optuna")
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
+import optuna
 from launching import server
 
 from nnkernels.cli import main
@@ -183,7 +184,7 @@ def test_a_comparison_makes_each_pair_once():
 @pytest.mark.parametrize(
     "make, named",
     [
-        (lambda: Search(["lt"]), "'lr'"),
+        (lambda: Search(["lrr"]), "'lr'"),
         (lambda: Search(["activation"], ["mosh"]), "mosh"),
         (lambda: Search(["lr"], trials=0), "0"),
         (lambda: Comparison(["relu"], seeds=1), "1"),

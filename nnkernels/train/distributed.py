@@ -223,11 +223,17 @@ def _names(model: torch.nn.Module, optimizer: Optimizer) -> list[str]:
 
 
 def _meet(backend: str) -> None:
-    """Raises RuntimeError if the processes do not find each other."""
+    """Raises RuntimeError if the processes do not find each other.
+
+    torchrun's store outlives its workers: each start has its own part of it, or the restarted ones would read the
+    addresses of the dead.
+    """
     if dist.is_initialized():
         return
     try:
-        dist.init_process_group(backend)
+        store, rank, size = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RuntimeError(
