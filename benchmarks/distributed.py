@@ -117,7 +117,10 @@ def training(team: Team, size: models.Size, run: Run, repeats: int, mesh: Device
     with device:
         model = models.llama(size, run.activations)
     if mesh is not None:
-        model = copied(model, mesh) if run.kind == "ddp" else sharded(model, mesh, low)
+        if run.kind == "ddp":
+            model = copied(model, mesh)
+        else:
+            sharded(model, mesh, low)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     generator = torch.Generator(device).manual_seed(team.rank)
     shape = (run.batch, size.context)
@@ -284,6 +287,12 @@ def simulated(team: Team, size: models.Size, found: dict[str, Any], args: argpar
     return simulating.simulate(work, links, args.simulate, mlp, team.say)
 
 
+def write(team: Team, out: Path | None, found: dict[str, Any]) -> None:
+    """After each table, so that nothing is lost if a later one fails."""
+    if out is not None and team.rank == 0:
+        out.with_suffix(".json").write_text(json.dumps(found, indent=1))
+
+
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="PATH", help="writes PATH.json and PATH.png")
@@ -324,15 +333,19 @@ def main() -> int:
     }
     team.say(found["machine"])
     team.say(f"{size.depth} blocks of {size.width} features, {size.vocabulary} words, texts of {size.context}")
+    keep = partial(write, team, args.out, found)
     found["models"] = model_rows(team, size, repeats)
+    keep()
     names = [name for name in models.MLPS if args.compile or "compiled" not in name]
     found["mlps"] = []
     for width in args.mlp_widths or [size.width]:
-        found["mlps"] += mlp_rows(team, dataclasses.replace(size, width=width), names, repeats)
+        tokens = size.tokens * size.width // width
+        found["mlps"] += mlp_rows(team, dataclasses.replace(size, width=width, tokens=tokens), names, repeats // 2)
+        keep()
     if args.simulate:
         found["simulated"] = simulated(team, size, found, args)
+    keep()
     if args.out is not None and team.rank == 0:
-        args.out.with_suffix(".json").write_text(json.dumps(found, indent=1))
         draw(found, args.out.with_suffix(".png"))
         team.say(f"\n{args.out}.json and .png")
     dist.barrier(group=team.waiting)

@@ -27,7 +27,7 @@ class Size:
 
     Attributes:
         batch: texts of one step, of each process where the load grows with the processes.
-        tokens: rows that the feed-forward blocks take.
+        tokens: rows that the feed-forward blocks take; on a GPU so many that it, and not Python, sets the pace.
         mlps: feed-forward blocks.
     """
 
@@ -45,7 +45,7 @@ class Size:
         return math.ceil(self.width * 8 / 3 / 128) * 128
 
 
-GPU = Size(width=1024, depth=12, vocabulary=32_000, context=1024, batch=16, tokens=16_384)
+GPU = Size(width=1024, depth=12, vocabulary=32_000, context=1024, batch=16, tokens=2**17)
 CPU = Size(width=64, depth=2, vocabulary=256, context=64, batch=8, tokens=512, mlps=2)
 
 

@@ -67,8 +67,14 @@ class Order(Sampler):
 
 
 def _mixed(*numbers: int) -> int:
-    """One seed made of several numbers, with no visible relation between neighbours."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    """One seed of 63 bits made of several numbers, with no visible relation between neighbours: SplitMix64's finish."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        mixed ^= mixed >> 31
+    return mixed >> 1
 
 
 @contextlib.contextmanager

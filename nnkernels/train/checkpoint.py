@@ -87,9 +87,16 @@ class Checkpoints:
         torch.save({"format": FORMAT, **state}, buffer)
         content = buffer.getvalue()
         path = self.folder / f"step-{step:08}-{_digest(content)}.pt"
-        write_whole(path, content)
-        if best:
-            self._mark(path, content)
+        try:
+            write_whole(path, content)
+            if best:
+                self._mark(path, content)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; the checkpoints before are whole: free space there and resume",
+                str(path),
+            ) from error
         for old in self.found("step")[self.keep :]:
             old.unlink(missing_ok=True)
         for left in self.folder.glob(".*.tmp"):  # of a process that was killed

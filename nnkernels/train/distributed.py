@@ -53,7 +53,9 @@ class Distributed(Processes):
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         _meet("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
-        self._talk = dist.new_group(backend="gloo")  # of what is said beside the gradients: it never waits for a GPU
+        self._talk: Any = dist.new_group(
+            backend="gloo"
+        )  # of what is said beside the gradients: it never waits for a GPU
         self._vote: tuple[Any, Tensor] | None = None
         self._orders: dict[str, Tensor] = {}
 
@@ -112,9 +114,9 @@ class Distributed(Processes):
             except Exception as error:  # whatever it is, all processes raise it
                 box = [(None, error)]
         dist.broadcast_object_list(box, src=0, group=self._talk)
-        value, error = box[0]
-        if error is not None:
-            raise error
+        value, refusal = box[0]
+        if refusal is not None:
+            raise refusal
         return value
 
     def gathered(self, value: T) -> list[T]:
@@ -133,13 +135,13 @@ class Distributed(Processes):
             super().restore_random(states)
             self.seed(torch.initial_seed())
 
-    def clip(self, model: torch.nn.Module, norm: float) -> None:
+    def clip(self, weights: list[torch.nn.Parameter], norm: float) -> None:
         """As in one process, with norms that are summed over the parts; parts of different kinds have their own."""
         if not self.divides:
-            super().clip(model, norm)
+            super().clip(weights, norm)
             return
         kinds: dict[Any, list[Tensor]] = {}
-        for weight in model.parameters():
+        for weight in weights:
             if (grad := weight.grad) is not None:
                 kind = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None
                 kinds.setdefault(kind, []).append(grad)
@@ -152,7 +154,7 @@ class Distributed(Processes):
             squares.append(square)
         total = torch.stack(squares).sum().sqrt()
         factor = (norm / (total + 1e-6)).clamp(max=1.0)
-        for weight in model.parameters():
+        for weight in weights:
             if (grad := weight.grad) is not None:
                 local(grad).mul_(factor)
 
@@ -174,7 +176,7 @@ class Distributed(Processes):
     def optimizer_state(self, model: torch.nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         if not self.divides:
             return super().optimizer_state(model, optimizer)
-        found = whole.get_optimizer_state_dict(model, optimizer, options=_FULL)
+        found: Any = whole.get_optimizer_state_dict(model, optimizer, options=_FULL)
         if not self.is_main:
             return {}
         numbers = {name: number for number, name in enumerate(_names(model, optimizer))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def copied(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
     )
 
 
-def sharded(model: torch.nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> torch.nn.Module:
+def sharded(model: torch.nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
     """Each process of the mesh holds its part of every weight, gathered block by block when needed; in place.
 
     Args:
@@ -61,7 +61,7 @@ def sharded(model: torch.nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None 
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=own if dtype else None, cast_forward_inputs=False)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, mp_policy=precision)
-    return fully_shard(model, mesh=mesh, mp_policy=precision)
+    fully_shard(model, mesh=mesh, mp_policy=precision)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ def split(model: torch.nn.Module, mesh: DeviceMesh) -> dict[str, Tensor]:
 def feed_forwards(model: torch.nn.Module) -> Iterator[FeedForward]:
     """Those of all modules of the model that have such."""
     for module in model.modules():
-        if hasattr(module, "feed_forwards"):
-            for block in module.feed_forwards():
-                yield FeedForward(*block)
+        blocks: Any = getattr(module, "feed_forwards", None)
+        if blocks is not None:
+            yield from (FeedForward(*block) for block in blocks())
 
 
 def halves_of_each(rows: int, parts: int, processes: int) -> Tensor:

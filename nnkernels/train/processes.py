@@ -97,9 +97,9 @@ class Processes:
         """Puts the generators back to where each process's were, told those of all."""
         set_random_state(states[0])
 
-    def clip(self, model: torch.nn.Module, norm: float) -> None:
+    def clip(self, weights: list[torch.nn.Parameter], norm: float) -> None:
         """Scales the gradients so that their norm is at most `norm`."""
-        torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
+        torch.nn.utils.clip_grad_norm_(weights, norm)
 
     def weights(self, model: torch.nn.Module) -> dict[str, Any]:
         """The whole state of the model, as one process has it; where it is divided, in the main process only."""

@@ -58,11 +58,11 @@ def read_log(path: Path) -> list[Line]:
     """The lines of a log.csv; one that was cut off in writing is left out."""
     lines = []
     names = [one.name for one in fields(Line)]
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.reader(file):
-            if len(row) == len(names) and row[0] != "step":
-                values = [None if text == "" else float(text) for text in row]
-                lines.append(Line(int(row[0]), int(row[1]), *values[2:]))  # type: ignore[arg-type]
+    written = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    for row in csv.reader(written.splitlines()):
+        if len(row) == len(names) and row[0] != "step":
+            values = [None if text == "" else float(text) for text in row]
+            lines.append(Line(int(row[0]), int(row[1]), *values[2:]))  # type: ignore[arg-type]
     return lines
 
 
@@ -208,7 +208,7 @@ class Report:
 
     def picture(self) -> None:
         """The curves, in curves.png."""
-        if self.folder is None or not self.lines:
+        if self.folder is None or not self.lines or not self.settings.picture:
             return
         from matplotlib.figure import Figure
 

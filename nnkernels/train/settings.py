@@ -113,6 +113,8 @@ class Settings:
     """Whether to show a progress bar."""
     tensorboard: bool = True
     """Whether to write TensorBoard's files."""
+    picture: bool = True
+    """Whether to draw the curves at the end, in curves.png."""
     profile: bool = False
     """Whether to write a torch.profiler trace of a few steps to trace.json."""
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from . import optimizing
@@ -29,8 +28,7 @@ from .data import OWN, Data
 from .datasets import named
 from .finite import NotFinite, culprit
 from .metrics import Judge
-from .model import criterion, network
-from .parallel import local
+from .model import averaged, criterion, network
 from .processes import Processes, joined
 from .report import Report
 from .settings import Settings
@@ -139,11 +137,12 @@ class Trainer:
         seed_everything(settings.seed)
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
         self.model = (model or network(settings, self.data.problem)).to(self.device, self.dtype)
-        self.average = _averaged(self.model, settings.ema)
+        self.average = averaged(self.model, settings.ema)
         self.processes.divide(self.model)
         if self.average is not None:
             self.processes.divide(self.average.module)
         self.called = self.processes.wrap(self.model)
+        self.parameters = list(self.model.parameters())
         self.criterion = criterion(settings, self.data.problem)
         self.judge = Judge(settings.metric, self.data.problem, self.device)
         self.optimizer = optimizing.optimizer(settings, self.model)
@@ -209,8 +208,9 @@ class Trainer:
         settings = self.settings
         inputs, targets = self.moved(inputs), self.moved(targets)
         self.optimizer.zero_grad()
-        total, weight = 0.0, self.processes.weight(self.order.size(self.progress.batch))
-        for x, y in zip(inputs.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True):
+        total, pieces = 0.0, settings.accumulate
+        weight = self.processes.weight(self.order.size(self.progress.batch))
+        for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
             with self.autocast():
                 loss = self.criterion(self.called(x), y)
             if (share := weight * len(x) / len(inputs)) != 1:
@@ -222,7 +222,7 @@ class Trainer:
             raise self.not_finite(total, inputs, targets)
         if settings.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            self.processes.clip(self.model, settings.clip)
+            self.processes.clip(self.parameters, settings.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -392,17 +392,6 @@ class Glance:
 
 def _due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _averaged(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    update = get_ema_multi_avg_fn(decay)
-
-    def update_parts(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
-        update([*map(local, averages)], [*map(local, weights)], count)
-
-    return AveragedModel(model, multi_avg_fn=update_parts, use_buffers=True)
 
 
 def _check_sizes(settings: Settings, data: Data) -> None:
