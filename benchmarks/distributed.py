@@ -242,7 +242,7 @@ def mlp_rows(team: Team, size: models.Size, names: list[str], repeats: int) -> l
         for name in names:
             row = {key.removeprefix(f"{name}: "): one for key, one in found.items() if key.startswith(f"{name}: ")}
             theirs = found[f"{name.split(' in one')[0].split(',')[0]}, torch: step_seconds"]
-            row |= {"name": name, "width": size.width, "hidden": size.hidden, "processes": processes}
+            row |= {"name": name, "width": size.width, "tokens": size.tokens, "processes": processes}
             row |= {"tokens_per_second": size.tokens / row["step_seconds"], "speedup": theirs / row["step_seconds"]}
             rows.append(row)
             team.say(
@@ -282,7 +282,7 @@ def simulated(team: Team, size: models.Size, found: dict[str, Any], args: argpar
     )
     links = links_of(team, args)
     alone = next(row for row in found["mlps"] if row["processes"] == 1 and row["name"] == "swiglu, nnkernels")
-    each = size.tokens * size.width * work.weight_bytes
+    each = alone["tokens"] * alone["width"] * work.weight_bytes
     mlp = lambda n: simulating.mlps(alone["step_seconds"], size.mlps, each, links, n)  # noqa: E731
     return simulating.simulate(work, links, args.simulate, mlp, team.say)
 
@@ -340,7 +340,9 @@ def main() -> int:
     found["mlps"] = []
     for width in args.mlp_widths or [size.width]:
         tokens = size.tokens * size.width // width
-        found["mlps"] += mlp_rows(team, dataclasses.replace(size, width=width, tokens=tokens), names, repeats // 2)
+        found["mlps"] += mlp_rows(
+            team, dataclasses.replace(size, width=width, tokens=tokens), names, max(1, repeats // 2)
+        )
         keep()
     if args.simulate:
         found["simulated"] = simulated(team, size, found, args)
