@@ -1,4 +1,4 @@
-"""The command line: `nnkernels info | check | demo | bench | gallery | train | predict | export`."""
+"""The command line: `nnkernels info | check | demo | bench | gallery | train | tune | predict | export`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from .dispatch import NAMES
 from .registry import Activation, activations, catalogue
 
-OWN_OPTIONS = ("train",)
+OWN_OPTIONS = ("train", "tune")
 """The commands that read their options themselves."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     gallery.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
 
     commands.add_parser("train", add_help=False, help="train a network; its options: nnkernels train --help")
+    commands.add_parser("tune", add_help=False, help="search for settings; its options: nnkernels tune --help")
 
     predict = commands.add_parser("predict", help="classes and probabilities, values or text, from a checkpoint")
     predict.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")

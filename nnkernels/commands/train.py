@@ -50,11 +50,15 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         trainer = Trainer(_settings(args.options))
-        print(f"{trainer.settings.network} on {trainer.settings.data}, {trainer.folder}", file=sys.stderr)
+        if trainer.processes.is_main:
+            print(f"{trainer.settings.network} on {trainer.settings.data}, {trainer.folder}", file=sys.stderr)
         result = trainer.run()
+        trainer.processes.close()
     except (ValueError, TypeError, RuntimeError, OSError, CheckpointError, NotFinite) as error:
         print(f"nnkernels train: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotFinite) else 2
+    if not trainer.processes.is_main:
+        return 128 + signal.Signals[result.stopped] if result.stopped in ("SIGINT", "SIGTERM") else 0
     if result.evaluation is not None:
         last = result.evaluation
         print(

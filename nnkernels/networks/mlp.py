@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -49,3 +50,9 @@ class MLP(torch.nn.Sequential):
         head = torch.nn.Linear(features, outputs)
         initialise(head, before)
         super().__init__(*layers, head)
+
+    def feed_forwards(self) -> Iterator[tuple[torch.nn.Module, ...]]:
+        """Pairs of neighbouring matrices and the activation between them, for tensor parallelism."""
+        linears = [at for at, module in enumerate(self) if isinstance(module, torch.nn.Linear)]
+        for first, second in zip(linears[::2], linears[1::2], strict=False):
+            yield self[first], self[first + 1], self[second]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -61,6 +62,10 @@ class FeedForward(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))
+
+    def feed_forwards(self) -> Iterator[tuple[torch.nn.Module, ...]]:
+        """Its two matrices and what is between, for tensor parallelism."""
+        yield self.up, self.activation, self.down
 
 
 class Block(torch.nn.Module):

@@ -44,6 +44,10 @@ class Order(Sampler):
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
+    def size(self, batch: int) -> int:
+        """The samples of one batch, over all processes."""
+        return min(self.batch_size, self.samples - batch * self.batch_size)
+
     def indices(self, epoch: int, batch: int) -> list[int]:
         """The samples of one batch, over all processes."""
         return self._order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -52,7 +56,8 @@ class Order(Sampler):
         order = self._order(self.epoch)
         for batch in range(self.first, len(self)):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield Draw(_mixed(self.seed or 0, self.epoch, batch), self.processes.share(chosen))
+            rank = [self.processes.rank] if self.processes.rank else []
+            yield Draw(_mixed(self.seed or 0, self.epoch, batch, *rank), self.processes.share(chosen))
 
     def _order(self, epoch: int) -> list[int]:
         if self.seed is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..networks import NETWORKS, build
 from .data import Problem
 from .optimizing import LOSSES
+from .parallel import local
 from .settings import Settings
 
 _USUAL_LOSS = {"classes": "cross_entropy", "characters": "cross_entropy", "values": "mse"}
@@ -65,3 +67,15 @@ def criterion(settings: Settings, problem: Problem) -> Callable[[Tensor, Tensor]
     if problem.kind != "characters":
         return loss
     return lambda outputs, targets: loss(outputs.flatten(0, 1), targets.flatten())
+
+
+def averaged(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
+    """What keeps a running mean of the weights, a copy of the network; None if there is no decay."""
+    if decay is None:
+        return None
+    update = get_ema_multi_avg_fn(decay)
+
+    def update_parts(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
+        update([*map(local, averages)], [*map(local, weights)], count)
+
+    return AveragedModel(model, multi_avg_fn=update_parts, use_buffers=True)

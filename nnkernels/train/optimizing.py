@@ -36,6 +36,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
+_FUSED_IN_PARTS = ("adam", "adamw")
+"""The optimisers whose fused form torch also has for weights of which a process holds a part."""
+
+
 def optimizer(settings: Settings, model: torch.nn.Module) -> Optimizer:
     """The optimiser of the settings, in its fused form where there is one; only matrices and kernels decay.
 
@@ -54,7 +58,13 @@ def optimizer(settings: Settings, model: torch.nn.Module) -> Optimizer:
         others = [one for one in trained if one.ndim <= 1]
         groups = [{"params": decays, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
-    options: dict[str, Any] = {"lr": settings.lr, **({"fused": True} if "fused" in takes else {})}
+    kinds = {getattr(one, "device_mesh", None) for one in trained}  # of parts of weights, or None for whole ones
+    form: dict[str, bool] = {}
+    if len(kinds) > 1:
+        form = {"foreach": False}  # one weight after the other
+    elif "fused" in takes and (kinds == {None} or settings.optimizer in _FUSED_IN_PARTS):
+        form = {"fused": True}
+    options: dict[str, Any] = {"lr": settings.lr, **form}
     return made(groups, **{**options, **settings.optimizer_arguments})
 
 

@@ -17,6 +17,7 @@ from .data import OWN
 from .datasets import DATA
 from .names import find, unknown
 
+SHARDS = ("fsdp",)
 PRECISIONS = ("float32", "bf16", "fp16", "float64")
 
 
@@ -88,6 +89,10 @@ class Settings:
     """Whether torch.compile makes the network faster."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    shard: str | None = None
+    """fsdp: under torchrun each process holds its part of every weight (FSDP2); by default all of them (DDP)."""
+    tensor_parallel: int = 1
+    """Over how many of torchrun's processes the features of each feed-forward block are split."""
     seed: int = 0
     """Of weights, order and dropout."""
     deterministic: bool = False
@@ -132,6 +137,8 @@ class Settings:
         find("optimizer", self.optimizer, optimizing.OPTIMIZERS)
         find("schedule", self.schedule, optimizing.SCHEDULES)
         find("precision", self.precision, dict.fromkeys(PRECISIONS))
+        if self.shard is not None:
+            find("way to shard", self.shard, dict.fromkeys(SHARDS))
         if self.activation is not None:
             registry.activation(self.activation)
         if self.loss is not None:
@@ -194,6 +201,7 @@ _LEAST = (
     ("workers", 0, "a number of processes"),
     ("weight_decay", 0, "a rate"),
     ("patience", 1, "a number of evaluations"),
+    ("tensor_parallel", 1, "a number of processes"),
     ("seed", 0, "a whole number"),
     ("log_every", 1, "a number of steps"),
     ("evaluate_every", 1, "a number of steps"),

@@ -13,23 +13,23 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from . import optimizing
 from .batches import Order, loader
 from .checkpoint import CheckpointError, Checkpoints, check_tensors
-from .contexts import deterministic, profiling, random_state, seed_everything, set_random_state, stopping
+from .contexts import deterministic, profiling, random_state, seed_everything, stopping
 from .data import OWN, Data
 from .datasets import named
 from .finite import NotFinite, culprit
 from .metrics import Judge
-from .model import criterion, network
-from .processes import Processes
+from .model import averaged, criterion, network
+from .processes import Processes, joined
 from .report import Report
 from .settings import Settings
 from .units import units_off
@@ -95,7 +95,7 @@ class Trainer:
         settings: what, on what and how.
         data: of your own; by default what `settings.data` names.
         model: of your own; by default what `settings.network` names.
-        processes: in how many processes; by default this one.
+        processes: in how many processes; by default those that torchrun started, or this one.
         watch: is told of each evaluation; what it raises ends the run.
 
     Raises:
@@ -127,28 +127,33 @@ class Trainer:
             settings = dataclasses.replace(settings, data=OWN)
         self.data = data or named(settings.data, settings.context)
         self.watch = watch
-        self.processes = processes or Processes(settings.device)
+        self.processes = processes or joined(settings)
         self.device = self.processes.device
         self.order = Order(len(self.data.train), settings.batch_size, settings.seed, self.processes)  # type: ignore[arg-type]
+        self.held_order = Order(len(self.data.held), settings.batch_size, None, self.processes)  # type: ignore[arg-type]
         self.total = settings.epochs * len(self.order)
         _check_sizes(settings, self.data)
 
         seed_everything(settings.seed)
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
         self.model = (model or network(settings, self.data.problem)).to(self.device, self.dtype)
+        self.average = averaged(self.model, settings.ema)
+        self.processes.divide(self.model)
+        if self.average is not None:
+            self.processes.divide(self.average.module)
+        self.called = self.processes.wrap(self.model)
         self.parameters = list(self.model.parameters())
-        self.average = _averaged(self.model, settings.ema)
         self.criterion = criterion(settings, self.data.problem)
         self.judge = Judge(settings.metric, self.data.problem, self.device)
         self.optimizer = optimizing.optimizer(settings, self.model)
         self.schedule = optimizing.Schedule(settings, self.optimizer, self.total)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.called = self.processes.wrap(self.model)
         if settings.compile:
             self.called.compile()
+        self.processes.seed(settings.seed)
 
         self.progress = Progress()
-        self.folder = settings.out or _free_folder(settings)
+        self.folder = self.processes.agreed(lambda: settings.out or _free_folder(settings))
         self.settings = dataclasses.replace(settings, out=self.folder)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep)
 
@@ -159,7 +164,7 @@ class Trainer:
             NotFinite: the loss became NaN or infinite.
             OSError: a file could not be written; the checkpoints before are whole.
         """
-        if not (self.settings.resume and self.restore()):
+        if not ((self.settings.resume or self.processes.restarted) and self.restore()):
             self.prepare()
         settings, progress = self.settings, self.progress
         folder = self.folder if self.processes.is_main else None
@@ -170,7 +175,8 @@ class Trainer:
             profiling(self.folder / "trace.json" if settings.profile and folder else None) as profiled,
             stopping() as signalled,
         ):
-            report.graph(self.model, self.held_inputs()[:2])
+            if not self.processes.divides:
+                report.graph(self.model, self.held_inputs()[:2])
             self.model.train()
             while progress.epoch < settings.epochs and not reason:
                 for inputs, targets in self.batches():
@@ -198,16 +204,17 @@ class Trainer:
         )
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
-        """One step of the optimiser; returns the mean loss of the batch."""
+        """One step of the optimiser; returns the mean loss of the batch, or this process's share in it."""
         settings = self.settings
         inputs, targets = self.moved(inputs), self.moved(targets)
         self.optimizer.zero_grad()
         total, pieces = 0.0, settings.accumulate
+        weight = self.processes.weight(self.order.size(self.progress.batch))
         for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
             with self.autocast():
                 loss = self.criterion(self.called(x), y)
-            if pieces > 1:
-                loss = loss * (len(x) / len(inputs))
+            if (share := weight * len(x) / len(inputs)) != 1:
+                loss = loss * share
             glance = Glance(loss)
             self.scaler.scale(loss).backward()
             total += glance.value()
@@ -215,7 +222,7 @@ class Trainer:
             raise self.not_finite(total, inputs, targets)
         if settings.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+            self.processes.clip(self.parameters, settings.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -236,22 +243,23 @@ class Trainer:
         """Judges all held-out data, with the mean weights where there are such."""
         progress, model = self.progress, self.average or self.called
         model.eval()
-        total, count = 0.0, 0
-        for inputs, targets in self.held_batches():
+        total, seen = 0.0, 0
+        for batch, (inputs, targets) in enumerate(self.held_batches()):
             x, y = self.moved(inputs), self.moved(targets)
             with torch.no_grad(), self.autocast():
                 outputs = model(x)
-                total += self.criterion(outputs, y).item() * len(x)
-            self.judge.update(outputs, y)
-            count += len(x)
+                loss = self.criterion(outputs, y).item()
+            if count := self.processes.count(self.held_order.size(batch)):
+                self.judge.update(outputs, y)
+                total, seen = total + loss * count, seen + count
         model.train()
-        loss, metric = self.processes.mean(total / count, count), self.judge.result()
+        loss, metric = self.processes.mean(total / max(seen, 1), seen), self.judge.result()
         better = self.judge.better(metric, progress.best)
         progress.waited = 0 if better else progress.waited + 1
         if better:
             progress.best, progress.best_step = metric, progress.step
         self.schedule.evaluated(loss)
-        if report.watches_units:
+        if report.watches_units and not self.processes.divides:
             report.dead_units(units_off(self.model, self.held_inputs()), progress.step)
         report.evaluated(progress.step, progress.epoch, loss, metric, self.schedule.lr)
         return Evaluation(progress.step, loss, metric, better)
@@ -263,21 +271,20 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint, whole or not at all."""
-        model, optimizer = self.processes.state(self.model, self.optimizer)
+        processes = self.processes
+        self.progress.losses = processes.means(self.progress.losses)
         state = {
             "settings": self.settings.to_dict(),
             "problem": self.data.problem.to_dict(),
-            "model": model,
-            "average": self.average.state_dict() if self.average is not None else None,
-            "optimizer": optimizer,
+            "model": processes.weights(self.model),
+            "average": processes.weights(self.average) if self.average is not None else None,
+            "optimizer": processes.optimizer_state(self.model, self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(self.progress),
-            "random": random_state(),
+            "random": processes.gathered(random_state()),
         }
-        if self.processes.is_main:
-            self.checkpoints.save(self.progress.step, state, best)
-        self.processes.barrier()
+        processes.agreed(lambda: self.checkpoints.save(self.progress.step, state, best))
 
     def restore(self) -> bool:
         """Goes back to the newest whole checkpoint; returns whether there is one.
@@ -285,7 +292,8 @@ class Trainer:
         Raises:
             CheckpointError: it is of another network, or the settings that make the order of the batches have changed.
         """
-        found = self.checkpoints.newest(tell=lambda text: print(text, file=sys.stderr))
+        tell = partial(print, file=sys.stderr)
+        found = self.processes.agreed(lambda: self.checkpoints.newest(tell))
         if found is None:
             return False
         path, state = found
@@ -296,15 +304,16 @@ class Trainer:
                     f"{path} was made with {name} {state['settings'][name]!r} and cannot go on with "
                     f"{getattr(self.settings, name)!r}; a run is resumed with what it began with"
                 )
-        self.processes.load(self.model, self.optimizer, (state["model"], state["optimizer"]))
+        self.processes.load_optimizer(self.model, self.optimizer, state["optimizer"])
+        self.processes.load_weights(self.model, state["model"])
         if self.average is not None and state["average"] is not None:
-            self.average.load_state_dict(state["average"])
+            self.processes.load_weights(self.average, state["average"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         if self.processes.is_main:
             self.settings.save(self.folder / "settings.yaml")
-        set_random_state(state["random"])
+        self.processes.restore_random(state["random"])
         return True
 
     def prepare(self) -> None:
@@ -314,13 +323,15 @@ class Trainer:
             FileExistsError: it already holds a run.
             OSError: it cannot be written.
         """
-        if self.processes.is_main:
+
+        def make() -> None:
             if self.checkpoints.found():
                 raise FileExistsError(f"{self.folder} already holds a run; go on with it (resume), or choose another")
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "log.csv").unlink(missing_ok=True)
             self.settings.save(self.folder / "settings.yaml")
-        self.processes.barrier()
+
+        self.processes.agreed(make)
 
     @property
     def closes_with_evaluation(self) -> bool:
@@ -333,8 +344,7 @@ class Trainer:
         return loader(self.data.train, self.order, self.settings.workers, self.device)
 
     def held_batches(self) -> DataLoader:
-        order = Order(len(self.data.held), self.settings.batch_size, None, self.processes)  # type: ignore[arg-type]
-        return loader(self.data.held, order, 0, self.device)
+        return loader(self.data.held, self.held_order, 0, self.device)
 
     def held_inputs(self) -> Tensor:
         """The first batch of them, for pictures of the network."""
@@ -349,13 +359,15 @@ class Trainer:
 
     def mean_loss(self) -> float:
         """Of the steps since it was last asked for."""
-        losses, self.progress.losses = self.progress.losses, []
-        return self.processes.mean(sum(losses) / len(losses))
+        losses, self.progress.losses = self.processes.means(self.progress.losses), []
+        return sum(losses) / len(losses)
 
     def not_finite(self, loss: float, inputs: Tensor, targets: Tensor) -> NotFinite:
         progress = self.progress
-        with self.autocast():
-            where = culprit(self.model, inputs, targets, self.criterion)
+        where = "a layer, which can be found where each process holds the whole network"
+        if not self.processes.divides:
+            with self.autocast():
+                where = culprit(self.model, inputs, targets, self.criterion)
         chosen = self.processes.share(self.order.indices(progress.epoch, progress.batch))
         shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
         return NotFinite(
@@ -382,12 +394,6 @@ class Glance:
 
 def _due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _averaged(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _check_sizes(settings: Settings, data: Data) -> None:

@@ -1,0 +1,1 @@
+"""What `benchmarks/distributed.py` measures, one thing a file."""

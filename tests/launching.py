@@ -1,0 +1,65 @@
+"""Several processes of one run, started cheaply: a server that has imported everything forks them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_PRELOADED = [
+    "matplotlib.backends.backend_agg",
+    "nnkernels.train.distributed",
+    "nnkernels.train.tuning",
+    "optuna.visualization.matplotlib",
+    "pytest",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torchmetrics.classification",
+    "yaml",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+def server() -> Any:
+    """What starts processes: its `Process`, `Queue` and so on."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `work(*args)` returns in each of `size` processes, which know each other as torchrun's do."""
+    context = server()
+    answers, port = context.Queue(), free_port()
+    started = [context.Process(target=_run, args=(rank, size, port, answers, work, args)) for rank in range(size)]
+    for process in started:
+        process.start()
+    got = [answers.get(timeout=120) for _ in started]
+    for process in started:
+        process.join()
+    errors = [text for _, _, text in got if text]
+    assert not errors, "\n".join(errors)
+    return [answer for _, answer, _ in sorted(got, key=lambda one: one[0])]
+
+
+def _run(rank: int, size: int, port: int, answers: Any, work: Callable[..., Any], args: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    try:
+        answers.put((rank, work(*args), ""))
+    except BaseException:
+        answers.put((rank, None, traceback.format_exc()))
+        answers.close()
+        answers.join_thread()
+        os._exit(1)  # the others would wait for its goodbye
