@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/nnkernels demo
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 	$(BIN)/nnkernels check
 
 lint: $(VENV)/installed

@@ -18,7 +18,7 @@ inline const void* norm_rows(const Tensor& t, const Tensor& x, int64_t* stride) 
   return t.data_ptr();
 }
 
-inline const void* norm_columns(const Tensor& t, const NormJob& job) {
+inline const void* norm_columns(const Tensor& t, const RowNormJob& job) {
   if (t.numel() == 0) return nullptr;
   STD_TORCH_CHECK(t.numel() == job.cols && t.is_contiguous() && t.scalar_type() == norm_type(job.scalar),
                   "nnkernels: expected ", job.cols, " numbers of the computing type");
@@ -26,11 +26,11 @@ inline const void* norm_columns(const Tensor& t, const NormJob& job) {
 }
 
 // The job's part that both passes share.
-inline NormJob norm_job(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
-                        const Tensor& statistics, int64_t activation, bool identity, double a, double b) {
+inline RowNormJob row_norm_job(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                               const Tensor& statistics, int64_t activation, bool identity, double a, double b) {
   STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
                   activation);
-  NormJob job{};
+  RowNormJob job{};
   job.identity = identity;
   job.activation = static_cast<int>(activation);
   job.scalar = scalar_of(x);
@@ -52,10 +52,10 @@ inline NormJob norm_job(const Tensor& x, const Tensor& residual, const Tensor& w
 }
 
 // As many elements for each thread as for the elementwise loops.
-inline void run_norm(const NormJob& job, int64_t chunk) {
+inline void run_row_norm(const RowNormJob& job, int64_t chunk) {
   const int64_t chunks = (job.rows + chunk - 1) / chunk;
   torch::stable::parallel_for(0, chunks, 32768 / (chunk * job.cols) + 1, [&](int64_t begin, int64_t end) {
-    norm(job, begin * chunk, end * chunk < job.rows ? end * chunk : job.rows);
+    row_norm(job, begin * chunk, end * chunk < job.rows ? end * chunk : job.rows);
   });
 }
 
@@ -66,10 +66,10 @@ inline std::tuple<Tensor, Tensor> norm_forward(const Tensor& x, const Tensor& re
   const auto kept = scalar_of(x) == Scalar::f32 ? torch::headeronly::ScalarType::Double : norm_type(scalar_of(x));
   Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
   Tensor statistics = torch::stable::new_empty(x, {centred ? 2 : 1, x.size(0)}, kept);
-  NormJob job = norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
+  RowNormJob job = row_norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
   job.eps = eps;
   job.out = y.mutable_data_ptr();
-  run_norm(job, 1);
+  run_row_norm(job, 1);
   return {y, statistics};
 }
 
@@ -80,7 +80,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& gr
                                                                 int64_t activation, bool identity, double a, double b,
                                                                 bool wants_residual, bool wants_parameters) {
   STD_TORCH_CHECK(x.dim() == 2 && x.numel() > 0, "nnkernels: expected a matrix that is not empty");
-  NormJob job = norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
+  RowNormJob job = row_norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
   const int64_t chunk = norm_chunk(job.rows), chunks = (job.rows + chunk - 1) / chunk;
   const auto matrix = [&](bool wanted) {
     return torch::stable::new_empty(x, {wanted ? job.rows : 0, wanted ? job.cols : 0});
@@ -98,7 +98,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& gr
   job.for_residual = data(for_residual);
   job.for_weight = data(for_weight);
   job.for_bias = data(for_bias);
-  run_norm(job, chunk);
+  run_row_norm(job, chunk);
   return {grad_x, for_residual, for_weight, for_bias};
 }
 

@@ -132,7 +132,7 @@ struct Statistics {
 };
 
 template <class T>
-Statistics<T> statistics_of(const NormJob& job, const T* x) {
+Statistics<T> statistics_of(const RowNormJob& job, const T* x) {
   constexpr int64_t kSample = 64;
   constexpr int kMostPasses = 3;
   const double count = double(job.cols);
@@ -151,7 +151,7 @@ Statistics<T> statistics_of(const NormJob& job, const T* x) {
 }
 
 template <class Kept, class T>
-void keep(const NormJob& job, int64_t row, const Statistics<T>& found) {
+void keep(const RowNormJob& job, int64_t row, const Statistics<T>& found) {
   Kept* kept = static_cast<Kept*>(job.statistics);
   if (job.centred) {
     kept[row] = Kept(double(found.mean) + double(found.mean_low));
@@ -161,7 +161,7 @@ void keep(const NormJob& job, int64_t row, const Statistics<T>& found) {
 }
 
 template <class Kept, class T>
-Statistics<T> kept(const NormJob& job, int64_t row) {
+Statistics<T> kept(const RowNormJob& job, int64_t row) {
   const Kept* kept = static_cast<const Kept*>(job.statistics);
   if (!job.centred) return {T(0), T(0), T(kept[row])};
   const T mean = T(kept[row]);
@@ -174,14 +174,14 @@ T normalised(T x, const Statistics<T>& of) {
 }
 
 template <class S, class T>
-void add_residual(const NormJob& job, int64_t row, int64_t col, T* z, T* tile, int64_t count) {
+void add_residual(const RowNormJob& job, int64_t row, int64_t col, T* z, T* tile, int64_t count) {
   if (!job.residual) return;
   const T* residual = read<S>(job.residual, row * job.residual_stride + col, tile, count);
   for (int64_t i = 0; i < count; ++i) z[i] += residual[i];
 }
 
 template <class S>
-void forward_rows(const NormJob& job, int64_t begin, int64_t end) {
+void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   using T = typename Stored<S>::T;
   const Loop loop = forward_loop(job.activation, Stored<S>::arithmetic);
   const Columns<T> weights(job.weight, job.cols, T(1)), biases(job.bias, job.cols, T(-0.0));
@@ -206,7 +206,7 @@ void forward_rows(const NormJob& job, int64_t begin, int64_t end) {
 }
 
 template <class S>
-void backward_rows(const NormJob& job, int64_t begin, int64_t end) {
+void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   using T = typename Stored<S>::T;
   const Loop loop = backward_loop(job.activation, Stored<S>::arithmetic);
   const Columns<T> weights(job.weight, job.cols, T(1)), biases(job.bias, job.cols, T(-0.0));
@@ -269,7 +269,7 @@ void backward_rows(const NormJob& job, int64_t begin, int64_t end) {
 }
 
 template <class S>
-void run_rows(const NormJob& job, int64_t begin, int64_t end) {
+void run_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   if (job.backward) {
     backward_rows<S>(job, begin, end);
   } else {
@@ -279,7 +279,7 @@ void run_rows(const NormJob& job, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void norm(const NormJob& job, int64_t begin, int64_t end) {
+void row_norm(const RowNormJob& job, int64_t begin, int64_t end) {
   switch (job.scalar) {
     case Scalar::f64: return run_rows<double>(job, begin, end);
     case Scalar::f32: return run_rows<float>(job, begin, end);

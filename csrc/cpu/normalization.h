@@ -6,7 +6,7 @@
 
 namespace nnk {
 
-struct NormJob {
+struct RowNormJob {
   bool backward, centred;
   bool identity;  // no activation
   int activation;
@@ -32,4 +32,4 @@ inline int64_t norm_chunk(int64_t rows) {
 }  // namespace nnk
 
 // Rows [begin, end); backward's `begin` is a multiple of norm_chunk(rows).
-NNK_KERNEL(norm, (const NormJob& job, int64_t begin, int64_t end), (job, begin, end))
+NNK_KERNEL(row_norm, (const RowNormJob& job, int64_t begin, int64_t end), (job, begin, end))
