@@ -77,7 +77,8 @@ def over_sum(x, a, b, FAST: tl.constexpr):
     """x/(a + b) and the error of that quotient (0 if FAST), for a + b from 1 to 1e9, the smaller at least -larger.
 
     Float's division is approximate on GPUs. The exact remainder, which also counts what rounding took from a + b, mends
-    the quotient; taken once more, it is the error that is left.
+    the quotient; taken once more, it is the error that is left. FAST multiplies by two reciprocal roots,
+    off by 2^-21 at most and six instructions shorter.
     """
     d = a + b
     if FAST:
