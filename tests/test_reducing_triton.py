@@ -23,7 +23,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def test_under_the_interpreter():
     root = Path(__file__).parent.parent
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    chosen = "triton and bfloat16 and (plain or add or causal or 1025 or 4097) or masked"
+    chosen = "triton and bfloat16 and (plain or 1025) or masked"
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, "tests/test_reducing.py"]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
