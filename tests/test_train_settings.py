@@ -112,7 +112,7 @@ def test_the_command_line_trains_and_resumes_with_what_was_saved(tmp_path, capsy
     assert "resume" in capsys.readouterr().err
     assert main(["train", "--out", folder, "--resume", "--epochs", "2"]) == 0
     saved = Settings.load(Path(folder) / "settings.yaml")
-    assert saved.activation == "mish" and saved.batch_size == 40
+    assert saved.activation == "mish" and saved.batch_size == 40 and saved.epochs == 2
     assert [line[0] for line in training.history(Path(folder))] == [3, 6]
 
 

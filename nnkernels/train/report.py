@@ -109,9 +109,10 @@ class Report:
     def __exit__(self, *error: object) -> None:
         if self.folder is None:
             return
-        self._csv.close()
         if self._bar is not None:
             self._bar.close()
+        with contextlib.suppress(OSError):  # of a full disk, which has been raised already
+            self._csv.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -119,6 +120,8 @@ class Report:
         if path.exists():
             self.lines = [line for line in read_log(path) if line.step <= self.first]
         text = io.StringIO()
+        for left in path.parent.glob(".*.tmp"):  # of a process that was killed
+            left.unlink(missing_ok=True)
         writer = csv.writer(text)
         writer.writerow([one.name for one in fields(Line)])
         writer.writerows(map(_row, self.lines))

@@ -12,6 +12,7 @@ from typing import Any
 from .. import registry
 from ..networks import NETWORKS
 from . import metrics, optimizing
+from .checkpoint import write_whole
 from .data import OWN
 from .datasets import DATA
 from .names import find, unknown
@@ -165,10 +166,10 @@ class Settings:
         return cls(**values)
 
     def save(self, path: Path) -> None:
-        """Writes YAML."""
+        """Writes YAML, whole or not at all."""
         import yaml
 
-        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        write_whole(path, yaml.safe_dump(self.to_dict(), sort_keys=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> Settings:

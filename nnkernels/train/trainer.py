@@ -311,6 +311,8 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        if self.processes.is_main:
+            self.settings.save(self.folder / "settings.yaml")
         self.processes.restore_random(state["random"])
         return True
 
