@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import socket
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ def storage_at(place: str, heartbeat: int = 10) -> BaseStorage:
         ValueError: there is no such kind of storage.
         OSError: the file or the server cannot be reached.
     """
+    from optuna.exceptions import ExperimentalWarning
     from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
     from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -42,17 +44,20 @@ def storage_at(place: str, heartbeat: int = 10) -> BaseStorage:
         if path.suffix not in (".db", ".sqlite", ".sqlite3"):
             raise ValueError(f"storage {place!r} is neither an address nor a file of a known kind; give {FORMS}")
         place = f"sqlite:///{path}"
+    url = place
     if place.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
-        place = place.replace("postgresql://", "postgresql+psycopg://", 1)
+        url = place.replace("postgresql://", "postgresql+psycopg://", 1)
     waits = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return RDBStorage(
-            place,
-            engine_kwargs=waits,
-            heartbeat_interval=heartbeat,
-            grace_period=3 * heartbeat,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(
+                url,
+                engine_kwargs=waits,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            )
     except (ArgumentError, NoSuchModuleError) as error:
         raise ValueError(f"storage {place!r}: {error}; give {FORMS}") from error
     except SQLAlchemyError as error:
