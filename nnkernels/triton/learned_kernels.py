@@ -162,10 +162,10 @@ def backward_runs(
 def _run_of(first, inner, channels, WIDE: tl.constexpr, COUNT: tl.constexpr, PER: tl.constexpr):
     """The channel of element `first`, where in its run of `inner` COUNT pieces of PER elements begin, and `inner`."""
     NUMBER: tl.constexpr = tl.uint64 if WIDE else tl.uint32
-    first, inner = first.to(NUMBER), inner.to(NUMBER)
+    first, inner = first.to(NUMBER), tl.full((), inner, NUMBER)  # 1 is a constant, which has no type
     run = first // inner
     at = first - run * inner + tl.arange(0, COUNT)[:, None].to(NUMBER) * PER
-    return (run % channels.to(NUMBER)).to(tl.int32), at, inner
+    return (run % tl.full((), channels, NUMBER)).to(tl.int32), at, inner
 
 
 @triton.jit

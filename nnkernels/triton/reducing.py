@@ -21,7 +21,7 @@ _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
 _SIBLINGS = 4  # as many rows in work at once have to fit on the device, one program to an SM
 _CHUNK_BYTES, _ODD_CHUNK_BYTES = 16384, 8192  # of a long row, and of one whose elements are loaded alone
-_LONG_ELEMENTS = 32
+_LONG_FORWARD, _LONG_BACKWARD = {2: 64, 4: 16, 8: 16}, 32  # elements of such a chunk in a thread, by their bytes
 _LINE_BYTES, _WORD_BYTES = 128, 4
 _ALIGN = 16
 _FEW = 64  # of n, that threads hold whole
@@ -63,7 +63,8 @@ def softmax(
         "NEGATIVE": scale < 0 and kind != _ADD,
     }
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
-    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags)
+    each = _LONG_FORWARD[y.element_size()]
+    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags, each)
     return y
 
 
@@ -80,13 +81,13 @@ def softmax_backward(
     grad, stride = _rows(grad, y, sizes)
     flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
     given = (float(scale), max(1, queries(shape, dim, causal)))
-    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags)
+    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags, _LONG_BACKWARD)
     return grad_x
 
 
 def _launch(
     kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], stride: int, given: tuple[Any, ...],
-    for_columns: tuple[int, ...], flags: dict[str, Any],
+    for_columns: tuple[int, ...], flags: dict[str, Any], long_elements: int,
 ) -> None:  # fmt: skip
     """`stride` is the distance between the outer indices of the first tensor."""
     outer, n, inner = sizes
@@ -108,7 +109,7 @@ def _launch(
             counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
             kernels.softmax_long[(chunks,)](
                 *tensors, partial, counts, splits, n, stride, *given, **flags, ALIGN=align,
-                FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, _LONG_ELEMENTS),
+                FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, long_elements),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
