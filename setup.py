@@ -6,7 +6,7 @@
     info       build_info(), through pybind11                                 needs a C++ compiler
 
 NNKERNELS_REQUIRE=cpu,cuda makes the absence of those parts an error, NNKERNELS_PARTS=cpu,info builds only those, and
-NNKERNELS_CUDA_ARCHS=90 builds for that architecture only.
+NNKERNELS_CUDA_ARCHS=90 builds for that architecture only, NNKERNELS_BASELINE=1 the CPU kernels without AVX.
 """
 
 from __future__ import annotations
@@ -187,12 +187,15 @@ class BuildNative(build_ext):
     def add_cpu(self, ninja: Ninja, stable: str, libtorch: str) -> None:
         x86 = os.uname().machine in ("x86_64", "AMD64")
         isas = X86_ISAS if x86 else {"neon": ""}
-        objects = [ninja.compile("cxx", ROOT / "csrc/bindings/ops_cpu.cpp", stable)]
-        objects.append(ninja.compile("cxx", ROOT / "csrc/cpu/select.cpp", KERNEL_FLAGS))
+        only = ""
+        if x86 and os.environ.get("NNKERNELS_BASELINE") == "1":
+            isas, only = {"baseline": ""}, " -DNNK_BASELINE_ONLY"
+        objects = [ninja.compile("cxx", ROOT / "csrc/bindings/ops_cpu.cpp", stable + only)]
+        objects.append(ninja.compile("cxx", ROOT / "csrc/cpu/select.cpp", KERNEL_FLAGS + only))
         for source in sorted(ROOT.glob("csrc/cpu/*.cpp")):
             if source.stem != "select":
                 objects += [
-                    ninja.compile("cxx", source, f"{KERNEL_FLAGS} {flags} -DNNK_ISA={isa}", f".{isa}")
+                    ninja.compile("cxx", source, f"{KERNEL_FLAGS}{only} {flags} -DNNK_ISA={isa}", f".{isa}")
                     for isa, flags in isas.items()
                 ]
         ninja.link("cpu", "libnnkernels_cpu.so", objects, f"{libtorch} -ltorch_cpu -lc10")

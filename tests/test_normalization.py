@@ -8,18 +8,13 @@ from __future__ import annotations
 import copy
 import doctest
 import importlib
-import os
 import pickle
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_triton import INTERPRETED, _spills, compiles, faithful_interpreter  # noqa: F401
+from triton_tools import INTERPRETED, compiles, interpret
 
 import nnkernels
 import nnkernels.functional as F
@@ -369,68 +364,4 @@ def test_examples(module):
 
 @compiles
 def test_under_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
-    root = Path(__file__).parent.parent
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-
-
-@compiles
-@pytest.mark.parametrize(
-    ("name", "cols", "activation", "arch"),
-    [
-        ("forward_rows", 4096, "gelu", 90),
-        ("forward_rows", 4096, "identity", 100),
-        ("forward_long", 32768, "silu", 90),
-        ("sums_long", 32768, "silu", 90),
-        ("backward", 4096, "identity", 80),
-        ("backward", 4096, "identity", 100),
-        ("backward", 1024, "gelu", 90),
-        ("backward", 32768, "silu", 90),
-        ("add_partials", 4096, "identity", 80),
-    ],
-)
-def test_kernels_compile_without_spilling(name, cols, activation, arch, tmp_path, monkeypatch):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from nnkernels.triton import normalization, normalization_kernels
-    from nnkernels.triton.activations import FORMULAS
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(normalization, "_shared_memory", lambda device: 160 * 1024)
-    kernel, identity = getattr(normalization_kernels, name), activation == "identity"
-    x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
-    walk = normalization._walk(cols, x, 2, identity)
-    block_rows, block_cols, num_warps = walk.block_rows, walk.block_cols, walk.num_warps
-    if name == "forward_rows":
-        block_rows, block_cols, num_warps = normalization._rows(cols, identity)
-    elif name in ("forward_long", "sums_long"):
-        block_cols, num_warps = normalization._LONG_TILE, 8
-    elif name == "add_partials":
-        block_cols, num_warps = normalization._PARTIALS_TILE[1], 4
-    constants = {"VALUE": FORMULAS[activation].value, "D1": None if identity else FORMULAS[activation].d1}
-    constants |= {"MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
-    constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
-    constants |= {"residual_ptr": None, "grad_residual_ptr": None, **({} if long else {"sums_ptr": None})}
-    wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
-    signature, divisible = {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        if argument in constants:
-            signature[argument] = "constexpr"
-            continue
-        pointer = argument.endswith("_ptr")
-        signature[argument] = f"*{'fp32' if argument in wide else 'bf16'}" if pointer else "i32"
-        if argument in ("a", "b", "eps"):
-            signature[argument] = "fp64"
-        elif argument not in ("rows", "partials"):
-            divisible[i,] = [["tt.divisibility", 16]]
-    given = {key: value for key, value in constants.items() if key in signature}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=given, attrs=divisible)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps})
-    assert _spills(compiled, tmp_path) == 0
-    assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
-    if name != "add_partials" and name != "sums_long":
-        assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
+    interpret(__file__, only="")

@@ -352,7 +352,7 @@ def test_examples(module):
 
 @compiles
 def test_under_the_interpreter():
-    interpret(__file__)
+    interpret(__file__, only="not softplus and not tanh and not fp64")
 
 
 @compiles

@@ -11,7 +11,15 @@ Isa chosen_isa();
 
 // Declares nnk::<isa>::name, which csrc/cpu/*.cpp define in namespace nnk::NNK_ISA, and nnk::name, which calls the
 // right one: NNK_KERNEL(run, (const Job& job, int64_t begin, int64_t end), (job, begin, end)).
-#if defined(__x86_64__)
+#if defined(NNK_BASELINE_ONLY)
+#define NNK_KERNEL(name, parameters, arguments)             \
+  namespace nnk::baseline {                                 \
+  void name parameters;                                     \
+  }                                                         \
+  namespace nnk {                                           \
+  inline void name parameters { baseline::name arguments; } \
+  }
+#elif defined(__x86_64__)
 #define NNK_KERNEL(name, parameters, arguments)        \
   namespace nnk::baseline {                            \
   void name parameters;                                \

@@ -17,7 +17,9 @@ struct InstructionSet {
 };
 
 InstructionSet choose() {
-#if defined(__x86_64__)
+#if defined(NNK_BASELINE_ONLY)
+  const InstructionSet best_first[] = {{"baseline", nnk::Isa::baseline, true}};
+#elif defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -59,7 +59,7 @@ def _coding(kernels: ModuleType) -> Coding:
 
 def _run_length(x: Tensor, weight: Tensor) -> int:
     """How many elements of a dense `x` that belong to one channel lie side by side."""
-    return x.stride(1) if weight.numel() > 1 else max(x.numel(), 1)
+    return max(x.stride(1) if weight.numel() > 1 else x.numel(), 1)
 
 
 class _Learned(Function):

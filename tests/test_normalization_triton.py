@@ -1,0 +1,53 @@
+"""The kernels of layer and rms norm as Triton compiles them for GPUs that need not be there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from triton_tools import compile_ahead, compiles, spills
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("name", "cols", "activation", "arch"),
+    [
+        ("forward_rows", 4096, "gelu", "sm_90"),
+        ("forward_rows", 4096, "identity", "sm_100"),
+        ("forward_long", 32768, "silu", "sm_90"),
+        ("sums_long", 32768, "silu", "sm_90"),
+        ("backward", 4096, "identity", "sm_80"),
+        ("backward", 4096, "identity", "sm_100"),
+        ("backward", 1024, "gelu", "sm_90"),
+        ("backward", 32768, "silu", "sm_90"),
+        ("add_partials", 4096, "identity", "sm_80"),
+    ],
+)
+def test_kernels_compile_without_spilling(name, cols, activation, arch, tmp_path, monkeypatch):
+    from nnkernels.triton import normalization, normalization_kernels
+    from nnkernels.triton.activations import FORMULAS
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(normalization, "_shared_memory", lambda device: 160 * 1024)
+    kernel, identity = getattr(normalization_kernels, name), activation == "identity"
+    x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
+    walk = normalization._walk(cols, x, 2, identity)
+    block_rows, block_cols, num_warps = walk.block_rows, walk.block_cols, walk.num_warps
+    if name == "forward_rows":
+        block_rows, block_cols, num_warps = normalization._rows(cols, identity)
+    elif name in ("forward_long", "sums_long"):
+        block_cols, num_warps = normalization._LONG_TILE, 8
+    elif name == "add_partials":
+        block_cols, num_warps = normalization._PARTIALS_TILE[1], 4
+    constants = {"VALUE": FORMULAS[activation].value, "D1": None if identity else FORMULAS[activation].d1}
+    constants |= {"MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
+    constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
+    constants |= {"residual_ptr": None, "grad_residual_ptr": None, **({} if long else {"sums_ptr": None})}
+    wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
+    types = dict.fromkeys(wide, "*fp32")
+    compiled = compile_ahead(kernel, arch, "bf16", constants, num_warps, types, uneven=("rows", "partials"))
+    assert spills(compiled, tmp_path) == 0
+    assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
+    if name != "add_partials" and name != "sums_long":
+        assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
