@@ -35,7 +35,7 @@ def call(
         return kernels.forward(name, x, parameters, x if inplace else None)
     policy = policy or policies.chosen()
     policies.check_learned(name, policy, any(parameter.requires_grad for parameter in parameters))
-    if policy == "bits" or policy.startswith("compressed"):
+    if x.numel() and (policy == "bits" or policy.startswith("compressed")):
         return keep_bits(x, _coding(kernels), inplace, *parameters)
     if inplace:
         return x.copy_(_Learned.apply(name, kernels, x.clone(), *parameters))
