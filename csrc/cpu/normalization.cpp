@@ -4,31 +4,19 @@
 #include "normalization.h"
 
 #include <cmath>
-#include <cstring>
 #include <new>
+#include <type_traits>
 
-#include "convert.h"
-#include "loops.h"
+#include "stored.h"
 
 namespace nnk::NNK_ISA {
 namespace {
 
 constexpr int64_t kTile = 512;
 
+// What a row's statistics are kept in.
 template <class S>
-struct Stored {
-  using T = S;
-  using Kept = double;
-  static constexpr Arithmetic arithmetic = sizeof(S) == 8 ? kDouble : kSingle;
-};
-template <>
-struct Stored<BFloat16> {
-  using T = float;
-  using Kept = float;
-  static constexpr Arithmetic arithmetic = kFast;
-};
-template <>
-struct Stored<Half> : Stored<BFloat16> {};
+using KeptFor = std::conditional_t<sizeof(S) == 2, float, double>;
 
 template <class T>
 class Scratch {
@@ -60,35 +48,10 @@ class Columns {
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Adjacent elements as numbers of the computing type: where they are, or in `to`.
+// Puts numbers where they belong, unless they are there.
 template <class S, class T>
-const T* read(const void* from, int64_t at, T* to, int64_t count) {
-  const S* first = static_cast<const S*>(from) + at;
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return first;
-  } else {
-    widen(first, to, count);
-    return to;
-  }
-}
-
-template <class S, class T>
-T* place(void* to, int64_t at, T* tile) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return static_cast<S*>(to) + at;
-  } else {
-    return tile;
-  }
-}
-
-template <class S, class T>
-void write(const T* tile, void* to, int64_t at, int64_t count) {
-  S* first = static_cast<S*>(to) + at;
-  if constexpr (sizeof(S) != sizeof(T)) {
-    narrow(tile, first, count);
-  } else if (tile != first) {
-    memcpy(first, tile, sizeof(T) * count);
-  }
+void settle(const T* tile, void* to, int64_t at, int64_t count) {
+  if (static_cast<const void*>(tile) != static_cast<S*>(to) + at) put<S>(tile, to, at, count);
 }
 
 struct Sums {
@@ -190,7 +153,7 @@ void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const T* x_row = read<S>(job.x, row * job.x_stride, static_cast<T*>(wide), job.cols);
     const Statistics<T> of = statistics_of(job, x_row);
-    keep<typename Stored<S>::Kept>(job, row, of);
+    keep<KeptFor<S>>(job, row, of);
     for (int64_t col = 0; col < job.cols; col += kTile) {
       const int64_t count = least(kTile, job.cols - col), at = row * job.cols + col;
       const T *x = x_row + col, *weight = weights + col, *bias = biases + col;
@@ -200,7 +163,7 @@ void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
       add_residual<S>(job, row, col, y, second, count);
       void* const data[] = {y, y};
       if (!job.identity) loop(job.a, job.b, data, count);
-      write<S>(y, job.out, at, count);
+      settle<S>(y, job.out, at, count);
     }
   }
 }
@@ -219,7 +182,7 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
     return sums;
   };
   for (int64_t row = begin; row < end; ++row) {
-    const Statistics<T> of = kept<typename Stored<S>::Kept, T>(job, row);
+    const Statistics<T> of = kept<KeptFor<S>, T>(job, row);
     T* weight_sums = sums_of(job.for_weight, row, unwanted);
     T* bias_sums = sums_of(job.for_bias, row, unwanted + job.cols);
     Sums sums;
@@ -239,7 +202,7 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
         const T* given = read<S>(job.grad, row * job.grad_stride + col, third, count);
         void* const data[] = {const_cast<T*>(given), second, grad_row + col};
         loop(job.a, job.b, data, count);
-        if (job.for_residual) write<S>(grad_row + col, job.for_residual, row * job.cols + col, count);
+        if (job.for_residual) settle<S>(grad_row + col, job.for_residual, row * job.cols + col, count);
       }
       const T* grad = grad_at(col, count);
       T *for_weight = weight_sums + col, *for_bias = bias_sums + col;
@@ -263,7 +226,7 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
       for (int64_t i = 0; i < count; ++i) {
         grad_x[i] = (grad[i] * weight[i] - normalised(x[i], of) * along - total) * of.scale;
       }
-      write<S>(grad_x, job.out, at, count);
+      settle<S>(grad_x, job.out, at, count);
     }
   }
 }
