@@ -22,15 +22,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(params=["cpu", "triton", "reference"])
-def device(request):
-    found = dispatch.named(request.param)
-    where = "cpu" if request.param == "cpu" else DEVICE
-    reason = found if isinstance(found, str) else found.unavailable(torch.device(where))
-    if reason:
-        pytest.skip(reason)
-    with nnkernels.backend(request.param):
-        yield where
+@pytest.fixture
+def device(chosen):
+    return chosen
 
 
 def composition(x, bias, activation, residual=None):

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nnkernels
 import nnkernels.functional as F
 from nnkernels import dispatch, nn
 
@@ -16,15 +15,9 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [((5, 7), -1), ((3, 1000), -1), ((2, 3, 4, 5), 1), ((2, 20_000), -1), ((4, 300, 9), 1), ((6,), 0)]
 
 
-@pytest.fixture(params=["cpu", "triton", "reference"])
-def device(request):
-    found = dispatch.named(request.param)
-    where = "cpu" if request.param == "cpu" else DEVICE
-    reason = found if isinstance(found, str) else found.unavailable(torch.device(where))
-    if reason:
-        pytest.skip(reason)
-    with nnkernels.backend(request.param):
-        yield where
+@pytest.fixture
+def device(chosen):
+    return chosen
 
 
 def truth(x, dim, log=False, scale=1.0, mask=None, causal=False):

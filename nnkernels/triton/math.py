@@ -39,6 +39,16 @@ def _degree(table):
     return len(table) - 1
 
 
+@triton.constexpr_function
+def is_fast(pointer_type):
+    return pointer_type.element_ty.primitive_bitwidth == 16
+
+
+@triton.constexpr_function
+def compute_type(pointer_type):
+    return tl.float64 if pointer_type.element_ty == tl.float64 else tl.float32
+
+
 @triton.jit
 def polynomial(x, TABLES: tl.constexpr, FAST: tl.constexpr):
     """The fitted polynomial at x (Horner), from the table for x's type."""

@@ -9,16 +9,7 @@ import triton
 import triton.language as tl
 
 from .kernels import _times
-
-
-@triton.constexpr_function
-def is_fast(pointer_type):
-    return pointer_type.element_ty.primitive_bitwidth == 16
-
-
-@triton.constexpr_function
-def compute_type(pointer_type):
-    return tl.float64 if pointer_type.element_ty == tl.float64 else tl.float32
+from .math import compute_type, is_fast
 
 
 @triton.jit

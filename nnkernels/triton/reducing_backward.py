@@ -3,12 +3,11 @@
 import triton
 import triton.language as tl
 
+from .math import compute_type, is_fast
 from .reducing_tiles import (
     KEPT,
     aligned,
-    compute_type,
     exponential,
-    is_fast,
     load,
     next_chunk,
     publish,

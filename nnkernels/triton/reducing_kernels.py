@@ -8,6 +8,7 @@ columns  tiles of (n, inner), read twice if n is long; also rows of more chunks 
 import triton
 import triton.language as tl
 
+from .math import compute_type, is_fast
 from .reducing_tiles import (
     ADD,
     KEPT,
@@ -15,12 +16,10 @@ from .reducing_tiles import (
     SHIFT,
     UNIT,
     aligned,
-    compute_type,
     exponent,
     exponential,
     factor_of,
     finite,
-    is_fast,
     join,
     load_logits,
     logits,

@@ -20,16 +20,6 @@ KEPT = tl.constexpr(4)  # numbers of each chunk, which lie together, so that eac
 _VECTOR = tl.constexpr(8)  # columns that a causal form loads or skips together
 
 
-@triton.constexpr_function
-def is_fast(pointer_type):
-    return pointer_type.element_ty.primitive_bitwidth == 16
-
-
-@triton.constexpr_function
-def compute_type(pointer_type):
-    return tl.float64 if pointer_type.element_ty == tl.float64 else tl.float32
-
-
 @triton.jit
 def load(pointers, inside, OTHER: tl.constexpr):
     if inside is None:
