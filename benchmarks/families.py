@@ -81,9 +81,10 @@ def on_gpu(case: Case, bandwidth: float, compiled: bool) -> dict:
     inputs = case.inputs("cuda", case.dtype)
     found: dict = {"name": case.name, "dtype": str(case.dtype)[6:], "error": worst_error(case, inputs)}
     torch.cuda.empty_cache()
-    sides = {"ours": case.ours, "eager": case.eager}
-    if compiled:
+    if compiled or case.compiled:
         torch._dynamo.reset()
+    sides = {"ours": torch.compile(case.ours) if case.compiled else case.ours, "eager": case.eager}
+    if compiled:
         sides["compile"] = torch.compile(case.eager)
     roof = {"forward": case.forward_bytes(*inputs) / bandwidth, "backward": case.backward_bytes(*inputs) / bandwidth}
     for name, side in sides.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -60,8 +62,11 @@ def _case(activation: str, p: float, residual: bool, rows: int, cols: int, devic
     )
 
 
+_with_dropout = _case("gelu", 0.1, True, 16384, 8192, "cuda", torch.bfloat16, forward_bar=0.90, backward_bar=0.90)
+
 CASES = [
-    _case("gelu", 0.1, True, 16384, 8192, "cuda", torch.bfloat16, forward_bar=0.90, backward_bar=0.90),
+    _with_dropout,
+    replace(_with_dropout, name=f"compiled-{_with_dropout.name}", compiled=True),
     _case("gelu", 0.0, False, 16384, 8192, "cuda", torch.bfloat16, forward_bar=0.90, backward_bar=0.90),
     _case("relu", 0.0, True, 16384, 4096, "cuda", torch.bfloat16),
     _case("gelu", 0.1, True, 1024, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5),

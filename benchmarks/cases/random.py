@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -49,11 +50,15 @@ def _case(
 
 _rrelu = partial(_case, "rrelu", partial(F.rrelu, training=True), partial(torch.nn.functional.rrelu, training=True), 3)
 _dropout = partial(_case, "dropout", F.dropout, torch.nn.functional.dropout, 2)
+_on_gpu = [
+    _rrelu("cuda", torch.bfloat16, 0.90, 0.90),
+    _dropout("cuda", torch.bfloat16, 0.90, 0.90),
+]
 
 CASES: list[Case] = [
-    _rrelu("cuda", torch.bfloat16, 0.90, 0.90),
+    *_on_gpu,
+    *(replace(case, name=f"compiled-{case.name}", compiled=True) for case in _on_gpu),
     _rrelu("cuda", torch.float32, 0.90, 0.90),
-    _dropout("cuda", torch.bfloat16, 0.90, 0.90),
     _dropout("cuda", torch.float32, 0.90, 0.90),
     _rrelu("cpu", torch.float32, 10.0),
     _rrelu("cpu", torch.bfloat16, 10.0),
