@@ -7,8 +7,8 @@ from torch.autograd import forward_ad
 
 
 def transforms_active() -> bool:
-    """Whether a functorch transform (grad, vmap, jvp, ...) is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a functorch transform (grad, vmap, jvp, ...) is running; torch.compile traces this very call rightly."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def is_batched_by_autograd(x: torch.Tensor) -> bool:

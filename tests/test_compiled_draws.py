@@ -16,6 +16,7 @@ from triton_tools import HAS_TRITON, INTERPRETED, compiles, executes, interpret
 import nnkernels
 import nnkernels.functional as F
 from nnkernels.autograd import fused, fused_ops, random
+from nnkernels.autograd.context import compiles_kernels
 
 on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
 on_a_gpu = [
@@ -116,6 +117,23 @@ def test_the_compiled_graph_calls_the_kernel(function, route):
     assert any("randint" in target for target in seen) and not any("rand_like" in target for target in seen)
 
 
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+def test_the_compiler_sees_when_kernels_may_serve():
+    """Without tensors, so that no device says otherwise; the tests above open the route on the CPU by hand."""
+
+    def answer(x):
+        return x + 1 if compiles_kernels() else x
+
+    torch._dynamo.reset()
+    compiled = torch.compile(answer, fullgraph=True, backend="eager")
+    zero = torch.zeros(2)
+    assert compiled(zero).all() and not answer(zero).any()
+    for transformed in (torch.func.vmap(answer), torch.func.grad(lambda x: (x * answer(x)).sum())):
+        assert not torch.compile(transformed, fullgraph=True, backend="eager")(zero).any()
+    with nnkernels.backend("reference"):
+        assert not compiled(zero).any()
+
+
 @on_torch_alone
 @FUNCTIONS
 @pytest.mark.parametrize("why", ["cpu", "export", "reference", "vmap"])
@@ -131,9 +149,7 @@ def test_torchs_random_functions_serve_elsewhere(function, why, route, monkeypat
             draw(function, x)
         )  # fmt: skip
 
-    from nnkernels.autograd import context
-
-    monkeypatch.setattr(random, "compiles_kernels", context.compiles_kernels)
+    monkeypatch.setattr(random, "compiles_kernels", compiles_kernels)
     x = minus_ones(3, 4) if why != "cpu" else torch.full((3, 4), -1.0)
     if why == "export":
         program = torch.export.export(torch.nn.Sequential(nnkernels.nn.RReLU(), nnkernels.nn.Dropout()), (x,))
