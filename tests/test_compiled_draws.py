@@ -96,7 +96,7 @@ def test_triton_kernels_serve_a_compiled_call(function, dynamic, route):
     engine = "eager" if INTERPRETED else "inductor"
     compiled = torch.compile(lambda x, p: draw(function, x, p), fullgraph=True, dynamic=dynamic, backend=engine)
     for x in (minus_ones(30, 20), minus_ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)):
-        for p in (0.3, 0.5):
+        for p in (0.3, 0.5, 0.75):
             check(lambda x, p=p: compiled(x, p), x)
     check(lambda x: compiled(x, 0.5), minus_ones(7, 40)[:, ::2])
 
@@ -136,7 +136,7 @@ def test_the_compiler_sees_when_kernels_may_serve():
 
 @on_torch_alone
 @FUNCTIONS
-@pytest.mark.parametrize("why", ["cpu", "export", "reference", "vmap"])
+@pytest.mark.parametrize("why", ["cpu", "export", "reference", "vmap", "float64"])
 def test_torchs_random_functions_serve_elsewhere(function, why, route, monkeypatch):
     targets = []
 
@@ -149,8 +149,10 @@ def test_torchs_random_functions_serve_elsewhere(function, why, route, monkeypat
             draw(function, x)
         )  # fmt: skip
 
-    monkeypatch.setattr(random, "compiles_kernels", compiles_kernels)
-    x = minus_ones(3, 4) if why != "cpu" else torch.full((3, 4), -1.0)
+    if why != "float64":
+        monkeypatch.setattr(random, "compiles_kernels", compiles_kernels)
+    x = torch.full((3, 4), -1.0, device="cpu" if why == "cpu" else DEVICE)
+    x = x.double() if why == "float64" else x
     if why == "export":
         program = torch.export.export(torch.nn.Sequential(nnkernels.nn.RReLU(), nnkernels.nn.Dropout()), (x,))
         targets.extend(str(node.target) for node in program.graph.nodes)

@@ -28,7 +28,7 @@ from .saving import Coding, adjacent, is_dense, keep_bits
 def rrelu(x: Tensor, lower: float, upper: float, inplace: bool, policy: str | None = None) -> Tensor:
     """rrelu in training, keeping for backward what `policy` or else `nnkernels.saving` says."""
     if not is_plain_call(x):
-        if compiles_kernels(x):
+        if _compiles_kernels(x):
             from ..triton import random_ops
 
             y = random_ops.rrelu(x, _draw_seed(x), lower, upper)
@@ -70,7 +70,7 @@ def _coding(kernels: ModuleType, lower: float, upper: float) -> Coding:
 def dropout(x: Tensor, p: float, inplace: bool) -> Tensor:
     """dropout in training, 0 < p < 1."""
     if not is_plain_call(x):
-        if compiles_kernels(x):
+        if _compiles_kernels(x):
             from ..triton import random_ops
 
             y = random_ops.dropout(x, _draw_seed(x), torch.empty_like(x).stride(), p)
@@ -83,6 +83,11 @@ def dropout(x: Tensor, p: float, inplace: bool) -> Tensor:
     if not inplace:
         return kernels.dropout(x, seed, p)
     return kernels.dropout(x, seed, p, out=x) if is_dense(x) else x.copy_(kernels.dropout(x, seed, p))
+
+
+def _compiles_kernels(x: Tensor) -> bool:
+    """Not in float64: Inductor hands a kernel its numbers in float32."""
+    return x.dtype != torch.float64 and compiles_kernels(x)
 
 
 def _draw_seed(x: Tensor) -> Tensor:

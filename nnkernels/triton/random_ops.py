@@ -48,7 +48,9 @@ def dropout(x: Tensor, seed: Tensor, strides: Sequence[int], p: float) -> Tensor
     """x / (1 - p), or 0 with probability p, in a dense tensor with these strides."""
     y = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     programs, more = _one_run(x, operands=1)
-    wrap_triton(dropout_kernel)[programs](_as(x, y), y, seed, threshold(p), 1 / (1 - p), 1, x.numel(), 0, 0, **more)
+    # As a signed word, for Inductor (torch 2.11) fails at a constant beyond 2^31; the kernel reads the same 32 bits.
+    least = threshold(p) - (threshold(p) >> 31 << 32)
+    wrap_triton(dropout_kernel)[programs](_as(x, y), y, seed, least, 1 / (1 - p), 1, x.numel(), 0, 0, **more)
     return y
 
 
