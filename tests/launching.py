@@ -9,7 +9,16 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")]
+    ),
+]
+"""Where two processes meet: through gloo, and through NCCL."""
 
 _PRELOADED = [
     "matplotlib.backends.backend_agg",
@@ -50,6 +59,15 @@ def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     errors = [text for _, _, text in got if text]
     assert not errors, "\n".join(errors)
     return [answer for _, answer, _ in sorted(got, key=lambda one: one[0])]
+
+
+def join(device_type: str) -> str:
+    """Makes the default process group, of all that were started together; returns this process's device."""
+    os.environ["NCCL_NVLS_ENABLE"] = "0"  # NVLink multicast, which not every machine has
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device_type == "cuda" else device_type
 
 
 def _run(rank: int, size: int, port: int, answers: Any, work: Callable[..., Any], args: tuple) -> None:

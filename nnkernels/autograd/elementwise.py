@@ -3,6 +3,7 @@
     a plain call                   the C++ node (csrc/bindings/autograd.cpp) where it was built for this torch
     the same without it            `_Plain`: a ctx-style Function, the cheapest that Python offers
     under a transform or a tangent `_Transformable`: setup_context, jvp and vmap, with a differentiable backward
+    a DTensor                      any of these, in each process on its own part
     under a compiler, a mode, a    the reference: plain torch operations, which Inductor fuses with their neighbours
     subclass, nested forward mode
 
@@ -24,7 +25,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from .. import _torch, dispatch, native, policies, reference
 from ..dispatch import SUPPORTED_DTYPES, Backend
 from ..registry import Activation, elementwise
-from . import recomputing
+from . import recomputing, sharded
 from .context import has_plain_data
 
 _cpp_apply: Any = None
@@ -80,7 +81,12 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
             f"(input of shape {tuple(x.shape)})"
         )
     if not has_plain_data(x) or _torch.nested_forward_mode():
-        return _composed(row, function, x, a, b, inplace)
+        if not sharded.serves(x):
+            return _composed(row, function, x, a, b, inplace)
+        told = None if policy == policies.chosen() else policy
+        kept = x.clone() if inplace and records else x
+        y = sharded.locally(lambda x: call(row, function, x, a, b, policy=told), kept)
+        return x.copy_(y) if inplace else y
 
     backend = dispatch.select(row.name, x)
     if _torch.transforms_active() or _torch.has_forward_level():

@@ -17,6 +17,7 @@ from ..fusing import Inner
 from ..reference import fused as reference
 from ..reference.fused import ALONG_COLS, ALONG_NOTHING, ALONG_ROWS, Matrix
 from ..registry import IDENTITY
+from . import sharded
 from .context import compiles_kernels, differentiable_gradients, is_plain_call
 from .random import _draw_seed
 from .saving import is_dense
@@ -29,6 +30,11 @@ def call(inner: Inner, x: Tensor, bias: Tensor | None, dim: int | None, residual
             from . import fused_ops
 
             return fused_ops.bias_act(x, bias, residual, _draw_seed(x), *inner, dim, p)
+        if p == 0 and sharded.serves(x, bias, residual):
+            return sharded.locally(
+                lambda x, bias, residual: call(inner, x, bias, dim, residual, p),
+                x, [(bias, [dim]), sharded.alike(x, residual)],
+            )  # fmt: skip
         shape = [-1 if d == dim else 1 for d in range(x.dim())]
         return reference.composed(inner, x, None if bias is None else bias.view(shape), residual, None, p)
     kernels = dispatch.kernels("fused", x, inner.name)

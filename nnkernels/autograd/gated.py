@@ -14,12 +14,16 @@ from torch.autograd import Function
 from .. import dispatch
 from ..gating import Gating
 from ..reference import gated as reference
+from . import sharded
 from .context import differentiable_gradients, is_plain_call
 
 
 def call(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
     """The gated activation of checked arguments."""
     if not is_plain_call(input, up):
+        if sharded.serves(input, up):
+            whole = [gating.dim] if up is None else []
+            return sharded.locally(lambda *parts: call(gating, *parts), input, [sharded.alike(input, up)], whole)
         return reference.gated(gating, input, up)
     kernels = dispatch.kernels("gated", input, gating.activation)
     if torch.is_grad_enabled() and (input.requires_grad or (up is not None and up.requires_grad)):

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from .. import dispatch, policies
 from ..reference import learned as reference
-from . import recomputing
+from . import recomputing, sharded
 from .context import differentiable_gradients, is_plain_call
 from .saving import Coding, adjacent, keep_bits
 
@@ -28,7 +28,12 @@ def call(
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
     if not is_plain_call(x, *parameters):
-        y = reference.evaluate(name, x, *parameters)
+        if sharded.serves(x, *parameters):
+            operands = [(parameter, _along(name, parameter)) for parameter in parameters]
+            kept = x.clone() if inplace else x
+            y = sharded.locally(lambda x, *parts: call(name, x, parts, policy=policy), kept, operands)
+        else:
+            y = reference.evaluate(name, x, *parameters)
         return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
@@ -43,6 +48,13 @@ def call(
     if policy == "recompute":
         recomputing.remember(y, name, lambda x, *parameters: kernels.forward(name, x, parameters), x, *parameters)
     return y
+
+
+def _along(name: str, parameter: Tensor) -> list[int | None]:
+    """Channels, dimension 1 of the input, are a parameter's last dimension, after apl's segments."""
+    segments: list[int | None] = [None] if name == "apl" else []
+    channels = [1 if size > 1 else None for size in parameter.shape[len(segments) :]]
+    return segments + channels
 
 
 def _coding(kernels: ModuleType) -> Coding:

@@ -12,6 +12,7 @@ from .. import dispatch
 from ..fusing import Inner
 from ..reference import normalization as reference
 from ..registry import IDENTITY
+from . import sharded
 from .context import differentiable_gradients, is_plain_call
 
 
@@ -28,6 +29,12 @@ def call(
     """f(norm(x) weight + bias + residual) over the last `dims` dimensions of x; the residual has x's shape and type."""
     tensors = (x, residual, weight, bias)
     if x.numel() == 0 or not is_plain_call(*tensors):
+        if sharded.serves(*tensors):
+            last = range(x.dim() - dims, x.dim())
+            return sharded.locally(
+                lambda x, residual, weight, bias: call(inner, x, dims, residual, weight, bias, eps, centred),
+                x, [sharded.alike(x, residual), (weight, last), (bias, last)], last,
+            )  # fmt: skip
         return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
     kernels = dispatch.kernels("normalization", x, inner.name)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):

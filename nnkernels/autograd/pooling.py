@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from .. import dispatch
 from ..reference import pooling as reference
+from . import sharded
 from .context import is_plain_call
 
 
@@ -54,6 +55,8 @@ def call(x: Tensor, pieces: int, dim: int) -> Tensor:
     if pieces == 1:
         return x.clone()
     if not is_plain_call(x):
+        if sharded.serves(x):
+            return sharded.locally(lambda x: call(x, pieces, dim), x, whole=[dim])
         return reference.composed(x, pieces, dim)
     kernels = dispatch.kernels("pooling", x)
     if pieces > reference.MOST_PIECES:

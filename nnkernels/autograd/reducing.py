@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from .. import _torch, dispatch
 from ..reference import reducing as reference
+from . import sharded
 from .context import is_plain_call
 
 _LEAST_SCALE, _GREATEST_SCALE = 1e-30, 1e30
@@ -32,10 +33,23 @@ def softmax(
         or (mask is not None and records and mask.requires_grad)
         or not _LEAST_SCALE < abs(scale) < _GREATEST_SCALE
     ):
+        if sharded.serves(x, mask):
+            whole = [dim - 1, dim] if causal else [dim]
+            return sharded.locally(
+                lambda x, mask: softmax(x, dim, log, scale, mask, causal, dtype), x, [_masking(x, mask)], whole
+            )
         return reference.softmax(x, dim, log, scale, mask, causal, dtype)
     if records and x.requires_grad:
         return _Softmax.apply(x, mask, dim, log, scale, causal, dtype)
     return dispatch.kernels("reducing", x).softmax(x, dim, log, scale, mask, causal, dtype)
+
+
+def _masking(x: Tensor, mask: Tensor | None) -> sharded.Operand:
+    """A mask that broadcasts to `x`, dimensions of size 1 running along none of `x`'s."""
+    if mask is None:
+        return None, ()
+    first = x.dim() - mask.dim()
+    return mask, [None if size == 1 else first + d for d, size in enumerate(mask.shape)]
 
 
 class _Softmax(Function):
