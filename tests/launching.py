@@ -63,7 +63,6 @@ def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
 
 def join(device_type: str) -> str:
     """Makes the default process group, of all that were started together; returns this process's device."""
-    os.environ["NCCL_NVLS_ENABLE"] = "0"  # NVLink multicast, which not every machine has
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
@@ -73,6 +72,7 @@ def join(device_type: str) -> str:
 def _run(rank: int, size: int, port: int, answers: Any, work: Callable[..., Any], args: tuple) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ["NCCL_NVLS_ENABLE"] = "0"  # NVLink multicast, which not every machine has
     torch.set_num_threads(1)
     try:
         answers.put((rank, work(*args), ""))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launching import DEVICES, join, together
 from norms import leaves, off, truth, widened, worst
 from torch.autograd.graph import saved_tensors_hooks
 from triton_tools import HAS_TRITON, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret
@@ -257,39 +258,40 @@ def test_empty_batches_are_torchs():
     assert torch.equal(ours.running_mean, theirs.running_mean) and torch.equal(ours.weight.grad, torch.zeros(3))
 
 
-def _process(rank, file, sizes, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=len(sizes))
-    x, residual, weight, bias = (tensor.detach().requires_grad_() for tensor in _whole(sizes))
+def _part_of_a_batch(device_type, sizes):
+    device, rank = join(device_type), torch.distributed.get_rank()
+    x, residual, weight, bias = _whole(sizes, device)
     part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    module = nn.BatchNormAct2d(3, activation="silu", process_group=torch.distributed.group.WORLD)
+    module = nn.BatchNormAct2d(3, activation="silu", process_group=torch.distributed.group.WORLD, device=device)
     module.weight, module.bias = torch.nn.Parameter(weight.detach()), torch.nn.Parameter(bias.detach())
     y = module(x[part], residual[part])
     grads = torch.autograd.grad(y, (x, residual, module.weight, module.bias), _gradient(x)[part], create_graph=True)
     (second,) = torch.autograd.grad(grads[0].square().sum(), x)
-    x.grad = None
     plain = torch.autograd.grad(
         module(x[part], residual[part]), (x, residual, module.weight, module.bias), _gradient(x)[part]
     )
     found = (y, *grads, *plain, second, module.running_mean, module.running_var)
-    torch.save([tensor.detach() for tensor in found], f"{results}/{rank}.pt")
     torch.distributed.destroy_process_group()
+    return [tensor.detach().cpu().numpy() for tensor in found]
 
 
-def _whole(sizes):
-    return leaves((sum(sizes), 3, 4, 5), "cpu", torch.float32, mean=30.0)
+def _whole(sizes, device):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(sum(sizes), 3, 4, 5, generator=generator) + 30.0
+    others = [torch.randn(shape, generator=generator) for shape in (x.shape, (3,), (3,))]
+    return [tensor.to(device).requires_grad_() for tensor in (x, *others)]
 
 
 def _gradient(x):
-    return torch.cos(torch.arange(x.numel(), dtype=torch.float32)).view(x.shape)
+    return torch.cos(torch.arange(x.numel(), dtype=torch.float32, device=x.device)).view(x.shape)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_two_processes_are_one_on_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("device_type", DEVICES)
+def test_two_processes_are_one_on_the_whole_batch(device_type):
     sizes = (2, 5)
-    torch.multiprocessing.spawn(_process, (str(tmp_path / "store"), sizes, str(tmp_path)), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    x, residual, weight, bias = _whole(sizes)
+    parts = [[torch.from_numpy(one) for one in part] for part in together(2, _part_of_a_batch, device_type, sizes)]
+    x, residual, weight, bias = _whole(sizes, "cpu")
     module = nn.BatchNormAct2d(3, activation="silu")
     module.weight, module.bias = torch.nn.Parameter(weight.detach()), torch.nn.Parameter(bias.detach())
     y = module(x, residual)

@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
-from launching import together
+from launching import DEVICES, together
 
 from nnkernels.networks import CNN, MLP
 from nnkernels.train import Checkpoints, Processes, Settings, Trainer
@@ -73,12 +73,22 @@ def last_state(folder: Path) -> dict:
     return Checkpoints(folder / "checkpoints").newest()[1]
 
 
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> Path:
+def alone(tmp_path_factory, device) -> Path:
     """A run in one process. Its last batch has 2 samples of 143, so that of four processes two have none."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    Trainer(settings(folder)).run()
+    Trainer(settings(folder, device=device)).run()
     return folder
+
+
+def need(size: int, device: str) -> None:
+    if device == "cuda" and torch.cuda.device_count() < size:
+        pytest.skip(f"needs {size} GPUs")
 
 
 def assert_alike(folder: Path, alone: Path) -> None:
@@ -91,35 +101,38 @@ def assert_alike(folder: Path, alone: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_losses_and_checkpoints_do_not_depend_on_the_number_of_processes(tmp_path, alone, way):
+def test_losses_and_checkpoints_do_not_depend_on_the_number_of_processes(tmp_path, alone, device, way):
     size, more = WAYS[way]
-    together(size, train, settings(tmp_path / "run", **more))
+    need(size, device)
+    together(size, train, settings(tmp_path / "run", device=device, **more))
     assert_alike(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("before, after", [("fsdp-2", "ddp-split-4"), ("split-2", None)])
-def test_a_run_goes_on_in_another_number_of_processes(tmp_path, alone, before, after):
+@pytest.mark.parametrize("before, after", [("fsdp-2", "ddp-split-4"), ("fsdp-2", None), ("split-2", None)])
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path, alone, device, before, after):
     folder = tmp_path / "run"
     size, more = WAYS[before]
-    together(size, train_in_part, settings(folder, **more))
+    need(max(size, 1 if after is None else WAYS[after][0]), device)
+    together(size, train_in_part, settings(folder, device=device, **more))
     assert len(losses(folder)) < len(losses(alone))
     if after is None:
-        Trainer(settings(folder, resume=True)).run()
+        Trainer(settings(folder, device=device, resume=True)).run()
     else:
         size, more = WAYS[after]
-        together(size, train, settings(folder, resume=True, **more))
+        together(size, train, settings(folder, device=device, resume=True, **more))
     assert_alike(folder, alone)
 
 
-def test_a_worker_that_is_killed_is_restarted_and_the_run_goes_on(tmp_path):
+def test_a_worker_that_is_killed_is_restarted_and_the_run_goes_on(tmp_path, device):
     told = {"data": "digits", "epochs": 8, "batch_size": 128, "save_every": 4, "evaluate_every": 100, "ema": None}
+    told |= {"device": device}
     folder = tmp_path / "killed"
     options = settings(folder, **told)
     config = tmp_path / "config.yaml"
     options.save(config)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command += ["-m", "nnkernels", "train", "--config", str(config)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NCCL_NVLS_ENABLE": "0"}
     torchrun = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     try:
         killed = False
