@@ -11,6 +11,7 @@ import pytest
 import torch
 from draws import DEVICE, FUNCTIONS, LAYOUTS, LOWER, UPPER, draw, kernels, small_tiles  # noqa: F401
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from triton_tools import HAS_TRITON, INTERPRETED, compiles, executes, interpret
 
 import nnkernels
@@ -103,18 +104,22 @@ def test_triton_kernels_serve_a_compiled_call(function, dynamic, route):
 
 @compiles
 @FUNCTIONS
-def test_the_compiled_graph_calls_the_kernel(function, route):
-    seen = []
+def test_the_compiled_graph_calls_the_kernel_and_keeps_no_more(function, route):
+    seen, kept = [], []
 
     def stop(graph, inputs):
         seen.extend(str(node.target) for node in graph.graph.nodes)
+        kept.extend(graph.graph.output_node().args[0])
         raise RuntimeError("no further")
 
-    compiled = torch.compile(lambda x: draw(function, x), fullgraph=True, backend=aot_autograd(fw_compiler=stop))
+    engine = aot_autograd(fw_compiler=stop, partition_fn=min_cut_rematerialization_partition)
+    compiled = torch.compile(lambda x: draw(function, x), fullgraph=True, backend=engine)
     with pytest.raises(Exception, match="no further"):
         compiled(minus_ones(30, 20).requires_grad_())
     assert any("triton_kernel_wrapper" in target for target in seen)
     assert any("randint" in target for target in seen) and not any("rand_like" in target for target in seen)
+    if torch.cuda.is_available():  # else torch cannot look into the kernel, and takes it to write all that it is given
+        assert len(kept) == (3 if function == "rrelu" else 2)  # the value, the seed and rrelu's input
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
