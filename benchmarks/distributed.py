@@ -98,16 +98,13 @@ class Run:
 
 
 def runs(sizes: list[int], batch: int) -> Iterator[Run]:
-    """Every kind and scaling on every number of processes; torch's activations on one and on all."""
+    """Every kind and scaling on every number of processes; torch's activations beside ours under weak scaling."""
     for processes in sizes:
-        for activations in ("nnkernels", "torch") if processes in (1, sizes[-1]) else ("nnkernels",):
-            if processes == 1:
-                yield Run(activations, 1, "one", "weak", batch)
-                continue
-            for kind in KINDS:
+        for kind in KINDS if processes > 1 else ("one",):
+            for activations in ("nnkernels", "torch"):
                 yield Run(activations, processes, kind, "weak", batch)
-                if activations == "nnkernels":
-                    yield Run(activations, processes, kind, "strong", max(1, batch // processes))
+            if processes > 1:
+                yield Run("nnkernels", processes, kind, "strong", max(1, batch // processes))
 
 
 def training(team: Team, size: models.Size, run: Run, repeats: int, mesh: DeviceMesh | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     left.legend(frameon=False, fontsize=8)
     rows = [row for row in found["mlps"] if row["processes"] == max(one["processes"] for one in found["mlps"])]
     places = range(len(rows))[::-1]
-    colours = ["#c44e52" if row["name"].endswith("torch") else "#1f3b73" for row in rows]
+    colours = ["#1f3b73" if row["name"].endswith("nnkernels") else "#c44e52" for row in rows]
     right.barh(places, [row["step_seconds"] * 1e3 for row in rows], color=colours, height=0.6)
     right.set_yticks(places, [f"{row['name'].removesuffix(', nnkernels')}, {row['width']}" for row in rows], fontsize=8)
     right.set(title=f"MLPs split over {rows[0]['processes']}: forward + backward", xlabel="ms")

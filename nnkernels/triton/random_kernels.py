@@ -165,5 +165,6 @@ def dropout(
     x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     word = words(tl.load(seed_ptr), row * cols + first_col, BLOCK_ROWS, BLOCK_COLS, EACH)
     # Multiplied by 0 rather than replaced by it where dropped, as PyTorch does: a NaN stays one.
-    y = x * tl.where(word >= tl.full((), threshold, tl.uint32), tl.full((), scale, COMPUTE), 0.0)
+    least = tl.full((), threshold, tl.int64).to(tl.uint32)  # torch.compile gives it as a signed word
+    y = x * tl.where(word >= least, tl.full((), scale, COMPUTE), 0.0)
     _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
