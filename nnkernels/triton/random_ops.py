@@ -46,11 +46,13 @@ def rrelu_backward(grad: Tensor, x: Tensor, seed: Tensor, lower: float, upper: f
 @triton_op("nnkernels::dropout_drawn", mutates_args=())
 def dropout(x: Tensor, seed: Tensor, strides: Sequence[int], p: float) -> Tensor:
     """x / (1 - p), or 0 with probability p, in a dense tensor with these strides."""
-    y = _empty(x, strides)
+    # Not from `empty_strided`: AOTAutograd takes two calls of it for one, and copies.
+    memory = torch.empty_like(x) if x.stride() == tuple(strides) else x.new_empty(x.numel())
+    y = memory if memory.shape == x.shape else memory.as_strided(x.shape, strides)
     programs, more = _one_run(x, operands=1)
     # As a signed word, for Inductor (torch 2.11) fails at a constant beyond 2^31; the kernel reads the same 32 bits.
     least = threshold(p) - (threshold(p) >> 31 << 32)
-    wrap_triton(dropout_kernel)[programs](_as(x, y), y, seed, least, 1 / (1 - p), 1, x.numel(), 0, 0, **more)
+    wrap_triton(dropout_kernel)[programs](_as(x, y), memory, seed, least, 1 / (1 - p), 1, x.numel(), 0, 0, **more)
     return y
 
 
@@ -59,13 +61,6 @@ def _one_run(x: Tensor, operands: int) -> tuple[tuple[Any], dict[str, Any]]:
     block = _TILE_BYTES // operands // x.element_size()
     # EVEN would make a variant of its own for every other number of elements, which may be a symbol.
     return ((x.numel() + block - 1) // block,), {"FLAT": True, "EVEN": False, "BLOCK_ROWS": 1, "BLOCK_COLS": block}
-
-
-def _empty(x: Tensor, strides: Sequence[int]) -> Tensor:
-    """With the shape of `x`. Not from `empty_strided`: AOTAutograd takes two calls of it for one, and copies."""
-    if x.stride() == tuple(strides):
-        return torch.empty_like(x)
-    return torch.empty(x.numel(), dtype=x.dtype, device=x.device).as_strided(x.shape, strides)
 
 
 def _as(x: Tensor, y: Tensor) -> Tensor:
