@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch.autograd import forward_ad
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def transforms_active() -> bool:
@@ -34,6 +39,18 @@ def has_forward_level() -> bool:
 def dispatch_mode_active() -> bool:
     """Whether a `TorchDispatchMode` (fake tensors, FLOP counters, make_fx) watches the operators."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def untraced(function: F) -> F:
+    """`function`, which Dynamo then calls and does not trace; `torch.compiler.disable` would import Dynamo for it.
+
+    Compiled autograd traces backward functions, and in them loses what autograd asks of a tensor made there.
+    """
+    dynamo = torch._C._dynamo.eval_frame
+    skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+    dynamo.set_code_exec_strategy(function.__code__, skip)
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function
 
 
 def autocasts(device_type: str) -> bool:

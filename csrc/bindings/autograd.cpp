@@ -14,6 +14,7 @@
 #include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
 #include <array>
@@ -59,7 +60,7 @@ bool context_is_plain() {
 }
 
 struct Call {
-  int activation;
+  int64_t activation;
   double a, b;
 };
 
@@ -71,7 +72,8 @@ bool launch(nnk::Pass pass, const Call& call, const std::array<const Tensor*, N>
   nnk::Geometry geometry;
   if (!nnk::plan(static_cast<int>(x.dim()), x.sizes().data(), strides, N, &geometry)) return false;
   if (geometry.rows * geometry.cols == 0) return true;
-  nnk::Job job{pass, call.activation, *scalar_of(x), call.a, call.b, geometry.rows, geometry.cols, {}};
+  nnk::Job job{pass, static_cast<int>(call.activation), *scalar_of(x), call.a, call.b, geometry.rows, geometry.cols,
+               {}};
   for (size_t i = 0; i < N; ++i) job.operands[i] = {operands[i]->data_ptr(), geometry.row_strides[i]};
   const int error = launch_for(x)(&job, x.is_cpu() ? 0 : static_cast<int>(x.get_device()));
   TORCH_CHECK(error == 0, "nnkernels: CUDA error ", error, " when launching a kernel on ", x.device());
@@ -111,8 +113,8 @@ class PyLock {
 // The Python route's differentiable gradient.
 Tensor python_backward(const Call& call, const Tensor& grad, const Tensor& kept) {
   PyLock lock;
-  PyObject* result = PyObject_CallFunction(g_python_backward, "NNidd", THPVariable_Wrap(grad), THPVariable_Wrap(kept),
-                                           call.activation, call.a, call.b);
+  PyObject* result = PyObject_CallFunction(g_python_backward, "NNLdd", THPVariable_Wrap(grad), THPVariable_Wrap(kept),
+                                           static_cast<long long>(call.activation), call.a, call.b);
   if (!result) throw python_error();
   Tensor grad_input = THPVariable_Unpack(result);
   Py_DECREF(result);
@@ -138,8 +140,19 @@ auto self(Node* node) {
   }
 }
 
+// What compiled autograd traces in place of a node: the Python route, which composes torch's operations.
+torch::autograd::variable_list traced_backward(const torch::autograd::variable_list& grads,
+                                               const std::vector<c10::IValue>& packed) {
+  if (!grads[0].defined()) return {Tensor()};
+  torch::dynamo::autograd::PackedArgs args(packed);
+  const auto activation = args.unpack<int64_t>();
+  const auto a = args.unpack<double>(), b = args.unpack<double>();
+  return {python_backward({activation, a, b}, grads[0], args.unpack<Tensor>())};
+}
+
 struct ActivationBackward : torch::autograd::Node {
   Call call{};
+  bool keeps_output = false;
   torch::autograd::SavedVariable kept;
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
@@ -154,6 +167,34 @@ struct ActivationBackward : torch::autograd::Node {
 
   void release_variables() override { kept.reset_data(); }
 
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(call.activation);
+    args.collect(call.a);
+    args.collect(call.b);
+    args.collect(kept, keeps_output);
+  }
+
+  torch::autograd::variable_list apply_with_saved(const torch::autograd::variable_list& grads,
+                                                  torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    namespace compiled = torch::dynamo::autograd;
+    saved.before(kept);
+    compiled::PackedArgs packed;
+    packed.pack(call.activation);
+    packed.pack(call.a);
+    packed.pack(call.b);
+    packed.pack(kept.unpack(self(this)));
+    const auto& compiler = compiled::getPyCompilerInterface();
+    static const std::string bound = compiler->bind_function(  // a name can be bound once only
+        saved.get_py_compiler(), name(), traced_backward,
+        {at::IntType::get(), at::FloatType::get(), at::FloatType::get(), at::TensorType::get()});
+    auto found = compiler->call_function(
+        saved.get_py_compiler(), "apply_functional", bound, grads, std::move(packed).vec(),
+        compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            compiled::get_input_metadata(next_edges())));
+    saved.after(kept);
+    return found;
+  }
+
   std::string name() const override { return "NNKernelsActivationBackward"; }
 };
 
@@ -167,7 +208,7 @@ PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
       x._fw_grad(/*level=*/0).defined()) {
     Py_RETURN_NONE;
   }
-  const Call call{static_cast<int>(PyLong_AsLong(args[1])), PyFloat_AsDouble(args[2]), PyFloat_AsDouble(args[3])};
+  const Call call{PyLong_AsLong(args[1]), PyFloat_AsDouble(args[2]), PyFloat_AsDouble(args[3])};
   if (PyErr_Occurred()) throw python_error();
   const bool keeps_output = args[4] == Py_True;
 
@@ -179,6 +220,7 @@ PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
       auto node = make_node<ActivationBackward>();
       node->set_next_edges(torch::autograd::collect_next_edges(x));
       node->call = call;
+      node->keeps_output = keeps_output;
       torch::autograd::set_history(y, node);
       node->kept = torch::autograd::SavedVariable(keeps_output ? y : x, /*is_output=*/keeps_output);
     }

@@ -57,6 +57,7 @@ def compiles_kernels(*tensors: Tensor | None) -> bool:
     )
 
 
+@_torch.untraced
 def differentiable_gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor
 ) -> tuple[Tensor | None, ...]:

@@ -126,7 +126,8 @@ def _autocast(row: Activation, x: Tensor) -> Tensor:
 def _composed(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
     if x.dtype not in SUPPORTED_DTYPES:
         return _as_torch_does(row, function, x, a, b, inplace)
-    y = reference.evaluate(row.name, "value", _autocast(row, x), a, b)
+    given = x.clone() if inplace and torch.is_grad_enabled() else x  # the operations keep what they are given
+    y = reference.evaluate(row.name, "value", _autocast(row, given), a, b)
     return x.copy_(y) if inplace else y
 
 

@@ -28,12 +28,12 @@ def call(
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
     if not is_plain_call(x, *parameters):
+        given = x.clone() if inplace and torch.is_grad_enabled() else x  # what follows keeps what it is given
         if sharded.serves(x, *parameters):
             operands = [(parameter, _along(name, parameter)) for parameter in parameters]
-            kept = x.clone() if inplace else x
-            y = sharded.locally(lambda x, *parts: call(name, x, parts, policy=policy), kept, operands)
+            y = sharded.locally(lambda x, *parts: call(name, x, parts, policy=policy), given, operands)
         else:
-            y = reference.evaluate(name, x, *parameters)
+            y = reference.evaluate(name, given, *parameters)
         return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
