@@ -53,6 +53,11 @@ def untraced(function: F) -> F:
     return function
 
 
+def ragged_dim(x: torch.Tensor) -> int:
+    """The dimension along which a jagged tensor's rows differ in length."""
+    return x._ragged_idx  # type: ignore[attr-defined]
+
+
 def autocasts(device_type: str) -> bool:
     return torch.is_autocast_enabled(device_type)
 

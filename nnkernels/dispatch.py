@@ -15,7 +15,6 @@ from torch import Tensor
 
 from . import native, reference
 
-SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 NAMES = ("auto", "cuda", "triton", "cpu", "reference")
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
 

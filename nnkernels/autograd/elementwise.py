@@ -3,7 +3,7 @@
     a plain call                   the C++ node (csrc/bindings/autograd.cpp) where it was built for this torch
     the same without it            `_Plain`: a ctx-style Function, the cheapest that Python offers
     under a transform or a tangent `_Transformable`: setup_context, jvp and vmap, with a differentiable backward
-    a DTensor                      any of these, in each process on its own part
+    a DTensor, a jagged tensor     any of these on the plain tensor in it
     under a compiler, a mode, a    the reference: plain torch operations, which Inductor fuses with their neighbours
     subclass, nested forward mode
 
@@ -23,9 +23,10 @@ from torch.nn.parameter import Parameter
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import _torch, dispatch, native, policies, reference
-from ..dispatch import SUPPORTED_DTYPES, Backend
+from ..accepting import accepts, refusal
+from ..dispatch import Backend
 from ..registry import Activation, elementwise
-from . import recomputing, sharded
+from . import jagged, recomputing, sharded
 from .context import has_plain_data
 
 _cpp_apply: Any = None
@@ -71,7 +72,7 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
         return handle_torch_function(function, (x,), x, **_keywords(row, a, b, inplace))
     if not isinstance(x, Tensor):
         raise TypeError(f"{function.__name__}(): argument 'input' must be Tensor, not {type(x).__name__}")
-    if x.dtype not in SUPPORTED_DTYPES:
+    if not accepts(x):
         return _as_torch_does(row, function, x, a, b, inplace)
     x = _autocast(row, x)
     records = torch.is_grad_enabled() and x.requires_grad
@@ -81,11 +82,12 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
             f"(input of shape {tuple(x.shape)})"
         )
     if not has_plain_data(x) or _torch.nested_forward_mode():
-        if not sharded.serves(x):
+        inside: Any = sharded.locally if sharded.serves(x) else jagged.together if jagged.serves(x) else None
+        if inside is None:
             return _composed(row, function, x, a, b, inplace)
         told = None if policy == policies.chosen() else policy
         kept = x.clone() if inplace and records else x
-        y = sharded.locally(lambda x: call(row, function, x, a, b, policy=told), kept)
+        y = inside(lambda x: call(row, function, x, a, b, policy=told), kept)
         return x.copy_(y) if inplace else y
 
     backend = dispatch.select(row.name, x)
@@ -124,7 +126,7 @@ def _autocast(row: Activation, x: Tensor) -> Tensor:
 
 
 def _composed(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
-    if x.dtype not in SUPPORTED_DTYPES:
+    if not accepts(x):
         return _as_torch_does(row, function, x, a, b, inplace)
     given = x.clone() if inplace and torch.is_grad_enabled() else x  # the operations keep what they are given
     y = reference.evaluate(row.name, "value", _autocast(row, given), a, b)
@@ -132,18 +134,14 @@ def _composed(row: Activation, function: Any, x: Tensor, a: float, b: float, inp
 
 
 def _as_torch_does(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
-    """For integer, bool and complex tensors: torch's own function, and torch's own exception."""
+    """For other types and layouts: torch's own function, and torch's own exception."""
     own = getattr(torch.nn.functional, row.name, None)
-    refusal = (
-        f"{function.__name__}(): {x.dtype} is not supported (input of shape {tuple(x.shape)}); "
-        "convert it to float64, float32, bfloat16 or float16"
-    )
     if own is None:
-        raise NotImplementedError(refusal)
+        raise NotImplementedError(refusal(function.__name__, x))
     try:
         return own(x, **_keywords(row, a, b, inplace))
     except RuntimeError as error:
-        raise type(error)(refusal) from error
+        raise type(error)(refusal(function.__name__, x)) from error
 
 
 def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:

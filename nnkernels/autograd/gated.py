@@ -14,7 +14,7 @@ from torch.autograd import Function
 from .. import dispatch
 from ..gating import Gating
 from ..reference import gated as reference
-from . import sharded
+from . import jagged, sharded
 from .context import differentiable_gradients, is_plain_call
 
 
@@ -24,6 +24,8 @@ def call(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
         if sharded.serves(input, up):
             whole = [gating.dim] if up is None else []
             return sharded.locally(lambda *parts: call(gating, *parts), input, [sharded.alike(input, up)], whole)
+        if up is None and jagged.serves(input) and gating.dim in (-1, input.dim() - 1):
+            return jagged.together(lambda values: call(gating._replace(dim=-1), values, None), input)
         return reference.gated(gating, input, up)
     kernels = dispatch.kernels("gated", input, gating.activation)
     if torch.is_grad_enabled() and (input.requires_grad or (up is not None and up.requires_grad)):

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import accepts, refusal
 from ..autograd import batch_normalization as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..fusing import inner
 from ..reference.batch_normalization import Operands, Running
 
@@ -168,11 +168,8 @@ def _check(caller: str, input: Tensor, residual: Tensor | None, named: Mapping[s
             if name == "input" or tensor is not None:
                 raise TypeError(f"{caller}(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
             continue
-        if tensor.dtype not in SUPPORTED_DTYPES:
-            raise NotImplementedError(
-                f"{caller}(): {tensor.dtype} is not supported ({name} of shape {tuple(tensor.shape)}); "
-                "convert it to float64, float32, bfloat16 or float16"
-            )
+        if not accepts(tensor):
+            raise NotImplementedError(refusal(caller, tensor, name))
         if tensor.device != input.device:
             raise ValueError(f"{caller}(): {name} is on {tensor.device}, the input on {input.device}")
     if input.dim() < 2:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import accepts, refusal
 from ..autograd import fused as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..fusing import inner
 
 __all__ = ["bias_act"]
@@ -65,11 +65,8 @@ def bias_act(
     for name, tensor in zip(("input", "bias", "residual"), tensors, strict=True):
         if not isinstance(tensor, Tensor) and (name == "input" or tensor is not None):
             raise TypeError(f"bias_act(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
-        if tensor is not None and tensor.dtype not in SUPPORTED_DTYPES:
-            raise NotImplementedError(
-                f"bias_act(): {tensor.dtype} is not supported ({name} of shape {tuple(tensor.shape)}); "
-                "convert it to float64, float32, bfloat16 or float16"
-            )
+        if tensor is not None and not accepts(tensor):
+            raise NotImplementedError(refusal("bias_act", tensor, name))
         if tensor is not None and tensor.device != input.device:
             raise ValueError(f"bias_act(): {name} is on {tensor.device}, the input on {input.device}")
     if not 0 <= dropout_p < 1:

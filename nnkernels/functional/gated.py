@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import accepts, refusal
 from ..autograd import gated as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..fusing import inner
 from ..gating import Gating
 from ..registry import Activation, catalogue
@@ -277,9 +277,9 @@ def gating(
 
 def _call(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> Tensor:
     """`name` is the public function's, for error messages."""
-    check_gated(name, input, up, chosen)
-    if input.dtype not in SUPPORTED_DTYPES:
+    if isinstance(input, Tensor) and not accepts(input):
         return _as_torch_does(name, input, chosen)
+    check_gated(name, input, up, chosen)
     return autograd.call(chosen, input, up)
 
 
@@ -332,14 +332,10 @@ def _check_pair(name: str, gate: Tensor, up: Tensor, chosen: Gating) -> None:
 
 
 def _as_torch_does(name: str, input: Tensor, chosen: Gating) -> Tensor:
-    """For integer, bool and complex tensors: torch's own glu where it has one for them."""
-    refusal = (
-        f"{name}(): {input.dtype} is not supported (input of shape {tuple(input.shape)}); "
-        "convert it to float64, float32, bfloat16 or float16"
-    )
+    """For other types and layouts: torch's own glu where it has one for them."""
     if name != "glu":
-        raise NotImplementedError(refusal)
+        raise NotImplementedError(refusal(name, input))
     try:
         return torch.nn.functional.glu(input, chosen.dim)
     except RuntimeError as error:
-        raise type(error)(refusal) from error
+        raise type(error)(refusal(name, input)) from error

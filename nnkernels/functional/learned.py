@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import accepts, refusal
 from ..autograd import learned as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..registry import elementwise as row_of
 from . import elementwise
 
@@ -54,7 +54,7 @@ def prelu_keeping(input: Tensor, weight: Tensor, policy: str | None) -> Tensor:
     if has_torch_function((input, weight)):
         return handle_torch_function(prelu, (input, weight), input, weight)
     _check_tensors("prelu", input=input, weight=weight)
-    if input.dtype not in SUPPORTED_DTYPES or weight.dtype not in SUPPORTED_DTYPES:
+    if not accepts(input) or not accepts(weight):
         return torch.nn.functional.prelu(input, weight)
     _check_devices("prelu", input, weight)
     if weight.dim() > 1:
@@ -165,11 +165,8 @@ def _check_tensors(name: str, **arguments: object) -> None:
 
 def _check_types(name: str, *tensors: Tensor) -> None:
     for tensor in tensors:
-        if tensor.dtype not in SUPPORTED_DTYPES:
-            raise NotImplementedError(
-                f"{name}(): {tensor.dtype} is not supported (tensor of shape {tuple(tensor.shape)}); "
-                "convert it to float64, float32, bfloat16 or float16"
-            )
+        if not accepts(tensor):
+            raise NotImplementedError(refusal(name, tensor, "tensor"))
     _check_devices(name, *tensors)
 
 

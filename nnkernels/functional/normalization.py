@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import accepts, refusal
 from ..autograd import normalization as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..fusing import inner
 
 __all__ = ["layer_norm_act", "rms_norm_act"]
@@ -150,11 +150,8 @@ def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | S
             continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(tensor).__name__}")
-        if tensor.dtype not in SUPPORTED_DTYPES:
-            raise NotImplementedError(
-                f"{name}(): {tensor.dtype} is not supported ({argument} of shape {tuple(tensor.shape)}); "
-                "convert it to float64, float32, bfloat16 or float16"
-            )
+        if not accepts(tensor):
+            raise NotImplementedError(refusal(name, tensor, argument))
         if tensor.device != x.device:
             raise ValueError(f"{name}(): {argument} is on {tensor.device}, the input on {x.device}")
     shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from ..accepting import accepts, refusal
 from ..autograd import pooling as autograd
-from ..dispatch import SUPPORTED_DTYPES
 
 __all__ = ["maxout"]
 
@@ -47,12 +47,9 @@ def maxout(input: Tensor, num_pieces: int, dim: int = 1) -> Tensor:
         raise TypeError(f"maxout(): argument 'input' must be Tensor, not {type(input).__name__}")
     if not isinstance(num_pieces, (int, torch.SymInt)):
         raise TypeError(f"maxout(): num_pieces must be an int, not {type(num_pieces).__name__}")
+    if not accepts(input):
+        raise NotImplementedError(refusal("maxout", input))
     shape = tuple(input.shape)
-    if input.dtype not in SUPPORTED_DTYPES:
-        raise NotImplementedError(
-            f"maxout(): {input.dtype} is not supported (input of shape {shape}); "
-            "convert it to float64, float32, bfloat16 or float16"
-        )
     if not shape:
         raise ValueError(
             "maxout(): expected channels to choose from, got a tensor of no dimensions; unsqueeze it first"

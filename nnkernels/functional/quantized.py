@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import accepts, refusal
 from ..autograd import quantized as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..fusing import inner
 from ..quantizing import GRANULARITIES, LARGEST, SMALLEST_SCALE, Rounding
 from .gated import check_gated, gating
@@ -154,11 +154,8 @@ def rounding_of(name: str, dtype: torch.dtype, granularity: str, pow2: bool, has
 
 
 def _check_input(name: str, input: Tensor, rounding: Rounding) -> None:
-    if input.dtype not in SUPPORTED_DTYPES:
-        raise NotImplementedError(
-            f"{name}(): {input.dtype} is not supported (input of shape {tuple(input.shape)}); "
-            "convert it to float64, float32, bfloat16 or float16"
-        )
+    if not accepts(input):
+        raise NotImplementedError(refusal(name, input))
     if rounding.granularity != "tensor" and input.dim() == 0:
         raise ValueError(
             f"{name}(): an input without dimensions has no {rounding.granularity}s; use granularity='tensor'"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from ..accepting import accepts, refusal
 from ..autograd import elementwise
 from ..autograd import random as autograd
-from ..dispatch import SUPPORTED_DTYPES
 from ..registry import elementwise as row_of
 
 __all__ = ["dropout", "rrelu", "rrelu_"]
@@ -103,7 +103,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     _check(dropout, input)
     if not training or p == 0:
         return input
-    if input.dtype not in SUPPORTED_DTYPES:
+    if not accepts(input):
         return _as_torch_does(dropout, torch.nn.functional.dropout, input, p=p, training=True, inplace=inplace)
     if inplace:
         _refuse_leaf(dropout, input)
@@ -128,7 +128,7 @@ def rrelu_keeping(
     if lower > upper:
         raise ValueError(f"{name}(): lower must be at most upper, got lower={lower} and upper={upper}")
     _check(function, x)
-    if x.dtype not in SUPPORTED_DTYPES:
+    if not accepts(x):
         given = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
         return _as_torch_does(function, torch.nn.functional.rrelu, x, **given)
     if not training:
@@ -152,11 +152,8 @@ def _refuse_leaf(function: Callable[..., Tensor], x: Tensor) -> None:
 
 
 def _as_torch_does(function: Callable[..., Tensor], own: Callable[..., Tensor], x: Tensor, **given: Any) -> Tensor:
-    """For integer, bool and complex tensors: torch's own function, and torch's own kind of exception."""
+    """For other types and layouts: torch's own function, and torch's own kind of exception."""
     try:
         return own(x, **given)
     except RuntimeError as error:
-        raise type(error)(
-            f"{function.__name__}(): {x.dtype} is not supported (input of shape {tuple(x.shape)}); "
-            "convert it to float64, float32, bfloat16 or float16"
-        ) from error
+        raise type(error)(refusal(function.__name__, x)) from error

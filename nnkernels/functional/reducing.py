@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..accepting import SUPPORTED_DTYPES, accepts, refusal
 from ..autograd import reducing as autograd
-from ..dispatch import SUPPORTED_DTYPES
 
 __all__ = ["log_softmax", "softmax", "softmin"]
 
@@ -200,7 +200,9 @@ def _call(
         )
     if dtype is not None and dtype != input.dtype and input.dtype not in SUPPORTED_DTYPES:
         input = input.to(dtype)
-    if input.dtype not in SUPPORTED_DTYPES or (dtype is not None and dtype not in SUPPORTED_DTYPES):
+    if not accepts(input) or (dtype is not None and dtype not in SUPPORTED_DTYPES):
+        return _as_torch_does(function, input, dim, dtype, scale, mask, causal)
+    if input.layout == torch.jagged and mask is None and not causal and abs(scale) == 1:
         return _as_torch_does(function, input, dim, dtype, scale, mask, causal)
     return autograd.softmax(input, dim, log, scale, mask, causal, dtype)
 
@@ -233,11 +235,8 @@ def _as_torch_does(
     mask: Tensor | None,
     causal: bool,
 ) -> Tensor:
-    """For integer, bool and complex tensors: torch's own function, and torch's own exception."""
+    """For other types and layouts: torch's own function, and torch's own exception."""
     name = function.__name__
     if mask is None and not causal and abs(scale) == 1:
         return getattr(torch.nn.functional, name)(input, dim, dtype=dtype)
-    raise NotImplementedError(
-        f"{name}(): {dtype or input.dtype} is not supported (input of shape {tuple(input.shape)}); "
-        "convert it to float64, float32, bfloat16 or float16"
-    )
+    raise NotImplementedError(refusal(name, input if dtype is None else input.to(dtype)))

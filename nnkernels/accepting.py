@@ -1,0 +1,23 @@
+"""Which tensors are computed here, and what is said of the others, most of which torch's own functions take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def accepts(x: Tensor) -> bool:
+    """Whether kernels and references take tensors of this type and layout; jagged ones are a subclass, made of such."""
+    return x.dtype in SUPPORTED_DTYPES and ((x.layout == torch.strided and not x.is_nested) or x.layout == torch.jagged)
+
+
+def refusal(caller: str, x: Tensor, name: str = "input") -> str:
+    """What `caller` says of its argument `name`, which is not accepted."""
+    if x.dtype not in SUPPORTED_DTYPES:
+        way = "convert it to float64, float32, bfloat16 or float16"
+        return f"{caller}(): {x.dtype} is not supported ({name} of shape {tuple(x.shape)}); {way}"
+    if x.is_nested:
+        return f"{caller}(): nested tensors are not supported ({name}); use layout=torch.jagged, or .to_padded_tensor()"
+    return f"{caller}(): layout {x.layout} is not supported ({name} of shape {tuple(x.shape)}); use .to_dense()"
