@@ -37,8 +37,12 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
 
     Everything else is served by the reference's torch operations, which all of those understand.
     """
-    elsewhere = torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level()
-    return not elsewhere and not _is_watched() and all(tensor is None or _is_plain(tensor) for tensor in tensors)
+    if torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level() or _is_watched():
+        return False
+    for tensor in tensors:  # noqa: SIM110, `all` takes half as long again
+        if tensor is not None and not _is_plain(tensor):
+            return False
+    return True
 
 
 def compiles_kernels(*tensors: Tensor | None) -> bool:
