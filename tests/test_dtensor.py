@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import pytest
@@ -58,31 +60,38 @@ def arguments(name: str) -> dict[str, float]:
     return {"threshold": {"threshold": 0.1, "value": 2.0}}.get(name, {})
 
 
-def leaf(x: Tensor, mesh: Any, placement: Any) -> DTensor:
-    if placement.is_partial():  # the halves' sum
-        return DTensor.from_local(x / 2, mesh, [placement], run_check=False).requires_grad_()
-    return distribute_tensor(x, mesh, [placement]).requires_grad_()
+def summed(placements: Sequence[Any]) -> list[Any]:
+    """The placements once the sums are made."""
+    return [Replicate() if placement.is_partial() else placement for placement in placements]
 
 
-def differences(device_type: str) -> list[str]:
+def leaf(x: Tensor, mesh: Any, placements: Sequence[Any]) -> DTensor:
+    part = distribute_tensor(x, mesh, summed(placements)).to_local()
+    parts = prod(mesh.size(i) for i, placement in enumerate(placements) if placement.is_partial())
+    whole = {"shape": x.shape, "stride": x.stride()}
+    return DTensor.from_local(part / parts, mesh, placements, run_check=False, **whole).detach().requires_grad_()
+
+
+def differences(device_type: str, mesh_shape: tuple[int, ...], names: Sequence[str]) -> list[str]:
     """Where the whole value or gradient of a call on DTensors is not that on the whole tensors."""
     device = join(device_type)
-    mesh = init_device_mesh(device_type, (2,))
+    mesh = init_device_mesh(device_type, mesh_shape)
     found = []
-    for name, (call, shapes) in CALLS.items():
+    for name in names:
+        call, shapes = CALLS[name]
         call = functools.partial(call, **arguments(name))
-        for placement in PLACEMENTS:
-            tensors = numbers(shapes, device)
-            wholes = [tensor.requires_grad_() for tensor in tensors]
-            others = [Replicate() if placement.is_partial() else placement] * len(tensors)
+        for placement in itertools.product(PLACEMENTS, repeat=len(mesh_shape)):
+            wholes = [tensor.requires_grad_() for tensor in numbers(shapes, device)]
             parts = [
-                leaf(x.detach(), mesh, p if x.shape == shapes[0] else Replicate())
-                for x, p in zip(tensors, [placement, *others[1:]], strict=True)
+                leaf(x.detach(), mesh, placement if x is wholes[0] else summed(placement))
+                if x.shape == shapes[0]
+                else leaf(x.detach(), mesh, [Replicate()] * mesh.ndim)
+                for x in wholes
             ]
             y, z = call(*wholes), call(*parts)
             grad = torch.cos(torch.arange(y.numel(), dtype=y.dtype, device=device)).view(y.shape)
             exact = (y, *torch.autograd.grad(y, wholes, grad))
-            z.backward(distribute_tensor(grad, mesh, [Replicate() if p.is_partial() else p for p in z.placements]))
+            z.backward(distribute_tensor(grad, mesh, summed(z.placements)))
             if z.stride() != y.stride() or z.to_local().untyped_storage().nbytes() < z.to_local().numel() * 8:
                 found.append(f"{name} {placement}: strides {z.stride()} for {y.stride()}")
             for got, truth in zip((z, *(part.grad for part in parts)), exact, strict=True):
@@ -111,7 +120,9 @@ def collectives(device_type: str) -> list[str]:
         for placement in (*PLACEMENTS, Shard(2)):
             counts = []
             for call in (ours, torchs):
-                parts = [leaf(x, mesh, placement if x.shape == SHAPE else Replicate()) for x in numbers(shapes, device)]
+                parts = [
+                    leaf(x, mesh, [placement if x.shape == SHAPE else Replicate()]) for x in numbers(shapes, device)
+                ]
                 try:
                     with CommDebugMode() as counting:
                         call(*parts).sum().redistribute(placements=[Replicate()]).backward()
@@ -131,7 +142,16 @@ def collectives(device_type: str) -> list[str]:
 
 @pytest.mark.parametrize("device_type", DEVICES)
 def test_parts_make_the_whole(device_type):
-    for found in together(2, differences, device_type):
+    for found in together(2, differences, device_type, (2,), list(CALLS)):
+        assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("device_type", DEVICES)
+def test_parts_of_a_mesh_of_two_dimensions_make_the_whole(device_type):
+    if device_type == "cuda" and torch.cuda.device_count() < 4:
+        pytest.skip("needs four GPUs")
+    names = ["mish", "prelu", "softmax", "swiglu", "swiglu-two", "layer_norm_act", "bias_act"]
+    for found in together(4, differences, device_type, (2, 2), names):
         assert not found, "\n".join(found)
 
 
