@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "../math.h"
 
@@ -20,12 +21,31 @@ struct Half {
 
 inline float widen_one(BFloat16 x) { return bits_of<float>(static_cast<uint32_t>(x.bits) << 16); }
 
-inline BFloat16 narrow_one(float x, BFloat16) {
+// A bfloat16 in the upper half: to nearest, ties to even; a NaN would be rounded up to infinity, so it is truncated and
+// made quiet instead.
+inline uint32_t rounded(float x) {
   const uint32_t bits = bits_of<uint32_t>(x);
-  // To nearest, ties to even; a NaN would be rounded up to infinity, so it is truncated and made quiet instead.
-  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  const uint32_t kept = x != x ? bits | 0x400000 : rounded;
-  return {static_cast<uint16_t>(kept >> 16)};
+  return x != x ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+inline BFloat16 narrow_one(float x, BFloat16) { return {static_cast<uint16_t>(rounded(x) >> 16)}; }
+
+// Two adjacent numbers in one word, each of which becomes a float where it is: vectors of them need no wider lanes.
+struct Pair16 {
+  uint32_t word;
+  float low() const { return bits_of<float>(word << 16); }
+  float high() const { return bits_of<float>(word & 0xffff0000u); }
+};
+
+inline Pair16 load_pair(const BFloat16* from) {
+  uint32_t word;
+  std::memcpy(&word, from, sizeof(word));
+  return {word};
+}
+
+inline void store_pair(float low, float high, BFloat16* to) {
+  const uint32_t word = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
+  std::memcpy(to, &word, sizeof(word));
 }
 
 inline void widen(const BFloat16* from, float* to, int64_t count) {

@@ -32,10 +32,30 @@ inline void store(float x, float* to) { *to = x; }
 inline void store(double x, double* to) { *to = x; }
 inline void store(float x, BFloat16* to) { *to = narrow_one(x, *to); }
 
+template <class S>
+constexpr bool in_pairs = std::is_same_v<S, BFloat16>;
+
+// Two runs of pairs at once.
+template <bool log>
+float sum_of_pairs(const BFloat16* grad, const BFloat16* y, int64_t count, bool masked) {
+  const int64_t run = count / 64 * 32;
+  float a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+  for (int64_t i = 0; i < run / 2; ++i) {
+    const Pair16 g = load_pair(grad + 2 * i), h = load_pair(grad + run + 2 * i);
+    const Pair16 v = load_pair(y + 2 * i), w = load_pair(y + run + 2 * i);
+    a += term<log>(g.low(), v.low(), masked), b += term<log>(g.high(), v.high(), masked);
+    c += term<log>(h.low(), w.low(), masked), d += term<log>(h.high(), w.high(), masked);
+  }
+  for (int64_t i = 2 * run; i < count; ++i) a += term<log>(number(grad[i]), number(y[i]), masked);
+  return (a + b) + (c + d);
+}
+
 // Four runs at once, since each addition waits for the one before.
 template <bool log, class S>
 auto sum_of_terms(const S* grad, const S* y, int64_t count, bool masked) {
   using T = decltype(number(*y));
+  if constexpr (in_pairs<S>) return sum_of_pairs<log>(grad, y, count, masked);
   const int64_t run = count / 64 * 16;
   const auto at = [&](int64_t i) { return term<log>(number(grad[i]), number(y[i]), masked); };
   T a = 0, b = 0, c = 0, d = 0;
@@ -50,8 +70,18 @@ auto sum_of_terms(const S* grad, const S* y, int64_t count, bool masked) {
 
 template <class M, bool log, class S, class T = typename M::T>
 void write_gradients(const S* grad, const S* y, T total, T scale, bool masked, S* grad_x, int64_t count) {
+  int64_t done = 0;
+  if constexpr (in_pairs<S>) {
+    done = count / 2 * 2;
 #pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count / 2; ++i) {
+      const Pair16 g = load_pair(grad + 2 * i), v = load_pair(y + 2 * i);
+      store_pair(gradient<M, log>(g.low(), v.low(), total, scale, masked),
+                 gradient<M, log>(g.high(), v.high(), total, scale, masked), grad_x + 2 * i);
+    }
+  }
+#pragma GCC ivdep
+  for (int64_t i = done; i < count; ++i) {
     store(gradient<M, log>(number(grad[i]), number(y[i]), total, scale, masked), grad_x + i);
   }
 }
@@ -128,7 +158,6 @@ void backward_units(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
     S* grad_x = static_cast<S*>(job.grad_x) + at;
     const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
     if (job.inner == 1) {
-      if (unit + 1 < end) prefetch(grad + job.grad_stride, job.n), prefetch(y + job.n, job.n);
       backward_row<M, log>(job, grad, y, grad_x, count);
     } else {
       backward_strip<M, log>(job, grad, y, grad_x, count, width);

@@ -333,7 +333,6 @@ void units(const SoftmaxJob& job, int64_t begin, int64_t end) {
         job.mask.kind == MaskKind::none ? 0 : mask_offset(job.mask, outer) + col * job.mask.inner_stride;
     const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
     if (job.inner == 1) {
-      if (unit + 1 < end) prefetch(x + job.x_stride, job.n);
       row<M, form, log>(job, x, y, mask_at, count, scratch.data, scratch.data + (form == Form::pairs ? length : 0));
     } else {
       strip<M, form, log>(job, x, y, mask_at, count, width);

@@ -44,15 +44,6 @@ NNK_HD T exponential(Pair<T> z) {
   return madd(reduced.scale, reduced.tail, reduced.scale);
 }
 
-// Asks for the row after this one while this one is computed; the hardware, which sees a row end, asks too late.
-template <class S>
-void prefetch(const S* row, int64_t count) {
-  constexpr int64_t kLine = 64, kMost = 16384;  // bytes: of a cache line, and what may wait beside the row at work
-  const char* bytes = reinterpret_cast<const char*>(row);
-  const int64_t size = least(count * sizeof(S), kMost);
-  for (int64_t at = 0; at < size; at += kLine) __builtin_prefetch(bytes + at);
-}
-
 // How many elements of a row a causal form keeps.
 inline int64_t kept(int64_t n, int64_t queries, int64_t outer) { return queries ? least(n, outer % queries + 1) : n; }
 
