@@ -106,4 +106,23 @@ inline void narrow(const float* from, Half* to, int64_t count) {
   for (; i < count; ++i) to[i] = narrow_one(from[i], Half());
 }
 
+// A tile's numbers in an order of their own, the same for every tile of that size: of pairs, first the lower halves.
+inline void widen_any_order(const BFloat16* from, float* to, int64_t count) {
+  const int64_t pairs = count / 2;
+  for (int64_t i = 0; i < pairs; ++i) {
+    const Pair16 pair = load_pair(from + 2 * i);
+    to[i] = pair.low(), to[pairs + i] = pair.high();
+  }
+  if (count % 2) to[count - 1] = widen_one(from[count - 1]);
+}
+
+inline void narrow_any_order(const float* from, BFloat16* to, int64_t count) {
+  const int64_t pairs = count / 2;
+  for (int64_t i = 0; i < pairs; ++i) store_pair(from[i], from[pairs + i], to + 2 * i);
+  if (count % 2) to[count - 1] = narrow_one(from[count - 1], BFloat16());
+}
+
+inline void widen_any_order(const Half* from, float* to, int64_t count) { widen(from, to, count); }
+inline void narrow_any_order(const float* from, Half* to, int64_t count) { narrow(from, to, count); }
+
 }  // namespace nnk::NNK_ISA

@@ -37,9 +37,10 @@ void run_tiled(const Job& job, Loop loop, void* const* data, int64_t count) {
   for (int o = 0; o < shape.operands; ++o) pointers[o] = tiles[o];
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int64_t size = count - begin < kTile ? count - begin : kTile;
-    for (int o = 0; o < shape.inputs; ++o) widen(static_cast<const Narrow*>(data[o]) + begin, tiles[o], size);
+    for (int o = 0; o < shape.inputs; ++o) widen_any_order(static_cast<const Narrow*>(data[o]) + begin, tiles[o], size);
     loop(job.a, job.b, pointers, size);
-    for (int o = shape.inputs; o < shape.operands; ++o) narrow(tiles[o], static_cast<Narrow*>(data[o]) + begin, size);
+    for (int o = shape.inputs; o < shape.operands; ++o)
+      narrow_any_order(tiles[o], static_cast<Narrow*>(data[o]) + begin, size);
   }
 }
 
