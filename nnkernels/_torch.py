@@ -47,8 +47,9 @@ def untraced(function: F) -> F:
     Compiled autograd traces backward functions, and in them loses what autograd asks of a tensor made there.
     """
     dynamo = torch._C._dynamo.eval_frame
-    skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-    dynamo.set_code_exec_strategy(function.__code__, skip)
+    if hasattr(dynamo, "set_code_exec_strategy"):  # this runs at import, which a later torch must not break
+        skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+        dynamo.set_code_exec_strategy(function.__code__, skip)
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     return function
 
