@@ -92,6 +92,23 @@ def test_symbolic_trace_records_the_public_functions():
     torch.testing.assert_close(traced(x), ours.LeakyReLU(0.2)(ours.Mish()(x)))
 
 
+def test_symbolic_trace_goes_through_every_module():
+    forms = [
+        ours.BatchNormAct1d(8, activation="silu"), ours.BiasAct(8, "gelu"), ours.LayerNormAct(8, activation="mish"),
+        ours.RMSNormAct(8), ours.GroupNormAct(2, 8), ours.PReLU(), ours.Softmax(-1), ours.Maxout(2), ours.GLU(),
+        ours.Dropout(), ours.RReLU(),
+    ]  # fmt: skip
+    for form in forms:
+        model, x = form.eval(), torch.randn(4, 8)
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+def test_an_implicit_dimension_compiles_whole():
+    x = torch.randn(3, 4)
+    compiled = torch.compile(ours.Softmax(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), torch.softmax(x, 1))
+
+
 def test_fake_meta_and_proxy_tensors(row):
     f = call_of(row)
     with FakeTensorMode():

@@ -42,7 +42,10 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         self.activation, self.constants, self.process_group = activation, constants, process_group
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        self._check_input_dim(input)
+        if not isinstance(
+            input, torch.fx.Proxy
+        ):  # symbolic_trace, which takes torch's module whole, walks through this
+            self._check_input_dim(input)
         factor = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

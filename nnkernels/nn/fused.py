@@ -60,8 +60,8 @@ class BiasAct(torch.nn.Module):
             self.register_parameter("bias", None)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        ones = [1] * (input.dim() - 1 - self.dim % input.dim())
-        bias = None if self.bias is None else self.bias.view(-1, *ones)
+        following = -1 - self.dim if self.dim < 0 else input.dim() - 1 - self.dim
+        bias = None if self.bias is None else self.bias.view(-1, *[1] * following)
         return functional.bias_act(
             input,
             bias,
