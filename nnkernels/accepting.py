@@ -13,11 +13,12 @@ def accepts(x: Tensor) -> bool:
     return x.dtype in SUPPORTED_DTYPES and ((x.layout == torch.strided and not x.is_nested) or x.layout == torch.jagged)
 
 
-def refusal(caller: str, x: Tensor, name: str = "input") -> str:
-    """What `caller` says of its argument `name`, which is not accepted."""
-    if x.dtype not in SUPPORTED_DTYPES:
+def refusal(caller: str, x: Tensor, name: str = "input", dtype: torch.dtype | None = None) -> str:
+    """What `caller` says of its argument `name`, which is not accepted, as it is or in `dtype`."""
+    dtype = dtype or x.dtype
+    if dtype not in SUPPORTED_DTYPES:
         way = "convert it to float64, float32, bfloat16 or float16"
-        return f"{caller}(): {x.dtype} is not supported ({name} of shape {tuple(x.shape)}); {way}"
+        return f"{caller}(): {dtype} is not supported ({name} of shape {tuple(x.shape)}); {way}"
     if x.is_nested:
         return f"{caller}(): nested tensors are not supported ({name}); use layout=torch.jagged, or .to_padded_tensor()"
     return f"{caller}(): layout {x.layout} is not supported ({name} of shape {tuple(x.shape)}); use .to_dense()"

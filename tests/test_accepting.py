@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import nnkernels.functional as F
-from nnkernels import nn
+from nnkernels.benchmark import ours as call_of
 from nnkernels.registry import Activation, catalogue
 
 eager = torch.nn.functional
@@ -58,6 +58,7 @@ def test_what_nobody_computes_is_refused_in_a_sentence(layout, says):
         F.swish,
         F.swiglu,
         F.act_quantize,
+        F.gated_quantize,
         lambda x: F.maxout(x, 2),
         lambda x: F.rms_norm_act(x, (6,)),
     )
@@ -68,16 +69,15 @@ def test_what_nobody_computes_is_refused_in_a_sentence(layout, says):
 
 @pytest.mark.parametrize("row", [*catalogue(Activation)], ids=lambda row: row.name)
 def test_jagged_tensors_are_computed_row_by_row(row):
-    call = getattr(F, row.name, None) or getattr(nn, row.module)()
-    more = ARGUMENTS.get(row.name, ())
+    call = call_of(row)
     x = torch.nested.nested_tensor(list(ROWS), layout=torch.jagged).requires_grad_()
-    y = call(x, *more)
+    y = call(x)
     assert y.shape == x.shape  # also its jagged size, without which the two could not be added
     (grad,) = torch.autograd.grad(y.values().sum(), x)
     for rows, slopes, one in zip(y.unbind(), grad.unbind(), ROWS, strict=True):
         one = one.clone().requires_grad_()
-        assert torch.equal(rows, call(one, *more))
-        assert torch.equal(slopes, *torch.autograd.grad(call(one, *more).sum(), one))
+        assert torch.equal(rows, call(one))
+        assert torch.equal(slopes, *torch.autograd.grad(call(one).sum(), one))
 
 
 def test_jagged_tensors_in_other_forms():
@@ -88,3 +88,6 @@ def test_jagged_tensors_in_other_forms():
     y = x * 1
     assert F.mish(y, inplace=True) is y and torch.equal(y.values(), F.mish(x.values()))
     assert torch.allclose(F.log_softmax(x, -1).values(), eager.log_softmax(x.values(), -1))
+    for function in (F.softmax, F.softmin):  # the scale's sign, too, is the caller's
+        for scale in (1, -1, 2):
+            assert torch.allclose(function(x, -1, scale=scale).values(), function(x.values(), -1, scale=scale))

@@ -10,7 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import nnkernels.functional as F
-from nnkernels import nn
+from nnkernels import accuracy, nn
+from nnkernels.benchmark import ours as call_of
 from nnkernels.registry import Activation, catalogue
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,7 +29,11 @@ FORMS = {
     "batch norm": lambda: nn.BatchNormAct1d(16, activation="silu"),
     "bias": lambda: nn.BiasAct(16, activation="gelu"),
 }
-INPLACE = [row.name for row in catalogue(Activation) if "inplace" in inspect.signature(getattr(F, row.name)).parameters]
+INPLACE = [
+    *(row for row in catalogue(Activation) if "inplace" in inspect.signature(getattr(F, row.name)).parameters),
+    None,
+]
+"""None is swish with a learned beta."""
 
 
 def gradients(model: torch.nn.Module, x: torch.Tensor, compiled: bool) -> list[torch.Tensor]:
@@ -55,12 +60,9 @@ def alike(form: torch.nn.Module, dtype: torch.dtype = torch.float64) -> bool:
 
 
 def test_stateless_activations_are_traced(row):
-    call = getattr(F, row.name, None) or (lambda x: getattr(nn, row.module)()(x))
-    arguments = {"threshold": {"threshold": 0.1, "value": 2.0}}.get(row.name, {})
-
     class Form(torch.nn.Module):
         def forward(self, x):
-            return call(x, **arguments)
+            return call_of(row)(x)
 
     assert alike(Form())
 
@@ -70,16 +72,16 @@ def test_every_other_form(form):
     assert alike(FORMS[form]())
 
 
-@pytest.mark.parametrize("name", [*INPLACE, "swish of a tensor"])
-def test_in_place_while_a_mode_watches(name):
+@pytest.mark.parametrize("row", INPLACE, ids=lambda row: row.name if row else "swish of a tensor")
+def test_in_place_while_a_mode_watches(row):
     """The operations that the mode sees must not keep what is written over."""
     x = torch.randn(5, 6, dtype=torch.float64, device=DEVICE, requires_grad=True)
     beta = torch.full((6,), 1.5, dtype=torch.float64, device=DEVICE, requires_grad=True)
-    call, more = (F.swish, {"beta": beta}) if name.startswith("swish of") else (getattr(F, name), {})
-    more |= {"threshold": {"threshold": 0.1, "value": 2.0}}.get(name, {})
-    expected = torch.autograd.grad(call(x, **more).sum(), x)
+    call = getattr(F, row.name) if row else F.swish
+    more = accuracy.constants_of(row)[: len(row.parameters)] if row else (beta,)
+    expected = torch.autograd.grad(call(x, *more).sum(), x)
     with FlopCounterMode(display=False):
         y = x * 1
-        assert call(y, inplace=True, **more) is y
+        assert call(y, *more, inplace=True) is y
         (found,) = torch.autograd.grad(y.sum(), x)
     assert torch.allclose(found, *expected)

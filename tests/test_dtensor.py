@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from math import prod
@@ -17,6 +16,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import nnkernels.functional as F
+from nnkernels.benchmark import ours as call_of
 from nnkernels.registry import Activation, catalogue
 from nnkernels.samples import SAMPLES
 
@@ -46,18 +46,13 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "bias_act": (lambda x, b, r: F.bias_act(x, b, "gelu", residual=r), (SHAPE, (4, 1), SHAPE)),
     "dropout-none": (lambda x: F.dropout(x, 0.5, training=False), (SHAPE,)),
 }
-CALLS |= {row.name: (getattr(F, row.name), (SHAPE,)) for row in catalogue(Activation) if hasattr(F, row.name)}
+CALLS |= {row.name: (call_of(row), (SHAPE,)) for row in catalogue(Activation)}
 PLACEMENTS = [Shard(0), Shard(1), Replicate(), Partial()]
 
 
 def numbers(shapes: tuple[tuple[int, ...], ...], device: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device) for shape in shapes]
-
-
-def arguments(name: str) -> dict[str, float]:
-    """What has no default."""
-    return {"threshold": {"threshold": 0.1, "value": 2.0}}.get(name, {})
 
 
 def summed(placements: Sequence[Any]) -> list[Any]:
@@ -79,7 +74,6 @@ def differences(device_type: str, mesh_shape: tuple[int, ...], names: Sequence[s
     found = []
     for name in names:
         call, shapes = CALLS[name]
-        call = functools.partial(call, **arguments(name))
         for placement in itertools.product(PLACEMENTS, repeat=len(mesh_shape)):
             wholes = [tensor.requires_grad_() for tensor in numbers(shapes, device)]
             parts = [

@@ -135,7 +135,7 @@ def test_any_layout(shape, dim, layout, data):
     exact = torch.tanh(x + bias)
     assert torch.allclose(y, exact, rtol=1e-13, atol=1e-15)
     strides = zip(shape, y.stride(), torch.empty_like(x).stride(), strict=True)
-    assert all(mine == torchs for size, mine, torchs in strides if size > 1) or 0 in shape
+    assert all(mine == torchs for size, mine, torchs in strides if size > 1)
     grad = torch.randn(shape[::-1]).double().permute(list(reversed(range(len(shape)))))
     for mine, other in zip(
         torch.autograd.grad(y, (x, bias), grad), torch.autograd.grad(exact, (x, bias), grad), strict=True

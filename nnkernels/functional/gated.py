@@ -288,6 +288,8 @@ def check_gated(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> 
     for argument, tensor in (("input", input), ("up", up)):
         if not isinstance(tensor, Tensor) and not (argument == "up" and tensor is None):
             raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(tensor).__name__}")
+    if not accepts(input):
+        raise NotImplementedError(refusal(name, input))
     if up is None:
         _check_packed(name, input, chosen)
     else:

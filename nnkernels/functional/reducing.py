@@ -204,7 +204,7 @@ def _call(
         input = input.to(dtype)
     if not accepts(input) or (dtype is not None and dtype not in SUPPORTED_DTYPES):
         return _as_torch_does(function, input, dim, dtype, scale, mask, causal)
-    if input.layout == torch.jagged and mask is None and not causal and abs(scale) == 1:
+    if input.layout == torch.jagged and _is_torchs(name, scale, mask, causal):
         return _as_torch_does(function, input, dim, dtype, scale, mask, causal)
     return autograd.softmax(input, dim, log, scale, mask, causal, dtype)
 
@@ -228,6 +228,11 @@ def _check_mask(name: str, mask: Tensor, input: Tensor) -> None:
         )
 
 
+def _is_torchs(name: str, scale: float, mask: Tensor | None, causal: bool) -> bool:
+    """Whether torch's function called `name` does the same; softmin is a softmax of scale -1."""
+    return mask is None and not causal and scale == (-1 if name == "softmin" else 1)
+
+
 def _as_torch_does(
     function: Function,
     input: Tensor,
@@ -239,6 +244,6 @@ def _as_torch_does(
 ) -> Tensor:
     """For other types and layouts: torch's own function, and torch's own exception."""
     name = function.__name__
-    if mask is None and not causal and abs(scale) == 1:
+    if _is_torchs(name, scale, mask, causal):
         return getattr(torch.nn.functional, name)(input, dim, dtype=dtype)
-    raise NotImplementedError(refusal(name, input if dtype is None else input.to(dtype)))
+    raise NotImplementedError(refusal(name, input, dtype=dtype))

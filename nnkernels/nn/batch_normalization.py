@@ -42,9 +42,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         self.activation, self.constants, self.process_group = activation, constants, process_group
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        if not isinstance(
-            input, torch.fx.Proxy
-        ):  # symbolic_trace, which takes torch's module whole, walks through this
+        # symbolic_trace takes torch's module whole and walks through this one.
+        if not isinstance(input, torch.fx.Proxy):
             self._check_input_dim(input)
         factor = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:

@@ -61,6 +61,8 @@ class BiasAct(torch.nn.Module):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         following = -1 - self.dim if self.dim < 0 else input.dim() - 1 - self.dim
+        if following < 0:
+            raise IndexError(f"BiasAct(): dim={self.dim} is out of range for an input of shape {tuple(input.shape)}")
         bias = None if self.bias is None else self.bias.view(-1, *[1] * following)
         return functional.bias_act(
             input,
