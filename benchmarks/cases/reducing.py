@@ -33,6 +33,7 @@ CASES = [
         _case("softmax", 2**27 // cols, cols, "cuda", torch.bfloat16, forward_bar=0.85, backward_bar=0.85)
         for cols in (65536, 262144)
     ),
+    *(_case("softmax", 2**26 // cols, cols, "cuda", torch.bfloat16) for cols in (127, 1001, 4097, 10001, 50257)),
     _case("log_softmax", 2**17, 1024, "cuda", torch.bfloat16),
     _case("softmax", 1024, 1000, "cpu", torch.float32, forward_bar=1.3),
     _case("softmax", 256, 4096, "cpu", torch.bfloat16, forward_bar=1.3),
