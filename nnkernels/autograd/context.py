@@ -32,12 +32,17 @@ def _is_watched() -> bool:
     return _torch.dispatch_mode_active() or torch.jit.is_tracing()
 
 
+def is_traced() -> bool:
+    """Whether a compiler, a transform or a tangent follows the operations."""
+    return torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level()
+
+
 def is_plain_call(*tensors: Tensor | None) -> bool:
     """Whether kernels may serve a call on `tensors`: data of their own, no compiler, no transform, no tangent.
 
     Everything else is served by the reference's torch operations, which all of those understand.
     """
-    if torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level() or _is_watched():
+    if is_traced() or _is_watched():
         return False
     for tensor in tensors:  # noqa: SIM110, `all` takes half as long again
         if tensor is not None and not _is_plain(tensor):

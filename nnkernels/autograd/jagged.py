@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import _torch
+from .context import is_traced
 
 
 def serves(x: Tensor) -> bool:
     """Whether `x` is one, in eager mode and under no transform."""
-    if x.layout != torch.jagged or torch.compiler.is_compiling():
-        return False
-    return not _torch.transforms_active() and not _torch.has_forward_level()
+    return x.layout == torch.jagged and not is_traced()
 
 
 def together(function: Callable[[Tensor], Tensor], x: Any) -> Tensor:

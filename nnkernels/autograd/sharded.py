@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _torch
+from .context import is_traced
 
 Operand = tuple[Tensor | None, Sequence[int | None]]
 """A tensor beside the input, and for each of its dimensions that of the input which it runs along, if any."""
@@ -23,7 +23,7 @@ def serves(*tensors: Tensor | None) -> bool:
     module = sys.modules.get("torch.distributed.tensor")  # without which nobody has one
     if module is None or not all(tensor is None or isinstance(tensor, module.DTensor) for tensor in tensors):
         return False
-    if torch.compiler.is_compiling() or _torch.transforms_active() or _torch.has_forward_level():
+    if is_traced():
         return False
     meshes: list[Any] = [tensor.device_mesh for tensor in tensors if tensor is not None]  # type: ignore[attr-defined]
     return all(mesh == meshes[0] for mesh in meshes)
