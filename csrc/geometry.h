@@ -5,7 +5,8 @@
 
 namespace nnk {
 
-constexpr int kMaxDims = 64;
+// A tensor with elements has at most 62 dimensions of more than one, since their product fits in 63 bits.
+constexpr int kMaxDims = 62;
 
 struct Geometry {
   int64_t rows, cols;
@@ -15,15 +16,17 @@ struct Geometry {
 // Orders the dimensions as they lie in the last operand (the output), merges those that continue each other in every
 // operand, and succeeds if what is left is at most rows of adjacent elements.
 inline bool plan(int dims, const int64_t* sizes, const int64_t* const* strides, int operands, Geometry* geometry) {
-  if (dims > kMaxDims) return false;
-  int order[kMaxDims];
-  int kept = 0;
   for (int d = 0; d < dims; ++d) {
     if (sizes[d] == 0) {
       *geometry = {0, 0, {}};
       return true;
     }
+  }
+  int order[kMaxDims];
+  int kept = 0;
+  for (int d = 0; d < dims; ++d) {
     if (sizes[d] == 1) continue;
+    if (kept == kMaxDims) return false;
     int at = kept++;
     for (; at > 0 && strides[operands - 1][order[at - 1]] < strides[operands - 1][d]; --at) order[at] = order[at - 1];
     order[at] = d;

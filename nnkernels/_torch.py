@@ -60,7 +60,8 @@ def ragged_dim(x: torch.Tensor) -> int:
 
 
 def autocasts(device_type: str) -> bool:
-    return torch.is_autocast_enabled(device_type)
+    """Whether autocast is on for such a device; torch's own question raises for "meta", which knows no autocast."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def exporting() -> bool:

@@ -1,6 +1,9 @@
-"""Which tensors are computed here, and what is said of the others, most of which torch's own functions take."""
+"""Which arguments are computed with here, and what is said of the others, many of which torch's own functions take."""
 
 from __future__ import annotations
+
+import numbers
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,3 +25,23 @@ def refusal(caller: str, x: Tensor, name: str = "input", dtype: torch.dtype | No
     if x.is_nested:
         return f"{caller}(): nested tensors are not supported ({name}); use layout=torch.jagged, or .to_padded_tensor()"
     return f"{caller}(): layout {x.layout} is not supported ({name} of shape {tuple(x.shape)}); use .to_dense()"
+
+
+def number(caller: str, name: str, value: Any) -> float:
+    """The argument `name` of `caller`, a constant: a number, or a tensor of no dimensions, as torch takes them.
+
+    Raises:
+        TypeError: it is no number, or a tensor that requires a gradient, which a constant would not get.
+    """
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise TypeError(
+                f"{caller}(): {name} is a tensor of shape {tuple(value.shape)} that requires a gradient, which a "
+                f"constant does not get; give a number, or {name}.detach()"
+            )
+        if value.dim() == 0 and not value.is_complex():
+            return float(value)
+    elif isinstance(value, (numbers.Real, torch.SymInt, torch.SymFloat)):
+        return float(value)
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f": {value!r}"
+    raise TypeError(f"{caller}(): {name} must be a number, got {type(value).__name__}{shape}")

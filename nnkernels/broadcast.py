@@ -1,5 +1,5 @@
-"""How a mask that broadcasts is read: with stride 0 where it repeats, and copied only if its strides are too
-irregular."""
+"""How operands that broadcast are read: masks with stride 0 where they repeat, and copied only if their strides are too
+irregular; others as tensors of the input's shape and type."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ import torch
 from torch import Tensor
 
 _OUTER = 3
+
+
+def spread(operand: Tensor, like: Tensor) -> Tensor:
+    """`operand` with the shape and type of `like`.
+
+    Its gradient is added up in the wider of the two types, and only then rounded to the operand's.
+    """
+    wide = torch.promote_types(operand.dtype, like.dtype)
+    return operand.to(wide).expand(like.shape).to(like.dtype)
 
 
 class MaskLayout(NamedTuple):

@@ -7,13 +7,14 @@ import importlib.util
 import json
 from functools import cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import native, reference
+from .choosing import Choice, Choosing
 
 NAMES = ("auto", "cuda", "triton", "cpu", "reference")
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
@@ -83,8 +84,15 @@ def named(name: str) -> Backend | str:
     return TritonBackend()
 
 
-class backend:
-    """Chooses the kernels from here on or, in a `with` statement, until its end. It holds for the whole process.
+chosen = Choice("backend", "auto")
+"""The name given to `backend`."""
+
+
+class backend(Choosing):
+    """Chooses the kernels, in a `with` statement until its end, else from here on.
+
+    A `with` statement holds in its own thread or task. A bare call holds until the end of the `with` statement around
+    it, or for the whole process. One object may be entered again and again.
 
     Args:
         name: "auto" (the measured fastest for device, type and size), "cuda", "triton", "cpu" or "reference".
@@ -101,42 +109,12 @@ class backend:
         tensor([0., 0.])
     """
 
+    _choice = chosen
+
     def __init__(self, name: str) -> None:
         if name not in NAMES:
             raise ValueError(f"unknown backend {name!r}; the known ones are: {', '.join(NAMES)}")
-        self._before = _chosen
-        _choose(name)
-
-    def __enter__(self) -> backend:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _choose(self._before)
-
-
-_chosen = "auto"
-_listeners: list = []
-
-
-def chosen() -> str:
-    """The name given to `backend`."""
-    return _chosen
-
-
-def on_choice(listener):
-    """Calls `listener(name)` now and at each later choice."""
-    _listeners.append(listener)
-    listener(_chosen)
-    return listener
-
-
-def _choose(name: str) -> None:
-    global _chosen
-    _chosen = name
-    for listener in _listeners:
-        listener(name)
+        super().__init__(name)
 
 
 @cache
@@ -157,8 +135,8 @@ def select(name: str, x: Tensor) -> Backend:
     Raises:
         RuntimeError: the backend chosen with `nnkernels.backend` cannot serve `x`.
     """
-    if _chosen != "auto":
-        return _explicit(name, x)
+    if (choice := chosen()) != "auto":
+        return _explicit(choice, name, x)
     elements = x.numel()
     ranked: list[str] = []
     for least, backends in _preferred(x.device.type, str(x.dtype)):
@@ -180,13 +158,14 @@ def kernels(family: str, x: Tensor, activation: str | None = None) -> ModuleType
     Raises:
         RuntimeError: the backend chosen with `nnkernels.backend` cannot serve `x`.
     """
-    for name in ("cpu", "triton", "reference") if _chosen == "auto" else (_chosen,):
+    choice = chosen()
+    for name in ("cpu", "triton", "reference") if choice == "auto" else (choice,):
         found = _family(name, family)
         reason = found if isinstance(found, str) else _unavailable(name, x, activation)
         if reason is None:
             return found  # type: ignore[return-value]
     raise RuntimeError(
-        f"nnkernels.backend({_chosen!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}"
+        f"nnkernels.backend({choice!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}"
     )
 
 
@@ -213,11 +192,11 @@ def _unavailable(name: str, x: Tensor, activation: str | None) -> str | None:
     return found.unavailable(x.device)
 
 
-def _explicit(name: str, x: Tensor) -> Backend:
-    found = named(_chosen)
+def _explicit(choice: str, name: str, x: Tensor) -> Backend:
+    found = named(choice)
     if isinstance(found, str):
-        raise RuntimeError(f"nnkernels.backend({_chosen!r}) cannot be honoured: {found}")
+        raise RuntimeError(f"nnkernels.backend({choice!r}) cannot be honoured: {found}")
     reason = found.unavailable(x.device) if found.has(name) else f"it has no row called {name!r}"
     if reason:
-        raise RuntimeError(f"nnkernels.backend({_chosen!r}) cannot serve {name} of {tuple(x.shape)}: {reason}")
+        raise RuntimeError(f"nnkernels.backend({choice!r}) cannot serve {name} of {tuple(x.shape)}: {reason}")
     return found

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from .accepting import number
 from .registry import elementwise
 
 
@@ -29,7 +30,7 @@ def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner
     """
     # A compiler traces through a cache and warns of it.
     find = _inner.__wrapped__ if torch.compiler.is_compiling() else _inner
-    return find(caller, activation, tuple(constants.items()))
+    return find(caller, activation, tuple((name, number(caller, name, value)) for name, value in constants.items()))
 
 
 @lru_cache(maxsize=256)
@@ -39,7 +40,7 @@ def _inner(caller: str, activation: str, given: tuple[tuple[str, float], ...]) -
         if name not in row.parameters:
             has = f"its constants are: {', '.join(row.parameters)}" if row.parameters else "it has no constants"
             raise TypeError(f"{caller}(): {activation} has no constant {name!r}; {has}")
-    a, b = [*(float(constants.get(name, default)) for name, default in row.parameters.items()), 0.0, 0.0][:2]
+    a, b = [*(constants.get(name, default) for name, default in row.parameters.items()), 0.0, 0.0][:2]
     for name, value in zip(row.parameters, (a, b), strict=False):
         if math.isnan(value):
             raise TypeError(f"{caller}(): {activation} needs {name}=, a number, got {constants.get(name, 'nothing')}")

@@ -25,6 +25,7 @@ from types import TracebackType
 import torch
 
 from . import reference
+from .choosing import Choice, Choosing
 from .registry import Activation
 
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4", "recompute")
@@ -50,8 +51,15 @@ class Levels:
         return 0.0 if self.bits == 1 else (self.high - self.low) / (2 * (2**self.bits - 1))
 
 
-class saving:
-    """Chooses what backward keeps, from here on or, in a `with` statement, until its end; for the whole process.
+chosen = Choice("saving", "auto")
+"""The policy given to `saving`."""
+
+
+class saving(Choosing):
+    """Chooses what backward keeps, in a `with` statement until its end, else from here on.
+
+    A `with` statement holds in its own thread or task. A bare call holds until the end of the `with` statement around
+    it, or for the whole process. One object may be entered again and again.
 
     Args:
         policy: "auto", "input", "output", "bits", "compressed", "compressed4" or "recompute"; see the module's text. A
@@ -73,49 +81,27 @@ class saving:
         >>> y.sum().backward()
     """
 
+    _choice = chosen
+
     def __init__(self, policy: str) -> None:
         check_name(policy)
-        self._policy, self._before = policy, _chosen
-        self._hooks: AbstractContextManager[None] | None = None
-        _choose(policy)
+        super().__init__(policy)
+        self._hooks: list[AbstractContextManager[None]] = []
 
     def __enter__(self) -> saving:
-        if self._policy == "recompute":
+        if self._name == "recompute":
             from .autograd.recomputing import hooks
 
-            self._hooks = hooks()
-            self._hooks.__enter__()
-        return self
+            self._hooks.append(hooks())
+            self._hooks[-1].__enter__()
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._hooks is not None:
-            self._hooks.__exit__(kind, error, trace)
-        _choose(self._before)
-
-
-_chosen = "auto"
-_listeners: list = []
-
-
-def chosen() -> str:
-    """The policy given to `saving`."""
-    return _chosen
-
-
-def on_choice(listener):
-    """Calls `listener(policy)` now and at each later choice."""
-    _listeners.append(listener)
-    listener(_chosen)
-    return listener
-
-
-def _choose(policy: str) -> None:
-    global _chosen
-    _chosen = policy
-    for listener in _listeners:
-        listener(policy)
+        if self._hooks:
+            self._hooks.pop().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
 
 def check_name(policy: str) -> None:

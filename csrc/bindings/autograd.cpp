@@ -80,12 +80,14 @@ bool launch(nnk::Pass pass, const Call& call, const std::array<const Tensor*, N>
   return true;
 }
 
+constexpr const char* kIrregular = "nnkernels: no copy lies in rows of adjacent elements, of a tensor of shape ";
+
 Tensor forward(const Call& call, Tensor x) {
   at::AutoDispatchBelowADInplaceOrView below;
   Tensor y = at::empty_like(x);
   if (!launch<2>(nnk::Pass::forward, call, {&x, &y})) {
     x = at::empty_like(x).copy_(x);
-    launch<2>(nnk::Pass::forward, call, {&x, &y});
+    TORCH_CHECK(launch<2>(nnk::Pass::forward, call, {&x, &y}), kIrregular, x.sizes());
   }
   return y;
 }
@@ -96,7 +98,7 @@ Tensor backward(const Call& call, Tensor grad, Tensor x) {
   if (!launch<3>(nnk::Pass::backward, call, {&grad, &x, &grad_input})) {
     grad = at::empty_like(grad_input).copy_(grad);
     x = at::empty_like(grad_input).copy_(x);
-    launch<3>(nnk::Pass::backward, call, {&grad, &x, &grad_input});
+    TORCH_CHECK(launch<3>(nnk::Pass::backward, call, {&grad, &x, &grad_input}), kIrregular, x.sizes());
   }
   return grad_input;
 }
@@ -159,6 +161,9 @@ struct ActivationBackward : torch::autograd::Node {
     const Tensor& grad = grads[0];
     if (!grad.defined()) return {Tensor()};
     Tensor x = kept.unpack(self(this));
+    TORCH_CHECK(grad.sizes() == x.sizes(), "nnkernels: the tensor that was kept for backward has shape ", x.sizes(),
+                ", but the gradient has ", grad.sizes(),
+                "; a saved-tensor hook or an assignment to .data has replaced it since the forward pass");
     const bool plain = !at::GradMode::is_enabled() && context_is_plain() && is_plain(grad) && is_plain(x) &&
                        grad.scalar_type() == x.scalar_type() && grad.device() == x.device() &&
                        !grad._fw_grad(/*level=*/0).defined() && !x._fw_grad(/*level=*/0).defined();

@@ -50,6 +50,27 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
     return True
 
 
+def writing(x: Tensor, write: Callable[[], object]) -> Tensor:
+    """`x`, after `write` has put a result into its memory and its version has moved, as in torch's in-place operators.
+
+    Whoever kept `x` for a backward pass finds out by the version that it has changed.
+    """
+    before = None if x.is_inference() else x._version
+    write()
+    if before is not None and x._version == before:
+        torch.autograd.graph.increment_version(x)
+    return x
+
+
+def check_alike(grad: Tensor, kept: Tensor, name: str) -> None:
+    """Raises RuntimeError if what backward of the activation called `name` kept no longer fits the gradient's shape."""
+    if grad.shape != kept.shape:
+        raise RuntimeError(
+            f"{name}: the tensor that was kept for backward has shape {tuple(kept.shape)}, but the gradient has "
+            f"{tuple(grad.shape)}; a saved-tensor hook or an assignment to .data has replaced it since the forward pass"
+        )
+
+
 def compiles_kernels(*tensors: Tensor | None) -> bool:
     """Whether torch.compile traces a call that operators of our own may serve: on a GPU, with Triton, no transform.
 

@@ -27,10 +27,10 @@ from ..accepting import accepts, refusal
 from ..dispatch import Backend
 from ..registry import Activation, elementwise
 from . import jagged, recomputing, sharded
-from .context import has_plain_data
+from .context import check_alike, has_plain_data, writing
 
 _cpp_apply: Any = None
-"""The C++ node's entry while it may be used: built for this torch, and neither backend nor saving chosen by name."""
+"""The C++ node's entry while it may be used: built for this torch, and nobody has chosen a backend or a policy."""
 
 
 def call(
@@ -92,23 +92,24 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
 
     backend = dispatch.select(row.name, x)
     if _torch.transforms_active() or _torch.has_forward_level():
-        y = _Transformable.apply(x, row, backend, a, b)
+        y = _Transformable.apply(x.clone() if inplace else x, row, backend, a, b)  # which keeps what it is given
         return x.copy_(y) if inplace else y
     if not records:
-        return backend.forward(row.name, x, a, b, x if inplace else None)
+        if inplace:
+            return writing(x, lambda: backend.forward(row.name, x, a, b, x))
+        return backend.forward(row.name, x, a, b)
     if policy == "recompute":
         return _remembered(row, x, backend, a, b, inplace)
     if policy != "auto":
         from .saving import apply
 
         return apply(row, x, backend, a, b, inplace, policy)
-    route = _PlainInplace if inplace else _Plain
-    return route.apply(x, row, backend, a, b)
+    return (_in_place if inplace else _Plain.apply)(x, row, backend, a, b)
 
 
 def _remembered(row: Activation, x: Tensor, backend: Backend, a: float, b: float, inplace: bool) -> Tensor:
     if inplace or row.keeps_output(a, b):  # what follows shares the output with backward as it is
-        return (_PlainInplace if inplace else _Plain).apply(x, row, backend, a, b)
+        return (_in_place if inplace else _Plain.apply)(x, row, backend, a, b)
     y = _Plain.apply(x, row, backend, a, b)
     recomputing.remember(y, row.name, lambda x: backend.forward(row.name, x, a, b), x)
     return y
@@ -128,7 +129,7 @@ def _autocast(row: Activation, x: Tensor) -> Tensor:
 def _composed(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace: bool) -> Tensor:
     if not accepts(x):
         return _as_torch_does(row, function, x, a, b, inplace)
-    given = x.clone() if inplace and torch.is_grad_enabled() else x  # the operations keep what they are given
+    given = x.clone() if inplace else x  # the operations keep what they are given
     y = reference.evaluate(row.name, "value", _autocast(row, given), a, b)
     return x.copy_(y) if inplace else y
 
@@ -146,6 +147,7 @@ def _as_torch_does(row: Activation, function: Any, x: Tensor, a: float, b: float
 
 def gradient(grad: Tensor, kept: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:
     """grad f'(kept), itself differentiable where autograd or a transform asks for that."""
+    check_alike(grad, kept, row.name)
     if grad.dtype != kept.dtype:
         grad = grad.to(kept.dtype)
     if not has_plain_data(kept) or not has_plain_data(grad) or _torch.nested_forward_mode():
@@ -181,17 +183,23 @@ class _Plain(Function):
         return gradient(grad, ctx.saved_tensors[0], *ctx.constants), None, None, None, None
 
 
+def _in_place(x: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:
+    # The copy belongs to the graph, by which second derivatives find their way from it to the input.
+    return _PlainInplace.apply(x, None if row.keeps_output(a, b) else x.clone(), row, backend, a, b)
+
+
 class _PlainInplace(Function):
     @staticmethod
-    def forward(ctx, x, row, backend, a, b):  # type: ignore[override]
-        kept = None if row.keeps_output(a, b) else x.clone()
+    def forward(ctx, x, copy, row, backend, a, b):  # type: ignore[override]
         y = backend.forward(row.name, x, a, b, x)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(y if kept is None else kept)
+        ctx.save_for_backward(y if copy is None else copy)
         ctx.constants = (row, backend, a, b)
         return y
 
-    backward = _Plain.backward
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 5
 
 
 class _PlainBackward(Function):
@@ -301,8 +309,9 @@ def has_cpp_node() -> bool:
 _cpp_node = _load_cpp_node()
 
 
-@dispatch.on_choice
-@policies.on_choice
-def _follow(name: str) -> None:
+@dispatch.chosen.on_change
+@policies.chosen.on_change
+def _follow_choices() -> None:
     global _cpp_apply
-    _cpp_apply = _cpp_node if dispatch.chosen() == policies.chosen() == "auto" else None
+    untouched = dispatch.chosen.is_untouched and policies.chosen.is_untouched
+    _cpp_apply = _cpp_node if untouched else None

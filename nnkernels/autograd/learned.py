@@ -16,7 +16,7 @@ from torch.autograd import Function
 from .. import dispatch, policies
 from ..reference import learned as reference
 from . import recomputing, sharded
-from .context import differentiable_gradients, is_plain_call
+from .context import differentiable_gradients, is_plain_call, writing
 from .saving import Coding, adjacent, keep_bits
 
 
@@ -28,7 +28,7 @@ def call(
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
     if not is_plain_call(x, *parameters):
-        given = x.clone() if inplace and torch.is_grad_enabled() else x  # what follows keeps what it is given
+        given = x.clone() if inplace else x  # what follows keeps what it is given
         if sharded.serves(x, *parameters):
             operands = [(parameter, _along(name, parameter)) for parameter in parameters]
             y = sharded.locally(lambda x, *parts: call(name, x, parts, policy=policy), given, operands)
@@ -37,7 +37,9 @@ def call(
         return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
-        return kernels.forward(name, x, parameters, x if inplace else None)
+        if inplace:
+            return writing(x, lambda: kernels.forward(name, x, parameters, x))
+        return kernels.forward(name, x, parameters)
     policy = policy or policies.chosen()
     policies.check_learned(name, policy, any(parameter.requires_grad for parameter in parameters))
     if x.numel() and (policy == "bits" or policy.startswith("compressed")):

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from .. import dispatch, policies
 from ..reference import random as reference
 from . import recomputing
-from .context import compiles_kernels, is_plain_call
+from .context import compiles_kernels, is_plain_call, writing
 from .saving import Coding, adjacent, is_dense, keep_bits
 
 
@@ -33,14 +33,16 @@ def rrelu(x: Tensor, lower: float, upper: float, inplace: bool, policy: str | No
 
             y = random_ops.rrelu(x, _draw_seed(x), lower, upper)
         else:
-            y = reference.composed_rrelu(x, lower, upper)
+            y = reference.composed_rrelu(x.clone() if inplace else x, lower, upper)  # which keeps what it is given
         return x.copy_(y) if inplace else y
     kernels, seed = dispatch.kernels("random", x), _draw_seed(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _recorded(x, seed, kernels, lower, upper, inplace, policy or policies.chosen())
     if not inplace:
         return kernels.rrelu(x, seed, lower, upper)
-    return kernels.rrelu(x, seed, lower, upper, x) if is_dense(x) else x.copy_(kernels.rrelu(x, seed, lower, upper))
+    if is_dense(x):
+        return writing(x, lambda: kernels.rrelu(x, seed, lower, upper, x))
+    return x.copy_(kernels.rrelu(x, seed, lower, upper))
 
 
 def _recorded(
@@ -75,14 +77,16 @@ def dropout(x: Tensor, p: float, inplace: bool) -> Tensor:
 
             y = random_ops.dropout(x, _draw_seed(x), torch.empty_like(x).stride(), p)
         else:
-            y = reference.composed_dropout(x, p)
+            y = reference.composed_dropout(x.clone() if inplace else x, p)  # which keeps what it is given
         return x.copy_(y) if inplace else y
     kernels, seed = dispatch.kernels("random", x), _draw_seed(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Dropout.apply(x, seed, kernels, p, None, inplace)
     if not inplace:
         return kernels.dropout(x, seed, p)
-    return kernels.dropout(x, seed, p, out=x) if is_dense(x) else x.copy_(kernels.dropout(x, seed, p))
+    if is_dense(x):
+        return writing(x, lambda: kernels.dropout(x, seed, p, out=x))
+    return x.copy_(kernels.dropout(x, seed, p))
 
 
 def _compiles_kernels(x: Tensor) -> bool:

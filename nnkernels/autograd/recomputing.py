@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -38,42 +39,42 @@ class _Again(NamedTuple):
     offset: int
 
 
-_outputs: dict[int, _Made] | None = None
-"""The activations' outputs that are still in use, by their storage; None outside `saving("recompute")`."""
+_outputs: ContextVar[tuple[dict[int, _Made], ...]] = ContextVar("outputs", default=())
+"""For each `saving("recompute")` around this call the activations' outputs still in use, by their storage."""
 
 
 class hooks(AbstractContextManager[None]):
     """Saved-tensor hooks for the length of a `with` statement."""
 
     def __enter__(self) -> None:
-        global _outputs
-        self._before, _outputs = _outputs, {}
+        _outputs.set((*_outputs.get(), {}))
         self._hooks = torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
         self._hooks.__enter__()
 
     def __exit__(self, *exception: Any) -> None:
-        global _outputs
         self._hooks.__exit__(*exception)
-        _outputs = self._before
+        _outputs.set(_outputs.get()[:-1])
 
 
 def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor) -> None:
     """Notes that `again(*inputs)` gives `y`, which the activation called `name` has just made, once more."""
-    if _outputs is None:
+    if not _outputs.get():
         return
-    for key in [key for key, made in _outputs.items() if made.storage.expired()]:
-        del _outputs[key]
+    outputs = _outputs.get()[-1]
+    for key in [key for key, made in outputs.items() if made.storage.expired()]:
+        del outputs[key]
     storage = StorageWeakRef(y.untyped_storage())
-    packed = tuple(_pack(x.detach()) for x in inputs)
-    _outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, int(y.storage_offset()))
+    packed = tuple(_pack(x) for x in inputs)
+    outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, int(y.storage_offset()))
 
 
 def _pack(tensor: Tensor) -> _Kept | _Again:
     made = None
-    if _outputs and type(tensor) is Tensor and tensor.layout == torch.strided:
-        made = _outputs.get(tensor.untyped_storage()._cdata)
+    if _outputs.get() and type(tensor) is Tensor and tensor.layout == torch.strided:
+        made = _outputs.get()[-1].get(tensor.untyped_storage()._cdata)
     if made is None or made.version != tensor._version:
-        return _Kept(tensor, tensor._version)
+        # Detached, since an output that held its own node would keep both alive.
+        return _Kept(tensor.detach(), tensor._version)
     return _Again(made, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 

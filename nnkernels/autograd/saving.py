@@ -32,20 +32,21 @@ def apply(row: Activation, x: Tensor, backend: Backend, a: float, b: float, inpl
         return keep_bits(x, _coding(row, x, a, b, levels), inplace)
     if policy == "output" and not row.keeps_output(a, b):
         return _Output.apply(x, row, backend, a, b, inplace)
-    return _Whole.apply(x, row, backend, a, b, inplace, policy == "input")
+    keeps_input = policy == "input" or not row.keeps_output(a, b)
+    # A copy belongs to the graph, by which second derivatives find their way from it to the input.
+    kept = None if not keeps_input else x.clone() if inplace else x
+    return _Whole.apply(x, kept, row, backend, a, b, inplace)
 
 
 class _Whole(Function):
-    """Keeps the input, or the output whose derivative is the same."""
+    """Keeps `kept`, the input, or else the output, whose derivative is the same."""
 
     @staticmethod
-    def forward(ctx, x, row, backend, a, b, inplace, keeps_input):  # type: ignore[override]
-        keeps_input = keeps_input or not row.keeps_output(a, b)
-        kept = x.clone() if inplace and keeps_input else x
+    def forward(ctx, x, kept, row, backend, a, b, inplace):  # type: ignore[override]
         y = backend.forward(row.name, x, a, b, x if inplace else None)
         if inplace:
             ctx.mark_dirty(y)
-        ctx.save_for_backward(kept if keeps_input else y)
+        ctx.save_for_backward(y if kept is None else kept)
         ctx.constants = (row, backend, a, b)
         return y
 

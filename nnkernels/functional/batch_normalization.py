@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, refusal
+from ..accepting import accepts, number, refusal
 from ..autograd import batch_normalization as autograd
 from ..fusing import inner
 from ..reference.batch_normalization import Operands, Running
@@ -88,7 +88,7 @@ def batch_norm_act(
         raise ValueError(f"{caller}(): evaluation needs running_mean and running_var, got None; or set training=True")
     running = None if running_mean is None or running_var is None else Running(running_mean, running_var, momentum)
     chosen = inner(caller, activation, constants)
-    return autograd.batch(chosen, Operands(input, residual, weight, bias), running, training, eps, process_group)
+    return autograd.batch(chosen, Operands(input, residual, weight, bias), running, training, float(eps), process_group)
 
 
 def group_norm_act(
@@ -150,7 +150,7 @@ def group_norm_act(
     if _values(input) * channels == num_groups:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
     return autograd.group(
-        inner(caller, activation, constants), Operands(input, residual, weight, bias), num_groups, eps
+        inner(caller, activation, constants), Operands(input, residual, weight, bias), num_groups, float(eps)
     )
 
 
@@ -184,7 +184,7 @@ def _check(caller: str, input: Tensor, residual: Tensor | None, named: Mapping[s
     if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
         raise ValueError(
             f"{caller}(): a {residual.dtype} residual of shape {tuple(residual.shape)} does not fit the {input.dtype} "
-            f"input of shape {tuple(input.shape)}; use residual.expand_as(input).to(input.dtype)"
+            f"input of shape {tuple(input.shape)}; expand and convert it"
         )
-    if eps <= 0:
+    if not number(caller, "eps", eps) > 0:
         raise ValueError(f"{caller}(): eps must be positive, got {eps}")

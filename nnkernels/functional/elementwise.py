@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..accepting import number  # noqa: F401  (in the functions' source)
 from ..autograd import elementwise as autograd
 from ..registry import Activation, catalogue
 
@@ -73,15 +74,24 @@ def {name}_({signature}):
 
 def signature(row: Activation, receiver: str, inplace: bool) -> str:
     """The parameter list of the row's function or constructor, as source."""
-    constants = [name if math.isnan(default) else f"{name}={default!r}" for name, default in row.parameters.items()]
-    return ", ".join([receiver, *constants, *(["inplace=False"] if inplace else [])])
+    given = [name if math.isnan(default) else f"{name}={default!r}" for name, default in row.parameters.items()]
+    return ", ".join([receiver, *given, *(["inplace=False"] if inplace else [])])
+
+
+def constants(row: Activation, caller: str, of: str = "") -> tuple[str, str]:
+    """The row's two constants as source: arguments or, with `of` "self.", attributes, checked to be numbers."""
+    given = [
+        f"({of}{name} if type({of}{name}) is float else number({caller!r}, {name!r}, {of}{name}))"
+        for name in row.parameters
+    ]
+    a, b = [*given, "0.0", "0.0"][:2]
+    return a, b
 
 
 def _make(template: str, row: Activation, inplace: bool) -> Callable[..., Tensor]:
     # Compiled from source, as dataclasses do, for a true signature and a call without argument packing. Its globals are
     # those of this module, where compilers look them up again.
-    names = [f"float({name})" for name in row.parameters]
-    a, b = [*names, "0.0", "0.0"][:2]
+    a, b = constants(row, row.name)
     source = template.format(
         name=row.name, signature=signature(row, "input", inplace), a=a, b=b, inplace="inplace" if inplace else "False"
     )
@@ -92,19 +102,22 @@ def _make(template: str, row: Activation, inplace: bool) -> Callable[..., Tensor
 
 
 def _document(function: Callable[..., Tensor], row: Activation, inplace: bool) -> None:
-    constants = "".join(f"\n        {name}: a number." for name in row.parameters)
+    told = "".join(f"\n        {name}: a number." for name in row.parameters)
     flag = "\n        inplace: whether to write the result into `input`." if inplace else ""
+    refused = "\n        TypeError: a constant is no number, or a tensor that requires a gradient." * bool(
+        row.parameters
+    )
     arguments = ", ".join(["torch.zeros(2)", *("1.0" for d in row.parameters.values() if math.isnan(d))])
     function.__doc__ = f"""{row.formula}
 
     Args:
-        input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.{constants}{flag}
+        input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.{told}{flag}
 
     Returns:
         A tensor with the shape, type and strides that torch gives; values in {row.range}.
 
     Raises:
-        NotImplementedError: the type is not one of the four.
+        NotImplementedError: the type is not one of the four.{refused}
         RuntimeError: the backend chosen by name cannot serve the input{", or a leaf is written" if inplace else ""}.
 
     The derivative is {row.derivative}.

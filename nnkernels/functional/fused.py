@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import accepts, refusal
 from ..autograd import fused as autograd
+from ..broadcast import spread
 from ..fusing import inner
 
 __all__ = ["bias_act"]
@@ -76,12 +78,13 @@ def bias_act(
     if bias is not None:
         dim = _channel_dim(input, bias)
         if bias.dim() != 1 or bias.shape[0] != input.shape[dim]:
-            bias = bias.reshape(-1).expand(input.shape[dim])
+            wide = torch.promote_types(bias.dtype, torch.float32)  # in which the channels' gradients are added up
+            bias = bias.to(wide).reshape(-1).expand(input.shape[dim])
         bias = bias.contiguous()
     if residual is not None:
         try:
             if residual.dtype != input.dtype or residual.shape != input.shape:
-                residual = residual.to(input.dtype).expand(input.shape)
+                residual = spread(residual, input)
         except RuntimeError:
             raise ValueError(
                 f"bias_act(): a residual of shape {tuple(residual.shape)} does not broadcast to the input's "

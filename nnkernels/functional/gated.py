@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, refusal
+from ..accepting import accepts, number, refusal
 from ..autograd import gated as autograd
 from ..fusing import inner
 from ..gating import Gating
@@ -269,10 +269,10 @@ def gating(
 ) -> Gating:
     """What the options of a call say, checked as far as they can be without a tensor."""
     row = inner("gated", activation, constants)
-    if limit is not None and not limit > 0:
+    bound = math.inf if limit is None else number("gated", "limit", limit)
+    if not bound > 0:
         raise ValueError(f"gated(): limit must be greater than 0, got {limit}; None sets no limit")
-    bound = math.inf if limit is None else float(limit)
-    return Gating(*row, dim, interleaved, gate_first, bound, float(offset) or -0.0)
+    return Gating(*row, dim, interleaved, gate_first, bound, number("gated", "offset", offset) or -0.0)
 
 
 def _call(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from .. import _torch
 from ..accepting import accepts, refusal
 from ..autograd import learned as autograd
 from ..registry import elementwise as row_of
@@ -23,15 +24,16 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
-        weight: shape () or (1,) for one weight, or (C,) for one in each channel of an input (N, C, ...). It may have
-            another of the four types than the input, as float32 weights of bfloat16 data; torch's has to be the same.
+        weight: shape () or (1,) for one weight, or (C,) for one in each channel of an input (N, C, ...). Its type is
+            the input's or a wider one, as float32 weights of bfloat16 data; torch's has to be the same.
 
     Returns:
         A tensor like `input`. The gradients of input and weight come from one pass, the weight's added up in float32
         (float64 for float64) and bitwise the same in every run and for any number of threads.
 
     Raises:
-        RuntimeError: `weight` has more than one dimension, or neither one element nor one for each channel.
+        RuntimeError: `weight` has more than one dimension, or neither one element nor one for each channel, or a type
+            that the input's numbers do not fit into.
         NotImplementedError: the type is not one of the four.
 
     Backward keeps the input; under `saving("bits")` one bit for each element, if the weight requires no gradient.
@@ -60,8 +62,9 @@ def prelu_keeping(input: Tensor, weight: Tensor, policy: str | None) -> Tensor:
     if weight.dim() > 1:
         raise _ShapeError(f"prelu(): weight must have shape () or (C,), got {tuple(weight.shape)}")
     _check_channels("prelu", "weight", weight.shape, weight.numel(), input)
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+    if _torch.autocasts(input.device.type) and input.dtype != torch.float64:
         input = input.to(torch.get_autocast_dtype(input.device.type))
+    _check_width("prelu", input, weight=weight)
     return autograd.call("prelu", input, (weight,), policy=policy)
 
 
@@ -73,8 +76,9 @@ def swish(input: Tensor, beta: float | Tensor = 1.0, inplace: bool = False) -> T
 
     Args:
         input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
-        beta: a number, a tensor of one element, or one of shape (C,) for an input (N, C, ...), of any of the four
-        types. inplace: whether to write the result into `input`.
+        beta: a number, a tensor of one element, or one of shape (C,) for an input (N, C, ...), of the input's type or a
+            wider one.
+        inplace: whether to write the result into `input`.
 
     Returns:
         A tensor with the shape, type and strides of `input`; values in [-0.2785 / beta, inf) for beta > 0. The
@@ -83,6 +87,7 @@ def swish(input: Tensor, beta: float | Tensor = 1.0, inplace: bool = False) -> T
 
     Raises:
         ValueError: `beta` is a tensor with neither one element nor one for each channel.
+        RuntimeError: the input's numbers do not fit into `beta`'s type.
         NotImplementedError: the type is not one of the four.
         RuntimeError: the backend chosen by name cannot serve the input, or a leaf is written.
 
@@ -105,6 +110,7 @@ def swish(input: Tensor, beta: float | Tensor = 1.0, inplace: bool = False) -> T
             f"swish(): beta must have one element, or shape (C,) for an input (N, C, ...), got {tuple(beta.shape)} for "
             f"an input of shape {tuple(input.shape)}"
         )
+    _check_width("swish", input, beta=beta)
     _check_channels("swish", "beta", beta.shape, beta.numel(), input)
     return autograd.call("swish", input, (beta,), inplace)
 
@@ -125,7 +131,7 @@ def apl(input: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     Args:
         input: a tensor of any shape and layout; float64, float32, bfloat16 or float16.
         slopes: shape (S,) or (S, 1) for S segments that all channels share, or (S, C) for S in each channel of an input
-            (N, C, ...); any of the four types.
+            (N, C, ...); of the input's type or a wider one.
         offsets: where the segments start, of the same shape.
 
     Returns:
@@ -133,7 +139,8 @@ def apl(input: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
         float64) and bitwise the same in every run and for any number of threads.
 
     Raises:
-        ValueError: slopes and offsets differ in shape, are empty, or do not match the channels.
+        ValueError: slopes and offsets differ in shape, have no segment, or do not match the channels.
+        RuntimeError: the input's numbers do not fit into their type.
         NotImplementedError: the type is not one of the four.
 
     Source: Agostinelli, Hoffman, Sadowski & Baldi 2015, Learning Activation Functions to Improve Deep Neural Networks.
@@ -148,11 +155,12 @@ def apl(input: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     _check_tensors("apl", input=input, slopes=slopes, offsets=offsets)
     _check_types("apl", input, slopes, offsets)
     shape = tuple(slopes.shape)
-    if shape != offsets.shape or len(shape) not in (1, 2) or slopes.numel() == 0:
+    if shape != offsets.shape or len(shape) not in (1, 2) or shape[0] == 0:
         raise _ShapeError(
             f"apl(): slopes and offsets must both have shape (S,), or (S, C) for an input (N, C, ...), S > 0; got "
             f"slopes {shape} and offsets {tuple(offsets.shape)} for an input of shape {tuple(input.shape)}"
         )
+    _check_width("apl", input, slopes=slopes, offsets=offsets)
     _check_channels("apl", "slopes and offsets", slopes.shape, shape[1] if len(shape) == 2 else 1, input)
     return autograd.call("apl", input, (slopes, offsets))
 
@@ -176,6 +184,15 @@ def _check_devices(name: str, input: Tensor, *parameters: Tensor) -> None:
             raise RuntimeError(
                 f"{name}(): the input is on {input.device} and a parameter of shape {tuple(parameter.shape)} on "
                 f"{parameter.device}; they have to be on one device"
+            )
+
+
+def _check_width(name: str, input: Tensor, **parameters: Tensor) -> None:
+    for argument, parameter in parameters.items():
+        if parameter.dtype != input.dtype and torch.promote_types(parameter.dtype, input.dtype) != parameter.dtype:
+            raise RuntimeError(
+                f"{name}(): {argument} of {parameter.dtype} cannot hold the input's {input.dtype}; "
+                f"give {argument} of the input's type or a wider one"
             )
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, refusal
+from ..accepting import accepts, number, refusal
 from ..autograd import normalization as autograd
+from ..broadcast import spread
 from ..fusing import inner
 
 __all__ = ["layer_norm_act", "rms_norm_act"]
@@ -79,7 +80,7 @@ def layer_norm_act(
     dims = _check("layer_norm_act", given, normalized_shape, eps)
     chosen = inner("layer_norm_act", activation, constants)
     return autograd.call(
-        chosen, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias, eps, centred=True
+        chosen, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias, float(eps), centred=True
     )
 
 
@@ -136,7 +137,7 @@ def rms_norm_act(
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     return autograd.call(
-        chosen, input, dims, _broadcast("rms_norm_act", residual, input), weight, None, eps, centred=False
+        chosen, input, dims, _broadcast("rms_norm_act", residual, input), weight, None, float(eps), centred=False
     )
 
 
@@ -173,7 +174,7 @@ def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | S
                 f"{name}(): expected {argument} to be of same shape as normalized_shape, but got {argument} of shape "
                 f"{list(parameter.shape)} and normalized_shape = {shape}"
             )
-    if eps is not None and not eps >= 0:
+    if eps is not None and not number(name, "eps", eps) >= 0:
         raise ValueError(f"{name}(): eps must be a number of at least 0, got {eps}")
     return len(shape)
 
@@ -183,7 +184,7 @@ def _broadcast(name: str, residual: Tensor | None, x: Tensor) -> Tensor | None:
     if residual is None or (residual.dtype == x.dtype and residual.shape == x.shape):
         return residual
     try:
-        return residual.to(x.dtype).expand(x.shape)
+        return spread(residual, x)
     except RuntimeError:
         raise _ShapeError(
             f"{name}(): a residual of shape {tuple(residual.shape)} does not broadcast to the input's {tuple(x.shape)}"

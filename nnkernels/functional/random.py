@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..accepting import accepts, refusal
+from ..accepting import accepts, number, refusal
 from ..autograd import elementwise
 from ..autograd import random as autograd
 from ..registry import elementwise as row_of
@@ -98,6 +98,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """
     if has_torch_function_unary(input):
         return handle_torch_function(dropout, (input,), input, p=p, training=training, inplace=inplace)
+    p = number("dropout", "p", p)
     if not 0 <= p <= 1:
         raise ValueError(f"dropout(): p must be between 0 and 1, got {p}")
     _check(dropout, input)
@@ -109,7 +110,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         _refuse_leaf(dropout, input)
     if p == 1:
         return input.mul_(0.0) if inplace else input * 0.0
-    return autograd.dropout(input, float(p), inplace)
+    return autograd.dropout(input, p, inplace)
 
 
 def rrelu_keeping(
@@ -123,6 +124,7 @@ def rrelu_keeping(
 ) -> Tensor:
     """`function`, rrelu or rrelu_, keeping for backward what `policy` says; None follows `nnkernels.saving`."""
     name = function.__name__
+    lower, upper = number(name, "lower", lower), number(name, "upper", upper)
     if not (-math.inf < lower < math.inf and -math.inf < upper < math.inf):  # also of a compiler's symbols
         raise ValueError(f"{name}(): lower and upper must be finite, got lower={lower} and upper={upper}")
     if lower > upper:
@@ -132,10 +134,10 @@ def rrelu_keeping(
         given = {"lower": lower, "upper": upper, "training": training, "inplace": inplace}
         return _as_torch_does(function, torch.nn.functional.rrelu, x, **given)
     if not training:
-        return elementwise.call(_LEAKY_RELU, function, x, (float(lower) + float(upper)) / 2, 0.0, inplace, policy)
+        return elementwise.call(_LEAKY_RELU, function, x, (lower + upper) / 2, 0.0, inplace, policy)
     if inplace:
         _refuse_leaf(function, x)
-    return autograd.rrelu(x, float(lower), float(upper), inplace, policy)
+    return autograd.rrelu(x, lower, upper, inplace, policy)
 
 
 def _check(function: Callable[..., Tensor], x: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import policies
+from ..accepting import number
 from ..autograd import elementwise as autograd
 from ..functional import elementwise as functional
 from ..registry import Activation, catalogue
@@ -92,9 +93,9 @@ class _Activation(torch.nn.Module):
 def _module(row: Activation) -> type[torch.nn.Module]:
     base = getattr(torch.nn, row.module, None)
     attributes = [*row.parameters, *(["inplace"] if row.inplace else [])]
-    a, b = [*(f"float(self.{name})" for name in row.parameters), "0.0", "0.0"][:2]
+    a, b = functional.constants(row, row.module, "self.")
     scope: dict[str, Any] = {"_function": functional.function_of(row), "_call": autograd.call}
-    scope |= {"_row": row, "_check": policies.check_of_module}
+    scope |= {"_row": row, "_check": policies.check_of_module, "number": number}
     source = _FORWARD + (_INIT_AS_TORCH if base else _INIT)
     exec(
         source.format(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from .. import functional, policies
+from ..accepting import number
 from ..autograd import elementwise as autograd
 from ..functional.learned import prelu_keeping
 from ..registry import elementwise as row_of
@@ -118,7 +119,7 @@ class Swish(torch.nn.Module):
             self.beta = Parameter(torch.empty(num_parameters, device=device, dtype=dtype))
             self.reset_parameters()
         else:
-            self.beta = beta
+            self.beta = number("Swish", "beta", beta)
 
     def reset_parameters(self) -> None:
         if isinstance(self.beta, Tensor):

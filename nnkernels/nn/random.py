@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import policies
+from ..accepting import number
 from ..functional import random as functional
 from .elementwise import with_saving
 
@@ -38,7 +39,7 @@ class RReLU(torch.nn.RReLU):
     def __init__(
         self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False, *, saving: str | None = None
     ) -> None:
-        super().__init__(lower, upper, inplace)
+        super().__init__(number("RReLU", "lower", lower), number("RReLU", "upper", upper), inplace)
         policies.refuse_recompute(saving)
         if saving is not None:
             policies.check_rrelu(saving, lower, upper)
