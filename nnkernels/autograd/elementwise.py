@@ -188,6 +188,11 @@ def _in_place(x: Tensor, row: Activation, backend: Backend, a: float, b: float) 
     return _PlainInplace.apply(x, None if row.keeps_output(a, b) else x.clone(), row, backend, a, b)
 
 
+def nothing_for_copy(ctx: Any, grad: Tensor) -> Tensor | None:
+    """The gradient of the second argument: compiled autograd adds it to the input's, and cannot add None."""
+    return torch.zeros_like(grad) if ctx.needs_input_grad[1] and torch.compiler.is_compiling() else None
+
+
 class _PlainInplace(Function):
     @staticmethod
     def forward(ctx, x, copy, row, backend, a, b):  # type: ignore[override]
@@ -199,7 +204,7 @@ class _PlainInplace(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 5
+        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), nothing_for_copy(ctx, grad), *[None] * 4
 
 
 class _PlainBackward(Function):

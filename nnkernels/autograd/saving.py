@@ -17,7 +17,7 @@ from ..dispatch import Backend
 from ..layout import plan
 from ..registry import Activation
 from .context import has_plain_data
-from .elementwise import gradient
+from .elementwise import gradient, nothing_for_copy
 
 
 def apply(row: Activation, x: Tensor, backend: Backend, a: float, b: float, inplace: bool, policy: str) -> Tensor:
@@ -52,7 +52,7 @@ class _Whole(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), *[None] * 6
+        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), nothing_for_copy(ctx, grad), *[None] * 5
 
 
 class _Output(Function):
