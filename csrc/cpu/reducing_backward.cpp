@@ -1,5 +1,5 @@
-// softmax backward, from the output: one sum over each row, then the gradients.
-#include "reducing_rows.h"
+// softmax backward, from the output or from a logarithm's input: one sum over each row, then the gradients.
+#include "reducing_logits.h"
 
 namespace nnk::NNK_ISA {
 namespace {
@@ -87,8 +87,8 @@ void write_gradients(const S* grad, const S* y, T total, T scale, bool masked, S
 }
 
 // Adjacent numbers as loops read them: half-precision ones, for which there is no scalar instruction, in a tile.
-template <class S>
-const S* readable(const S* from, S*, int64_t) {
+template <class S, class T>
+const S* readable(const S* from, T*, int64_t) {
   return from;
 }
 inline const float* readable(const Half* from, float* tile, int64_t count) {
@@ -171,6 +171,142 @@ void by_kind(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
   (job.log ? backward_units<M, true, S> : backward_units<M, false, S>)(job, begin, end);
 }
 
+// What a logarithm was before it was rounded, from a logit and its row's statistics.
+struct Unrounded {
+  float sign, factor;  // what the logits still lack of the scale
+  bool adds;
+
+  explicit Unrounded(const LogSoftmaxBackwardJob& job)
+      : sign(job.mask.kind == MaskKind::none && job.scale < 0 ? -1.0f : 1.0f),
+        factor(job.mask.kind == MaskKind::add ? 1.0f : magnitude(static_cast<float>(job.scale))),
+        adds(job.mask.kind == MaskKind::add) {}
+
+  float operator()(float z, float lo, float top, float norm) const {
+    return adds ? (z - top) + (lo - norm) : factor * (sign * z - top) - norm;
+  }
+};
+
+// A tile of logits, and of their errors where a mask is added.
+template <bool any_order, class S>
+void read_logits(const LogSoftmaxBackwardJob& job, const S* x, int64_t mask_at, int64_t mask_stride, float* z,
+                 float* lo, int64_t count) {
+  if (job.mask.kind != MaskKind::none) {
+    logits(job, x, mask_at, mask_stride, z, lo, count);
+  } else if constexpr (any_order) {
+    widen_any_order(x, z, count);
+  } else {
+    widen(x, z, count);
+  }
+}
+
+template <class S>
+const float* wide_any_order(const S* from, float* to, int64_t count) {
+  widen_any_order(from, to, count);
+  return to;
+}
+
+template <bool any_order, class G, class S>
+void logarithm_row(const LogSoftmaxBackwardJob& job, const G* grad, const S* x, S* grad_x, int64_t mask_at, int64_t at,
+                   int64_t count) {
+  alignas(64) float z[kTile], lo[kTile], grads[kTile];
+  const Unrounded unrounded(job);
+  const float top = job.statistics.tops[at], norm = job.statistics.norms[at], scale = static_cast<float>(job.scale);
+  const bool masked = job.mask.kind != MaskKind::none || job.queries;
+  const auto read = [&](int64_t begin, int64_t size) {
+    read_logits<any_order>(job, x + begin, mask_at + begin * job.mask.dim_stride, job.mask.dim_stride, z, lo, size);
+    const float* g;
+    if constexpr (any_order) {
+      g = wide_any_order(grad + begin, grads, size);
+    } else {
+      g = wide(grad + begin, grads, size);
+    }
+    return g;
+  };
+  double sum = 0;
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    if (masked) {  // a logit of -inf is a logarithm of -inf, which is all that matters here
+      const float* g = read(begin, size);
+      sum += sum_of_terms<true>(g, z, size, true);
+    } else {
+      const auto* g = readable(grad + begin, grads, size);
+      sum += sum_of_terms<true>(g, g, size, false);
+    }
+  }
+  const float total = static_cast<float>(sum);
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    const float* g = read(begin, size);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) {
+      z[i] = gradient<Fast, true>(g[i], unrounded(z[i], lo[i], top, norm), total, scale, masked);
+    }
+    if constexpr (any_order) {
+      narrow_any_order(z, grad_x + begin, size);
+    } else {
+      narrow(z, grad_x + begin, size);
+    }
+  }
+}
+
+template <class G, class S>
+void logarithm_strip(const LogSoftmaxBackwardJob& job, const G* grad, const S* x, S* grad_x, int64_t mask_at,
+                     int64_t at, int64_t count, int64_t width) {
+  alignas(64) float grads[kStrip], z[kStrip], lo[kStrip], total[kStrip];
+  double sums[kStrip];
+  const Unrounded unrounded(job);
+  const float *tops = job.statistics.tops + at, *norms = job.statistics.norms + at;
+  const float scale = static_cast<float>(job.scale);
+  const bool masked = job.mask.kind != MaskKind::none || job.queries;
+  const auto read = [&](int64_t d) {
+    read_logits<false>(job, x + d * job.inner, mask_at + d * job.mask.dim_stride, job.mask.inner_stride, z, lo, width);
+    return wide(grad + d * job.inner, grads, width);
+  };
+  for (int64_t i = 0; i < width; ++i) sums[i] = 0;
+  for (int64_t d = 0; d < count; ++d) {
+    const float* g = masked ? read(d) : wide(grad + d * job.inner, grads, width);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) sums[i] += term<true>(g[i], z[i], masked);
+  }
+  for (int64_t i = 0; i < width; ++i) total[i] = static_cast<float>(sums[i]);
+  for (int64_t d = 0; d < count; ++d) {
+    const float* g = read(d);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      z[i] = gradient<Fast, true>(g[i], unrounded(z[i], lo[i], tops[i], norms[i]), total[i], scale, masked);
+    }
+    narrow(z, grad_x + d * job.inner, width);
+  }
+}
+
+template <class G, class S>
+void logarithm_units(const LogSoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  constexpr bool alike = std::is_same_v<G, S>;
+  const int64_t across = strips(job.inner);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t outer = unit / across, col = unit % across * kStrip, at = outer * job.inner + col;
+    const G* grad = static_cast<const G*>(job.grad) + outer * job.grad_stride + col;
+    const S* x = static_cast<const S*>(job.x) + outer * job.x_stride + col;
+    S* grad_x = static_cast<S*>(job.grad_x) + outer * job.n * job.inner + col;
+    const bool plain = job.mask.kind == MaskKind::none;
+    const int64_t mask_at = plain ? 0 : mask_offset(job.mask, outer) + col * job.mask.inner_stride;
+    const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
+    if (job.inner != 1) {
+      logarithm_strip(job, grad, x, grad_x, mask_at, at, count, width);
+    } else if (alike && plain) {
+      logarithm_row<alike>(job, grad, x, grad_x, mask_at, at, count);
+    } else {
+      logarithm_row<false>(job, grad, x, grad_x, mask_at, at, count);
+    }
+    fill_rest(grad_x, job.n, count, job.inner, width, 0.0f);
+  }
+}
+
+template <class S>
+void by_grad(const LogSoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  (job.wide_grad ? logarithm_units<float, S> : logarithm_units<S, S>)(job, begin, end);
+}
+
 }  // namespace
 
 void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
@@ -180,6 +316,10 @@ void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end)
     case Scalar::bf16: return by_kind<Fast, BFloat16>(job, begin, end);
     case Scalar::f16: return by_kind<Fast, Half>(job, begin, end);
   }
+}
+
+void log_softmax_backward(const LogSoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  (job.scalar == Scalar::bf16 ? by_grad<BFloat16> : by_grad<Half>)(job, begin, end);
 }
 
 }  // namespace nnk::NNK_ISA
