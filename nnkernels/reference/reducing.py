@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .. import _torch
 from . import compute_dtype
 
 
@@ -21,13 +22,13 @@ def softmax(
     x = x.to(dtype)
     wide = compute_dtype(x)
     z = _logits(x.to(wide), dim, scale, mask, causal)
-    function = _log_softmax if log else torch.softmax
+    function = _log_softmax if log else _softmax
     if mask is None and not causal:
-        return function(z, dim).to(dtype).contiguous()
+        return function(z, dim).to(dtype)
     gone = z == -math.inf
     empty = gone.all(dim, keepdim=True)
     y = function(torch.where(empty, 0.0, z), dim)
-    return (torch.where(gone, -math.inf, y) if log else torch.where(empty, 0.0, y)).to(dtype).contiguous()
+    return (torch.where(gone, -math.inf, y) if log else torch.where(empty, 0.0, y)).to(dtype)
 
 
 def log_softmax(
@@ -39,6 +40,14 @@ def log_softmax(
     unless a mask is added, and the logarithm of the sum of the exponentials below it. The reference needs none.
     """
     return softmax(x, dim, True, scale, mask, causal, dtype), None
+
+
+def _softmax(z: Tensor, dim: int) -> Tensor:
+    """torch's own writes into an exponential that the gradient of a forward-mode tangent needs."""
+    if not _torch.has_forward_level() or z.numel() == 0:
+        return torch.softmax(z, dim)
+    e = (z - z.detach().amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim, keepdim=True)
 
 
 def _log_softmax(z: Tensor, dim: int) -> Tensor:
@@ -83,17 +92,20 @@ def log_softmax_backward(
     grad = grad.to(wide)
     z = _logits(x.to(wide), dim, scale, mask, causal)
     if mask is None and not causal:
-        grad_x = grad - torch.softmax(z, dim) * grad.sum(dim, keepdim=True)
+        grad_x = grad - _softmax(z, dim) * grad.sum(dim, keepdim=True)
     else:
         gone = z == -math.inf
         grad = torch.where(gone, 0.0, grad)
-        p = torch.softmax(torch.where(gone.all(dim, keepdim=True), 0.0, z), dim)
+        p = _softmax(torch.where(gone.all(dim, keepdim=True), 0.0, z), dim)
         grad_x = torch.where(gone, 0.0, grad - p * grad.sum(dim, keepdim=True))
     return (grad_x if scale == 1 else grad_x * scale).to(x.dtype)
 
 
 def _logits(x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool) -> Tensor:
     """scale x + mask, -inf where the mask or the causal form removes an element."""
+    x = x.contiguous()  # as results and gradients are
+    if x.layout == torch.strided and 1 in x.shape:
+        x = x.reshape(-1).reshape(x.shape)  # the usual strides along dimensions of size 1 too
     z = x if scale == 1 else x * scale
     if mask is not None:
         z = torch.where(mask, z, -math.inf) if mask.dtype == torch.bool else z + mask.to(z.dtype)
