@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import _torch
+
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -22,3 +24,12 @@ def refusal(caller: str, x: Tensor, name: str = "input", dtype: torch.dtype | No
     if x.is_nested:
         return f"{caller}(): nested tensors are not supported ({name}); use layout=torch.jagged, or .to_padded_tensor()"
     return f"{caller}(): layout {x.layout} is not supported ({name} of shape {tuple(x.shape)}); use .to_dense()"
+
+
+def check_whole(caller: str, x: Tensor, dim: int) -> None:
+    """Raises what `caller` says of a jagged `x` that has no one size along `dim`, or is cut between its rows there."""
+    if x.layout == torch.jagged and dim % x.dim() in (0, _torch.ragged_dim(x)):
+        raise NotImplementedError(
+            f"{caller}(): dim {dim} of a jagged tensor of shape {tuple(x.shape)} is its batch or differs from row to "
+            "row; choose another, or use .to_padded_tensor()"
+        )

@@ -61,23 +61,27 @@ def _masking(x: Tensor, mask: Tensor | None) -> sharded.Operand:
     return mask, [None if size == 1 else first + d for d, size in enumerate(mask.shape)]
 
 
-_Signature = list[tuple[torch.Size, torch.dtype, torch.device] | None]
+_Kind = tuple[torch.Size, torch.dtype, torch.device]
 
 
-def _signature(tensors: Sequence[Tensor | None]) -> _Signature:
-    return [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
+def _kind(x: Tensor | None) -> _Kind | None:
+    return None if x is None else (x.shape, x.dtype, x.device)
 
 
-def _check(grad: Tensor, saved: Sequence[Tensor | None], kept: _Signature) -> None:
-    """That kernels may read what they are given: a saved tensor can come back from a hook, or with other data."""
-    found = _signature(saved)
-    if found != kept:
-        raise RuntimeError(f"softmax backward: saved tensors of {kept} came back as {found}; they must not be replaced")
-    first = saved[0]
-    if first is None or grad.shape != first.shape or grad.device != first.device:
-        raise RuntimeError(
-            f"softmax backward: a gradient of shape {tuple(grad.shape)} on {grad.device} does not fit the result"
-        )
+def _check(grad: Tensor, saved: Sequence[Tensor | None], kinds: Sequence[_Kind | None]) -> None:
+    """That kernels may read what they are given: hooks and `.data =` can put other tensors in the place of saved ones.
+
+    The first saved tensor has the result's shape.
+    """
+    for x, kind in zip(saved, kinds, strict=True):
+        if _kind(x) != kind:
+            raise RuntimeError(f"softmax's backward: {_said(kind)} was saved, but {_said(_kind(x))} came back")
+    if kinds[0] is None or grad.shape != kinds[0][0] or grad.device != kinds[0][2]:
+        raise RuntimeError(f"softmax's backward: {_said(_kind(grad))} is no gradient for {_said(kinds[0])}")
+
+
+def _said(kind: _Kind | None) -> str:
+    return "nothing" if kind is None else f"{kind[1]} of shape {tuple(kind[0])} on {kind[2]}"
 
 
 class _Softmax(Function):
@@ -85,14 +89,14 @@ class _Softmax(Function):
     def forward(ctx, x, mask, dim, log, scale, causal, dtype):  # type: ignore[override]
         y = dispatch.kernels("reducing", x).softmax(x, dim, log, scale, mask, causal, dtype)
         ctx.save_for_backward(y)
-        ctx.kept = _signature((y,))
+        ctx.kinds = (_kind(y),)
         ctx.constants = (dim, log, scale, causal, mask is not None or causal, x.dtype)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
         (y,) = ctx.saved_tensors
-        _check(grad, (y,), ctx.kept)
+        _check(grad, (y,), ctx.kinds)
         # The output leads back to this node, so torch operations on it are differentiable to any order.
         differentiable = torch.is_grad_enabled() and (grad.requires_grad or y.requires_grad)
         plain = not differentiable and is_plain_call(grad, y)
@@ -105,14 +109,14 @@ class _LogSoftmax(Function):
     def forward(ctx, x, mask, dim, scale, causal, dtype):  # type: ignore[override]
         y, statistics = dispatch.kernels("reducing", x).log_softmax(x, dim, scale, mask, causal, dtype)
         ctx.save_for_backward(x, statistics, mask)
-        ctx.kept = _signature((x, statistics, mask))
+        ctx.kinds = (_kind(x), _kind(statistics), _kind(mask))
         ctx.constants = (dim, scale, causal)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
         x, statistics, mask = ctx.saved_tensors
-        _check(grad, (x, statistics, mask), ctx.kept)
+        _check(grad, (x, statistics, mask), ctx.kinds)
         differentiable = torch.is_grad_enabled() and (grad.requires_grad or x.requires_grad)
         plain = not differentiable and statistics is not None and is_plain_call(grad, x, mask)
         kernels = dispatch.kernels("reducing", x) if plain else reference
