@@ -23,8 +23,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def test_under_the_interpreter():
     root = Path(__file__).parent.parent
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    chosen = "triton and bfloat16 and (plain or 1025) or masked"
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, "tests/test_reducing.py"]
+    chosen = "triton and bfloat16 and (plain or 1025 or same-add or float32-keep) or masked or chunks"
+    files = ["tests/test_reducing.py", "tests/test_reducing_gradients.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
