@@ -1,4 +1,4 @@
-"""The gradients of softmax and its kin: as exact as their type allows, from what is kept, in every order and context."""
+"""The gradients of softmax and its kin: as exact as their type allows, of every order, from what is kept."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def test_16_bit_log_softmax_has_the_ideal_gradient(dtype, wide, kind, gradient, 
         assert (found.double() - exact).norm() <= 1.1 * best + 1e-7
         if gradient == "one-hot":  # nothing cancels but in the one element
             finfo = torch.finfo(dtype)
-            inexact = (found.double() - exact).abs() > 0.65 * finfo.eps * exact.abs() + finfo.smallest_normal * finfo.eps
+            inexact = (
+                found.double() - exact
+            ).abs() > 0.65 * finfo.eps * exact.abs() + finfo.smallest_normal * finfo.eps
             assert not inexact[grad == 0].any()
 
 
@@ -142,7 +144,9 @@ def test_rows_in_chunks(kind, monkeypatch):
 
 @pytest.mark.parametrize("function", [F.softmax, F.log_softmax, F.softmin])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("hook", [lambda t: t[:1], lambda t: t.double(), lambda t: t.flatten(), lambda t: t.new_ones(2)])
+@pytest.mark.parametrize(
+    "hook", [lambda t: t[:1], lambda t: t.double(), lambda t: t.flatten(), lambda t: t.new_ones(2)]
+)
 def test_saved_tensors_of_another_kind_are_refused(hook, dtype, function, device):
     x = torch.randn(8, 16, device=device, dtype=dtype, requires_grad=True)
     with saved_tensors_hooks(lambda t: t, hook):

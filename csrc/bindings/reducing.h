@@ -66,8 +66,8 @@ struct Sizes {
   }
 };
 
-// `layout` is sizes, strides, the stride along n and the one along inner; a mask to add is of type `wide`. Where there
-// is no mask, any tensor stands for it.
+// `layout` is sizes, strides, the stride along n and the one along inner. A mask to add is of the type in which `like`
+// is computed; where there is no mask, any tensor stands for it.
 inline Mask checked_mask(const Tensor& mask, int64_t kind, const std::vector<int64_t>& layout, const Sizes& sizes,
                          const Tensor& like) {
   using torch::headeronly::ScalarType;

@@ -82,6 +82,8 @@ def log_softmax(
 
     Returns:
         A contiguous tensor with the input's shape; -inf, with a gradient of 0, where `mask` or `causal` leaves nothing.
+        Backward keeps it, or, for a 16-bit input or result, what has not been rounded: the input, the mask and two
+        numbers of each row, so that the gradient is as exact as 16 bits can hold.
 
     Raises:
         IndexError, ValueError, TypeError, NotImplementedError: as `softmax`.
