@@ -1,5 +1,5 @@
-// softmax and log_softmax along the middle dimension of (outer, n, inner), and their gradients: from the output, or, for
-// a logarithm in 16 bits, whose rounding would show in its exponential, from the input and two numbers of each row.
+// softmax and log_softmax along the middle dimension of (outer, n, inner), and their gradients: from the output, or,
+// for a logarithm in 16 bits, whose rounding its exponential would show, from the input and two numbers of each row.
 #pragma once
 
 #include "../kernels.h"
