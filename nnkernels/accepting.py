@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _torch
+
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -45,3 +47,12 @@ def number(caller: str, name: str, value: Any) -> float:
         return float(value)
     shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f": {value!r}"
     raise TypeError(f"{caller}(): {name} must be a number, got {type(value).__name__}{shape}")
+
+
+def check_whole(caller: str, x: Tensor, dim: int) -> None:
+    """Raises what `caller` says of a jagged `x` that has no one size along `dim`, or is cut between its rows there."""
+    if x.layout == torch.jagged and dim % x.dim() in (0, _torch.ragged_dim(x)):
+        raise NotImplementedError(
+            f"{caller}(): dim {dim} of a jagged tensor of shape {tuple(x.shape)} is its batch or differs from row to "
+            "row; choose another, or use .to_padded_tensor()"
+        )

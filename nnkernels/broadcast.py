@@ -57,7 +57,7 @@ def mask_layout(mask: Tensor, shape: Sequence[int], dim: int) -> MaskLayout:
         ((1, 2, 12), (0, 5, 0), 1, 0)
     """
     whole = mask.expand(tuple(shape))
-    if not shape:
+    if not shape or not whole.numel():
         return MaskLayout(whole, (1,) * _OUTER, (0,) * _OUTER, 0, 0)
     outer = _merged(whole, range(dim))
     inner = _merged(whole, range(dim + 1, len(shape)))

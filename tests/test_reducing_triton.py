@@ -23,8 +23,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def test_under_the_interpreter():
     root = Path(__file__).parent.parent
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    chosen = "triton and bfloat16 and (plain or 1025) or masked"
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, "tests/test_reducing.py"]
+    chosen = "triton and bfloat16 and (plain or 1025 or same-add or float32-keep) or masked or chunks"
+    files = ["tests/test_reducing.py", "tests/test_reducing_gradients.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
@@ -49,7 +50,8 @@ def test_long_rows(rows, cols, dtype, processors, monkeypatch):
 @pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize("name", ["softmax_rows", "softmax_long", "softmax_columns"])
 @pytest.mark.parametrize("direction", ["reducing_kernels", "reducing_backward"])
-def test_kernels_compile_and_move_vectors(direction, name, arch, tmp_path, monkeypatch):
+@pytest.mark.parametrize("log", [False, True], ids=["softmax", "log_softmax"])
+def test_kernels_compile_and_move_vectors(log, direction, name, arch, tmp_path, monkeypatch):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -57,10 +59,11 @@ def test_kernels_compile_and_move_vectors(direction, name, arch, tmp_path, monke
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(importlib.import_module(f"nnkernels.triton.{direction}"), name)
     # Sizes of which nothing is known but that 8 divides them.
-    constants = {"LOG": False, "MASK": 0, "CAUSAL": False, "SCALED": False, "NEGATIVE": False, "MASKED": False}
+    constants = {"LOG": log, "MASK": 0, "CAUSAL": False, "SCALED": False, "NEGATIVE": False, "MASKED": False}
+    constants |= {"KEEPS": log, "FROM_INPUT": log}  # backward from the input, as 16-bit logarithms have it
     constants |= {"FULL": False, "ONCE": False, "ALIGN": 8, "BLOCK_ROWS": 1, "BLOCK_COLS": 2048}
     constants |= {"BLOCK": 2048, "PARTS": 32, "BLOCK_N": 32, "BLOCK_INNER": 64}
-    known = {"partial_ptr": "*fp32", "counts_ptr": "*i32", "scale": "fp64"}
+    known = {"partial_ptr": "*fp32", "tops_ptr": "*fp32", "norms_ptr": "*fp32", "counts_ptr": "*i32", "scale": "fp64"}
     signature, divisible = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:

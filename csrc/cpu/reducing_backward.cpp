@@ -1,5 +1,5 @@
-// softmax backward, from the output: one sum over each row, then the gradients.
-#include "reducing_rows.h"
+// softmax backward, from the output or from a logarithm's input: one sum over each row, then the gradients.
+#include "reducing_logits.h"
 
 namespace nnk::NNK_ISA {
 namespace {
@@ -35,29 +35,37 @@ inline void store(float x, BFloat16* to) { *to = narrow_one(x, *to); }
 template <class S>
 constexpr bool in_pairs = std::is_same_v<S, BFloat16>;
 
+// The results, where they are what was kept.
+struct Kept {
+  template <class T>
+  T operator()(T y) const {
+    return y;
+  }
+};
+
 // Two runs of pairs at once.
-template <bool log>
-float sum_of_pairs(const BFloat16* grad, const BFloat16* y, int64_t count, bool masked) {
+template <bool log, class Result>
+float sum_of_pairs(const BFloat16* grad, const BFloat16* kept, int64_t count, bool masked, Result result) {
   const int64_t run = count / 64 * 32;
   float a = 0, b = 0, c = 0, d = 0;
 #pragma omp simd reduction(+ : a, b, c, d)
   for (int64_t i = 0; i < run / 2; ++i) {
     const Pair16 g = load_pair(grad + 2 * i), h = load_pair(grad + run + 2 * i);
-    const Pair16 v = load_pair(y + 2 * i), w = load_pair(y + run + 2 * i);
-    a += term<log>(g.low(), v.low(), masked), b += term<log>(g.high(), v.high(), masked);
-    c += term<log>(h.low(), w.low(), masked), d += term<log>(h.high(), w.high(), masked);
+    const Pair16 v = load_pair(kept + 2 * i), w = load_pair(kept + run + 2 * i);
+    a += term<log>(g.low(), result(v.low()), masked), b += term<log>(g.high(), result(v.high()), masked);
+    c += term<log>(h.low(), result(w.low()), masked), d += term<log>(h.high(), result(w.high()), masked);
   }
-  for (int64_t i = 2 * run; i < count; ++i) a += term<log>(number(grad[i]), number(y[i]), masked);
+  for (int64_t i = 2 * run; i < count; ++i) a += term<log>(number(grad[i]), result(number(kept[i])), masked);
   return (a + b) + (c + d);
 }
 
 // Four runs at once, since each addition waits for the one before.
-template <bool log, class S>
-auto sum_of_terms(const S* grad, const S* y, int64_t count, bool masked) {
-  using T = decltype(number(*y));
-  if constexpr (in_pairs<S>) return sum_of_pairs<log>(grad, y, count, masked);
+template <bool log, class S, class Result>
+auto sum_of_terms(const S* grad, const S* kept, int64_t count, bool masked, Result result) {
+  using T = decltype(number(*kept));
+  if constexpr (in_pairs<S>) return sum_of_pairs<log>(grad, kept, count, masked, result);
   const int64_t run = count / 64 * 16;
-  const auto at = [&](int64_t i) { return term<log>(number(grad[i]), number(y[i]), masked); };
+  const auto at = [&](int64_t i) { return term<log>(number(grad[i]), result(number(kept[i])), masked); };
   T a = 0, b = 0, c = 0, d = 0;
 #pragma omp simd reduction(+ : a, b, c, d)
   for (int64_t i = 0; i < run; ++i) {
@@ -68,21 +76,22 @@ auto sum_of_terms(const S* grad, const S* y, int64_t count, bool masked) {
   return (a + b) + (c + d);
 }
 
-template <class M, bool log, class S, class T = typename M::T>
-void write_gradients(const S* grad, const S* y, T total, T scale, bool masked, S* grad_x, int64_t count) {
+template <class M, bool log, class S, class Result, class T = typename M::T>
+void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked, S* grad_x, int64_t count,
+                     Result result) {
   int64_t done = 0;
   if constexpr (in_pairs<S>) {
     done = count / 2 * 2;
 #pragma GCC ivdep
     for (int64_t i = 0; i < count / 2; ++i) {
-      const Pair16 g = load_pair(grad + 2 * i), v = load_pair(y + 2 * i);
-      store_pair(gradient<M, log>(g.low(), v.low(), total, scale, masked),
-                 gradient<M, log>(g.high(), v.high(), total, scale, masked), grad_x + 2 * i);
+      const Pair16 g = load_pair(grad + 2 * i), v = load_pair(kept + 2 * i);
+      store_pair(gradient<M, log>(g.low(), result(v.low()), total, scale, masked),
+                 gradient<M, log>(g.high(), result(v.high()), total, scale, masked), grad_x + 2 * i);
     }
   }
 #pragma GCC ivdep
   for (int64_t i = done; i < count; ++i) {
-    store(gradient<M, log>(number(grad[i]), number(y[i]), total, scale, masked), grad_x + i);
+    store(gradient<M, log>(number(grad[i]), result(number(kept[i])), total, scale, masked), grad_x + i);
   }
 }
 
@@ -96,24 +105,24 @@ inline const float* readable(const Half* from, float* tile, int64_t count) {
   return tile;
 }
 
-template <class M, bool log, class S, class T = typename M::T>
-void backward_row(const SoftmaxBackwardJob& job, const S* grad, const S* y, S* grad_x, int64_t count) {
+template <class M, bool log, class Job, class S, class Result, class T = typename M::T>
+void backward_row(const Job& job, bool masked, const S* grad, const S* kept, S* grad_x, int64_t count, Result result) {
   using Read = std::conditional_t<std::is_same_v<S, Half>, float, S>;
-  alignas(64) Read grads[kTile], ys[kTile];
+  alignas(64) Read grads[kTile], tile[kTile];
   double total = 0;
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int64_t size = least(kTile, count - begin);
-    const Read *g = readable(grad + begin, grads, size), *v = readable(y + begin, ys, size);
-    total += sum_of_terms<log>(g, v, size, job.masked);
+    const Read *g = readable(grad + begin, grads, size), *v = readable(kept + begin, tile, size);
+    total += sum_of_terms<log>(g, v, size, masked, result);
   }
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int64_t size = least(kTile, count - begin);
-    const Read *g = readable(grad + begin, grads, size), *v = readable(y + begin, ys, size);
+    const Read *g = readable(grad + begin, grads, size), *v = readable(kept + begin, tile, size);
     if constexpr (std::is_same_v<S, Half>) {
-      write_gradients<M, log>(g, v, T(total), T(job.scale), job.masked, ys, size);
-      narrow(ys, grad_x + begin, size);
+      write_gradients<M, log>(g, v, T(total), T(job.scale), masked, tile, size, result);
+      narrow(tile, grad_x + begin, size);
     } else {
-      write_gradients<M, log>(g, v, T(total), T(job.scale), job.masked, grad_x + begin, size);
+      write_gradients<M, log>(g, v, T(total), T(job.scale), masked, grad_x + begin, size, result);
     }
   }
 }
@@ -158,7 +167,7 @@ void backward_units(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
     S* grad_x = static_cast<S*>(job.grad_x) + at;
     const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
     if (job.inner == 1) {
-      backward_row<M, log>(job, grad, y, grad_x, count);
+      backward_row<M, log>(job, job.masked, grad, y, grad_x, count, Kept());
     } else {
       backward_strip<M, log>(job, grad, y, grad_x, count, width);
     }
@@ -171,6 +180,120 @@ void by_kind(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
   (job.log ? backward_units<M, true, S> : backward_units<M, false, S>)(job, begin, end);
 }
 
+// What a logarithm was before it was rounded: factor (z - top) - norm, which has the scale's sign unless the logits do.
+struct Unrounded {
+  float factor, top, norm;
+
+  Unrounded(const LogSoftmaxBackwardJob& job, int64_t row) : norm(job.statistics.norms[row]) {
+    const bool adds = job.mask.kind == MaskKind::add, bare = job.mask.kind == MaskKind::none;
+    const float scale = static_cast<float>(job.scale), top = job.statistics.tops[row];
+    factor = adds ? 1.0f : bare ? scale : magnitude(scale);
+    this->top = adds ? 0.0f : bare && scale < 0 ? -top : top;
+  }
+
+  float operator()(float z) const { return madd(factor, z - top, -norm); }
+};
+
+// Logits of a row, or, `step` being 1, of adjacent ones; where a mask is added their maximum is off already.
+template <class S>
+void read_logits(const LogSoftmaxBackwardJob& job, const S* x, int64_t mask_at, int64_t mask_stride, const float* tops,
+                 int64_t step, float* z, int64_t count) {
+  alignas(64) float lo[kTile];
+  if (job.mask.kind == MaskKind::none) return widen(x, z, count);
+  logits(job, x, mask_at, mask_stride, z, lo, count);
+  if (job.mask.kind != MaskKind::add) return;
+  for (int64_t i = 0; i < count; ++i) z[i] = (z[i] - tops[i * step]) + lo[i];
+}
+
+// A row that has a mask, or a gradient of another type.
+template <class G, class S>
+void logarithm_row(const LogSoftmaxBackwardJob& job, bool masked, const G* grad, const S* x, S* grad_x, int64_t mask_at,
+                   int64_t row, int64_t count) {
+  alignas(64) float z[kTile], grads[kTile];
+  const float *g = nullptr, *logits = z;
+  const auto read = [&](int64_t begin, int64_t size) {
+    const int64_t stride = job.mask.dim_stride;
+    read_logits(job, x + begin, mask_at + begin * stride, stride, job.statistics.tops + row, 0, z, size);
+    g = wide(grad + begin, grads, size);
+  };
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    read(begin, size);
+    total += sum_of_terms<true>(g, logits, size, masked, Kept());  // which are -inf where the results are
+  }
+  const Unrounded unrounded(job, row);
+  const float sum = static_cast<float>(total), scale = static_cast<float>(job.scale);
+  for (int64_t begin = 0; begin < count; begin += kTile) {
+    const int64_t size = least(kTile, count - begin);
+    if (count > kTile) read(begin, size);
+    write_gradients<Fast, true>(g, logits, sum, scale, masked, z, size, unrounded);
+    narrow(z, grad_x + begin, size);
+  }
+}
+
+template <class G, class S>
+void logarithm_strip(const LogSoftmaxBackwardJob& job, bool masked, const G* grad, const S* x, S* grad_x,
+                     int64_t mask_at, int64_t row, int64_t count, int64_t width) {
+  alignas(64) float grads[kStrip], z[kStrip] = {}, factor[kStrip], top[kStrip], norm[kStrip], total[kStrip];
+  double sums[kStrip];
+  const float scale = static_cast<float>(job.scale);
+  const auto read = [&](int64_t d) {
+    const int64_t at = mask_at + d * job.mask.dim_stride;
+    read_logits(job, x + d * job.inner, at, job.mask.inner_stride, job.statistics.tops + row, 1, z, width);
+  };
+  for (int64_t i = 0; i < width; ++i) {
+    const Unrounded unrounded(job, row + i);
+    factor[i] = unrounded.factor, top[i] = unrounded.top, norm[i] = unrounded.norm;
+    sums[i] = 0;
+  }
+  for (int64_t d = 0; d < count; ++d) {
+    if (masked) read(d);
+    const float* g = wide(grad + d * job.inner, grads, width);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) sums[i] += term<true>(g[i], z[i], masked);
+  }
+  for (int64_t i = 0; i < width; ++i) total[i] = static_cast<float>(sums[i]);
+  for (int64_t d = 0; d < count; ++d) {
+    read(d);
+    const float* g = wide(grad + d * job.inner, grads, width);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      const float y = madd(factor[i], z[i] - top[i], -norm[i]);
+      z[i] = gradient<Fast, true>(g[i], y, total[i], scale, masked);
+    }
+    narrow(z, grad_x + d * job.inner, width);
+  }
+}
+
+template <class G, class S>
+void logarithm_units(const LogSoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  constexpr bool alike = std::is_same_v<G, S>;
+  const int64_t across = strips(job.inner);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t outer = unit / across, col = unit % across * kStrip, at = outer * job.inner + col;
+    const G* grad = static_cast<const G*>(job.grad) + outer * job.grad_stride + col;
+    const S* x = static_cast<const S*>(job.x) + outer * job.x_stride + col;
+    S* grad_x = static_cast<S*>(job.grad_x) + outer * job.n * job.inner + col;
+    const bool plain = job.mask.kind == MaskKind::none, masked = !plain || job.queries;
+    const int64_t mask_at = plain ? 0 : mask_offset(job.mask, outer) + col * job.mask.inner_stride;
+    const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
+    if (job.inner != 1) {
+      logarithm_strip(job, masked, grad, x, grad_x, mask_at, at, count, width);
+    } else if (!plain || !alike) {
+      logarithm_row(job, masked, grad, x, grad_x, mask_at, at, count);
+    } else if constexpr (alike) {
+      backward_row<Fast, true>(job, masked, grad, x, grad_x, count, Unrounded(job, at));
+    }
+    fill_rest(grad_x, job.n, count, job.inner, width, 0.0f);
+  }
+}
+
+template <class S>
+void by_grad(const LogSoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  (job.wide_grad ? logarithm_units<float, S> : logarithm_units<S, S>)(job, begin, end);
+}
+
 }  // namespace
 
 void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
@@ -180,6 +303,10 @@ void softmax_backward(const SoftmaxBackwardJob& job, int64_t begin, int64_t end)
     case Scalar::bf16: return by_kind<Fast, BFloat16>(job, begin, end);
     case Scalar::f16: return by_kind<Fast, Half>(job, begin, end);
   }
+}
+
+void log_softmax_backward(const LogSoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  (job.scalar == Scalar::bf16 ? by_grad<BFloat16> : by_grad<Half>)(job, begin, end);
 }
 
 }  // namespace nnk::NNK_ISA

@@ -230,8 +230,16 @@ void write_logarithms(const T* from, const T* lo, Pair<T> m, T factor, T norm, S
   }
 }
 
+// The maximum's rounding error goes to the logarithm, from which no digit is lost by it.
+template <class T>
+void keep_statistics(const SoftmaxJob& job, int64_t row, Pair<T> m, T norm) {
+  if (!job.statistics.tops) return;
+  job.statistics.tops[row] = static_cast<float>(m.hi);
+  job.statistics.norms[row] = static_cast<float>(norm + m.lo);
+}
+
 template <class M, Form form, bool log, class S, class T = typename M::T>
-void row(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count, T* z, T* lo) {
+void row(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t at, int64_t count, T* z, T* lo) {
   const T factor = form == Form::scaled ? T(job.scale < 0 ? -job.scale : job.scale) : T(1);
   const T* from = logits(job, x, mask_at, job.mask.dim_stride, z, lo, count);
   Pair<T> m = maximum<form>(from, lo, count);
@@ -242,6 +250,7 @@ void row(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count
   const Sums<T> sums = sum_exponentials<M, form, log>(from, lo, m, factor, e, count);
   const T norm = norm_of<M, log>(sums.sum, sums.tops, empty);
   if constexpr (log) {
+    keep_statistics(job, at, m, norm);
     write_logarithms<M, form>(from, lo, m, factor, norm, y, count);
   } else {
     write_products(e, norm, y, count);
@@ -250,7 +259,7 @@ void row(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count
 
 // As `row`, for `width` adjacent columns of (n, inner) at once.
 template <class M, Form form, bool log, class S, class T = typename M::T>
-void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t count, int64_t width) {
+void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t at, int64_t count, int64_t width) {
   alignas(64) T m[kStrip], m_lo[kStrip], sum[kStrip], tops[kStrip], norm[kStrip], z[kStrip], lo[kStrip];
   double sums[kStrip], all_tops[kStrip];
   bool empty[kStrip];
@@ -297,6 +306,7 @@ void strip(const SoftmaxJob& job, const S* x, S* y, int64_t mask_at, int64_t cou
     for (int64_t i = 0; i < width; ++i) sums[i] += sum[i], all_tops[i] += tops[i];
   }
   for (int64_t i = 0; i < width; ++i) norm[i] = norm_of<M, log>(sums[i], all_tops[i], empty[i]);
+  for (int64_t i = 0; i < width && log; ++i) keep_statistics(job, at + i, Pair<T>{m[i], m_lo[i]}, norm[i]);
   alignas(64) T tile[kStrip];
   for (int64_t d = 0; d < count; ++d) {
     if constexpr (keeps) {
@@ -332,10 +342,11 @@ void units(const SoftmaxJob& job, int64_t begin, int64_t end) {
     const int64_t mask_at =
         job.mask.kind == MaskKind::none ? 0 : mask_offset(job.mask, outer) + col * job.mask.inner_stride;
     const int64_t count = kept(job.n, job.queries, outer), width = least(kStrip, job.inner - col);
+    const int64_t at = outer * job.inner + col;
     if (job.inner == 1) {
-      row<M, form, log>(job, x, y, mask_at, count, scratch.data, scratch.data + (form == Form::pairs ? length : 0));
+      row<M, form, log>(job, x, y, mask_at, at, count, scratch.data, scratch.data + (form == Form::pairs ? length : 0));
     } else {
-      strip<M, form, log>(job, x, y, mask_at, count, width);
+      strip<M, form, log>(job, x, y, mask_at, at, count, width);
     }
     fill_rest(y, job.n, count, job.inner, width, log ? -Range<T>::infinity : T(0));
   }

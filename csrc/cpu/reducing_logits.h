@@ -48,8 +48,8 @@ inline int64_t mask_offset(const Mask& mask, int64_t outer) {
 }
 
 // `count` logits from `x`: x itself where nothing is to be done, else written to z, and their errors to lo.
-template <class S, class T>
-const T* logits(const SoftmaxJob& job, const S* x, int64_t mask_at, int64_t mask_stride, T* z, T* lo, int64_t count) {
+template <class Job, class S, class T>
+const T* logits(const Job& job, const S* x, int64_t mask_at, int64_t mask_stride, T* z, T* lo, int64_t count) {
   const bool negative = job.scale < 0, adds = job.mask.kind == MaskKind::add;
   if constexpr (std::is_same_v<S, T>) {
     if (!negative && job.mask.kind == MaskKind::none) return x;

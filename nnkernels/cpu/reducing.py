@@ -19,22 +19,16 @@ def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
     """As `reference.reducing.softmax`."""
-    shape = x.shape
-    sizes = split(shape, dim)
-    x = x if x.dtype == dtype else x.to(dtype)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    x, stride = _rows(x, y, sizes)
-    kind, layout = _NONE, _NO_LAYOUT
-    if mask is None:
-        mask = x
-    else:
-        kind = _KEEP if mask.dtype == torch.bool else _ADD
-        if kind == _ADD:
-            mask = mask.to(torch.float64 if dtype == torch.float64 else torch.float32)
-        mask, digits, strides, *rest = mask_layout(mask, shape, dim)
-        layout = [*digits, *strides, *rest]
-    _OPS.softmax(x, y, *sizes, stride, log, scale, mask, kind, layout, queries(shape, dim, causal))
-    return y
+    return _forward(x, None, dim, log, scale, mask, causal, dtype)
+
+
+def log_softmax(
+    x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """As `reference.reducing.log_softmax`."""
+    outer, _, inner = split(x.shape, dim)
+    statistics = torch.empty(2, outer, inner, dtype=torch.float32, device=x.device)
+    return _forward(x, statistics, dim, True, scale, mask, causal, dtype), statistics
 
 
 def softmax_backward(
@@ -47,6 +41,48 @@ def softmax_backward(
     grad, stride = _rows(grad, y, sizes)
     _OPS.softmax_backward(grad, y, grad_x, *sizes, stride, log, scale, masked, queries(y.shape, dim, causal))
     return grad_x if y.dtype == dtype else grad_x.to(dtype)
+
+
+def log_softmax_backward(
+    grad: Tensor, x: Tensor, statistics: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """As `reference.reducing.log_softmax_backward`."""
+    shape = x.shape
+    sizes = split(shape, dim)
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    grad, grad_stride = _rows(grad, grad_x, sizes)
+    x, x_stride = _rows(x, grad_x, sizes)
+    masking = _masking(mask, x, dim, torch.float32)
+    strides = (grad_stride, x_stride)
+    _OPS.log_softmax_backward(
+        grad, x, statistics, grad_x, *sizes, *strides, scale, *masking, queries(shape, dim, causal)
+    )
+    return grad_x
+
+
+def _forward(
+    x: Tensor, statistics: Tensor | None, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    shape = x.shape
+    sizes = split(shape, dim)
+    x = x if x.dtype == dtype else x.to(dtype)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    x, stride = _rows(x, y, sizes)
+    masking = _masking(mask, x, dim, torch.float64 if dtype == torch.float64 else torch.float32)
+    _OPS.softmax(x, y, statistics, *sizes, stride, log, scale, *masking, queries(shape, dim, causal))
+    return y
+
+
+def _masking(mask: Tensor | None, x: Tensor, dim: int, wide: torch.dtype) -> tuple[Tensor, int, list[int]]:
+    """The mask, `x` where there is none, its kind and its layout; one to add is of type `wide`."""
+    if mask is None:
+        return x, _NONE, _NO_LAYOUT
+    kind = _KEEP if mask.dtype == torch.bool else _ADD
+    if kind == _ADD:
+        mask = mask.to(wide)
+    mask, digits, strides, *rest = mask_layout(mask, x.shape, dim)
+    return mask, kind, [*digits, *strides, *rest]
 
 
 def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, number, refusal
+from ..accepting import accepts, check_whole, number, refusal
 from ..autograd import gated as autograd
 from ..fusing import inner
 from ..gating import Gating
@@ -307,6 +307,7 @@ def _check_packed(name: str, input: Tensor, chosen: Gating) -> None:
             f"{name}(): dim {chosen.dim} is out of range for an input of shape {tuple(input.shape)}; "
             f"choose one from {-dims} to {dims - 1}"
         )
+    check_whole(name, input, chosen.dim)
     size = input.shape[chosen.dim]
     if size % 2:
         raise RuntimeError(

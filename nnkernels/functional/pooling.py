@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..accepting import accepts, refusal
+from ..accepting import accepts, check_whole, refusal
 from ..autograd import pooling as autograd
 
 __all__ = ["maxout"]
@@ -59,6 +59,7 @@ def maxout(input: Tensor, num_pieces: int, dim: int = 1) -> Tensor:
             f"maxout(): dim {dim} is out of range for an input of shape {shape}; "
             f"it lies between {-len(shape)} and {len(shape) - 1}"
         )
+    check_whole("maxout", input, dim)
     if num_pieces < 1:
         raise ValueError(
             f"maxout(): num_pieces must be at least 1, got {num_pieces} (input of shape {shape}, dim {dim})"

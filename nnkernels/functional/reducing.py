@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import SUPPORTED_DTYPES, accepts, refusal
+from ..accepting import SUPPORTED_DTYPES, accepts, check_whole, refusal
 from ..autograd import reducing as autograd
 
 __all__ = ["log_softmax", "softmax", "softmin"]
@@ -82,6 +82,8 @@ def log_softmax(
 
     Returns:
         A contiguous tensor with the input's shape; -inf, with a gradient of 0, where `mask` or `causal` leaves nothing.
+        Backward keeps it, or, for a 16-bit input or result, what has not been rounded: the input, the mask and two
+        numbers of each row, so that the gradient is as exact as 16 bits can hold.
 
     Raises:
         IndexError, ValueError, TypeError, NotImplementedError: as `softmax`.
@@ -156,6 +158,7 @@ def _overridden(
 
 
 def _implicit_dim(name: str, input: Tensor, stacklevel: int) -> int:
+    _check_tensor(name, input)
     if not torch.compiler.is_compiling():
         warnings.warn(
             f"Implicit dimension choice for {name} has been deprecated. "
@@ -170,6 +173,8 @@ def _number(function: Function, scale: float | None) -> float:
         return 1.0
     if isinstance(scale, Tensor):
         raise TypeError(f"{function.__name__}(): scale must be a number; multiply the input by the tensor instead")
+    if isinstance(scale, str):
+        raise TypeError(f"{function.__name__}(): scale must be a number, not {scale!r}")
     return float(scale)
 
 
@@ -184,8 +189,9 @@ def _call(
     causal: bool,
 ) -> Tensor:
     name = function.__name__
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(input).__name__}")
+    _check_tensor(name, input)
+    if not hasattr(dim, "__index__"):
+        raise TypeError(f"{name}(): dim must be int, not {type(dim).__name__}")
     dims = input.dim() or 1
     if not -dims <= dim < dims:
         raise IndexError(
@@ -200,6 +206,9 @@ def _call(
             f"{name}(): causal=True needs a dimension of queries before dim={dim}, got an input of shape "
             f"{tuple(input.shape)}; unsqueeze it, or choose another dim"
         )
+    if causal:
+        check_whole(name, input, dim)
+        check_whole(name, input, dim - 1)
     if dtype is not None and dtype != input.dtype and input.dtype not in SUPPORTED_DTYPES:
         input = input.to(dtype)
     if not accepts(input) or (dtype is not None and dtype not in SUPPORTED_DTYPES):
@@ -207,6 +216,11 @@ def _call(
     if input.layout == torch.jagged and _is_torchs(name, scale, mask, causal):
         return _as_torch_does(function, input, dim, dtype, scale, mask, causal)
     return autograd.softmax(input, dim, log, scale, mask, causal, dtype)
+
+
+def _check_tensor(name: str, input: Tensor) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(input).__name__}")
 
 
 def _check_mask(name: str, mask: Tensor, input: Tensor) -> None:

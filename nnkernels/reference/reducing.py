@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .. import _torch
 from . import compute_dtype
 
 
@@ -20,18 +21,33 @@ def softmax(
     """The (log-)softmax of scale x + mask along `dim`, in `dtype`. A row of which nothing is left gives 0 (-inf)."""
     x = x.to(dtype)
     wide = compute_dtype(x)
-    z = x.to(wide) if scale == 1 else x.to(wide) * scale
-    function = _log_softmax if log else torch.softmax
+    z = _logits(x.to(wide), dim, scale, mask, causal)
+    function = _log_softmax if log else _softmax
     if mask is None and not causal:
         return function(z, dim).to(dtype)
-    if mask is not None:
-        z = torch.where(mask, z, -math.inf) if mask.dtype == torch.bool else z + mask.to(wide)
-    if causal:
-        z = torch.where(_causal(x, dim), z, -math.inf)
     gone = z == -math.inf
     empty = gone.all(dim, keepdim=True)
     y = function(torch.where(empty, 0.0, z), dim)
     return (torch.where(gone, -math.inf, y) if log else torch.where(empty, 0.0, y)).to(dtype)
+
+
+def log_softmax(
+    x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """`softmax(..., log=True)`, and the statistics that `log_softmax_backward` needs to have the rest from the input.
+
+    They are float32 of shape (2, outer, inner): of each row the maximum of its logits, to which a scale comes later
+    unless a mask is added, and the logarithm of the sum of the exponentials below it. The reference needs none.
+    """
+    return softmax(x, dim, True, scale, mask, causal, dtype), None
+
+
+def _softmax(z: Tensor, dim: int) -> Tensor:
+    """torch's own writes into an exponential that the gradient of a forward-mode tangent needs."""
+    if not _torch.has_forward_level() or z.numel() == 0:
+        return torch.softmax(z, dim)
+    e = (z - z.detach().amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim, keepdim=True)
 
 
 def _log_softmax(z: Tensor, dim: int) -> Tensor:
@@ -63,6 +79,37 @@ def softmax_backward(
     else:
         grad_x = grad - y.exp() * grad.sum(dim, keepdim=True)
     return (grad_x if scale == 1 else grad_x * scale).to(dtype)
+
+
+def log_softmax_backward(
+    grad: Tensor, x: Tensor, statistics: Tensor | None, dim: int, scale: float, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """The gradient for the 16-bit input `x`, in its type, not from the rounded output; `grad` may be float32.
+
+    Differentiable in `grad` and `x`.
+    """
+    wide = compute_dtype(x)
+    grad = grad.to(wide)
+    z = _logits(x.to(wide), dim, scale, mask, causal)
+    if mask is None and not causal:
+        grad_x = grad - _softmax(z, dim) * grad.sum(dim, keepdim=True)
+    else:
+        gone = z == -math.inf
+        grad = torch.where(gone, 0.0, grad)
+        p = _softmax(torch.where(gone.all(dim, keepdim=True), 0.0, z), dim)
+        grad_x = torch.where(gone, 0.0, grad - p * grad.sum(dim, keepdim=True))
+    return (grad_x if scale == 1 else grad_x * scale).to(x.dtype)
+
+
+def _logits(x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool) -> Tensor:
+    """scale x + mask, -inf where the mask or the causal form removes an element."""
+    x = x.contiguous()  # as results and gradients are
+    if x.layout == torch.strided and 1 in x.shape:
+        x = x.reshape(-1).reshape(x.shape)  # the usual strides along dimensions of size 1 too
+    z = x if scale == 1 else x * scale
+    if mask is not None:
+        z = torch.where(mask, z, -math.inf) if mask.dtype == torch.bool else z + mask.to(z.dtype)
+    return torch.where(_causal(x, dim), z, -math.inf) if causal else z
 
 
 def _causal(x: Tensor, dim: int) -> Tensor:

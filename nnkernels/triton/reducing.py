@@ -38,6 +38,38 @@ def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
     """As `reference.reducing.softmax`; a narrower input is widened in the kernel."""
+    return _forward(x, None, dim, log, scale, mask, causal, dtype)
+
+
+def log_softmax(
+    x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """As `reference.reducing.log_softmax`."""
+    outer, _, inner = split(x.shape, dim)
+    statistics = torch.empty(2, outer, inner, dtype=torch.float32, device=x.device)
+    return _forward(x, statistics, dim, True, scale, mask, causal, dtype), statistics
+
+
+def softmax_backward(
+    grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
+) -> Tensor:
+    """As `reference.reducing.softmax_backward`; a narrower gradient is rounded in the kernel."""
+    grad_x = torch.empty(y.shape, dtype=dtype, device=y.device)
+    return _backward(grad, y, grad_x, None, dim, log, scale, None, causal, masked)
+
+
+def log_softmax_backward(
+    grad: Tensor, x: Tensor, statistics: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """As `reference.reducing.log_softmax_backward`."""
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return _backward(grad, x, grad_x, statistics, dim, True, scale, mask, causal, causal or mask is not None)
+
+
+def _forward(
+    x: Tensor, statistics: Tensor | None, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     shape = x.shape
     y = torch.empty(shape, dtype=dtype, device=x.device)
     if y.numel() == 0:
@@ -46,60 +78,66 @@ def softmax(
         x = x.to(dtype)
     sizes = split(shape, dim)
     x, stride = _rows(x, y, sizes)
-    kind, layout = _NONE, (1, 1, 0, 0, 0, 0, 0)
-    if mask is None:
-        mask = x
-    else:
-        kind = _KEEP if mask.dtype == torch.bool else _ADD
-        mask, digits, strides, *rest = mask_layout(mask, shape, dim)
-        mask = mask.view(torch.uint8) if kind == _KEEP else mask
-        layout = (*digits[1:], *strides, *rest)
-    *along, inner_stride = layout
-    flags = {
-        "LOG": log,
-        "MASK": kind,
-        "CAUSAL": causal,
-        "SCALED": abs(scale) != 1,
-        "NEGATIVE": scale < 0 and kind != _ADD,
-    }
+    mask, kind, (*along, inner_stride) = _masking(mask, x, dim)
+    tops, norms = (y, y) if statistics is None else statistics
+    flags = _logit_flags(scale, kind) | {"LOG": log, "CAUSAL": causal, "KEEPS": statistics is not None}
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
     each = _LONG_FORWARD[y.element_size()]
-    _launch(reducing_kernels, (x, y, mask), sizes, stride, given, (inner_stride,), flags, each)
+    tensors = (x, y, mask, tops, norms)
+    _launch(reducing_kernels, tensors, sizes, (stride,), given, (inner_stride,), flags, each)
     return y
 
 
-def softmax_backward(
-    grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
-) -> Tensor:
-    """As `reference.reducing.softmax_backward`; a narrower gradient is rounded in the kernel."""
-    shape = y.shape
-    grad_x = torch.empty(shape, dtype=dtype, device=y.device)
-    if y.numel() == 0:
+def _backward(
+    grad: Tensor, kept: Tensor, grad_x: Tensor, statistics: Tensor | None, dim: int, log: bool, scale: float,
+    mask: Tensor | None, causal: bool, masked: bool,
+) -> Tensor:  # fmt: skip
+    """`kept` is the output, or, where there are statistics, the input."""
+    shape = kept.shape
+    if kept.numel() == 0:
         return grad_x
     sizes = split(shape, dim)
-    y = y.contiguous()
-    grad, stride = _rows(grad, y, sizes)
-    flags = {"LOG": log, "CAUSAL": causal, "MASKED": masked}
-    given = (float(scale), max(1, queries(shape, dim, causal)))
-    _launch(reducing_backward, (grad, y, grad_x), sizes, stride, given, (), flags, _LONG_BACKWARD)
+    kept, kept_stride = _rows(kept, grad_x, sizes)
+    grad, grad_stride = _rows(grad, grad_x, sizes)
+    mask, kind, (*along, inner_stride) = _masking(mask, kept, dim)
+    tops, norms = (kept, kept) if statistics is None else statistics
+    flags = _logit_flags(scale, kind) | {"LOG": log, "CAUSAL": causal, "MASKED": masked}
+    flags["FROM_INPUT"] = statistics is not None
+    given = (float(scale), max(1, queries(shape, dim, causal)), *along)
+    tensors, strides = (grad, kept, grad_x, mask, tops, norms), (grad_stride, kept_stride)
+    _launch(reducing_backward, tensors, sizes, strides, given, (inner_stride,), flags, _LONG_BACKWARD)
     return grad_x
 
 
+def _masking(mask: Tensor | None, x: Tensor, dim: int) -> tuple[Tensor, int, tuple[int, ...]]:
+    """The mask, `x` where there is none, its kind and its layout."""
+    if mask is None:
+        return x, _NONE, (1, 1, 0, 0, 0, 0, 0)
+    kind = _KEEP if mask.dtype == torch.bool else _ADD
+    mask, digits, strides, *rest = mask_layout(mask, x.shape, dim)
+    mask = mask.view(torch.uint8) if kind == _KEEP else mask
+    return mask, kind, (*digits[1:], *strides, *rest)
+
+
+def _logit_flags(scale: float, kind: int) -> dict[str, Any]:
+    return {"MASK": kind, "SCALED": abs(scale) != 1, "NEGATIVE": scale < 0 and kind != _ADD}
+
+
 def _launch(
-    kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], stride: int, given: tuple[Any, ...],
-    for_columns: tuple[int, ...], flags: dict[str, Any], long_elements: int,
+    kernels: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], strides: tuple[int, ...],
+    given: tuple[Any, ...], for_columns: tuple[int, ...], flags: dict[str, Any], long_elements: int,
 ) -> None:  # fmt: skip
-    """`stride` is the distance between the outer indices of the first tensor."""
+    """`strides` are the distances between the outer indices of the inputs."""
     outer, n, inner = sizes
     y = tensors[1]
-    align = gcd(n if inner == 1 else inner, stride, _ALIGN)
+    align = gcd(n if inner == 1 else inner, *strides, _ALIGN)
     block = (_ODD_CHUNK_BYTES if align == 1 else _CHUNK_BYTES) // y.element_size()
     splits = -(-n // block) if n > _longest(y) else 1
     with _guard(y.device):
         if inner > 1 or (n > _longest(y) and splits > _processors(y.device) // _SIBLINGS):
             tile, once, align = _columns(n, inner, y, align)
             kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
-                *tensors, n, inner, stride, *given, *for_columns, **flags, ALIGN=align, ONCE=once, BLOCK_N=tile.outer,
+                *tensors, n, inner, *strides, *given, *for_columns, **flags, ALIGN=align, ONCE=once, BLOCK_N=tile.outer,
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
         elif n > _longest(y):
@@ -108,14 +146,14 @@ def _launch(
             partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
             counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
             kernels.softmax_long[(chunks,)](
-                *tensors, partial, counts, splits, n, stride, *given, **flags, ALIGN=align,
+                *tensors, partial, counts, splits, n, *strides, *given, **flags, ALIGN=align,
                 FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, long_elements),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
             tile = _short(outer, n, y, align)
             kernels.softmax_rows[(-(-outer // tile.outer),)](
-                *tensors, outer, n, stride, *given, **flags, ALIGN=align, FULL=n == tile.inner,
+                *tensors, outer, n, *strides, *given, **flags, ALIGN=align, FULL=n == tile.inner,
                 BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
 

@@ -21,6 +21,7 @@ from .reducing_tiles import (
     factor_of,
     finite,
     join,
+    keep,
     load_logits,
     logits,
     mask_offset,
@@ -44,6 +45,8 @@ def softmax_rows(
     x_ptr,
     y_ptr,
     mask_ptr,
+    tops_ptr,
+    norms_ptr,
     rows,
     n,
     x_stride,
@@ -60,12 +63,13 @@ def softmax_rows(
     CAUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
+    KEEPS: tl.constexpr,
     ALIGN: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """FULL says that a row has exactly BLOCK_COLS columns."""
+    """FULL says that a row has exactly BLOCK_COLS columns, KEEPS that its statistics are wanted."""
     FAST: tl.constexpr = is_fast(y_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(y_ptr.dtype)
     MASKED: tl.constexpr = CAUSAL or MASK != NONE
@@ -89,6 +93,8 @@ def softmax_rows(
     total, tops = sums(e, d, d_lo, 1, LOG, FAST)
     norm = norm_of(total, tops, LOG, MASKED, FAST)
     store(y_ptr + row * n + col, result(e, d, d_lo, norm, LOG, FAST), inside)
+    if KEEPS:
+        keep(tops_ptr + row, norms_ptr + row, top, top_lo, norm, row < rows)
 
 
 @triton.jit
@@ -96,6 +102,8 @@ def softmax_long(
     x_ptr,
     y_ptr,
     mask_ptr,
+    tops_ptr,
+    norms_ptr,
     partial_ptr,
     counts_ptr,
     splits,
@@ -114,6 +122,7 @@ def softmax_long(
     CAUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
+    KEEPS: tl.constexpr,
     ALIGN: tl.constexpr,
     FULL: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -176,6 +185,8 @@ def softmax_long(
         d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
         y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
     store(y_ptr + row * n + col, y, inside)
+    if KEEPS:
+        keep(tops_ptr + row, norms_ptr + row, top, top_lo, norm, chunk % splits == 0)
 
 
 @triton.jit
@@ -183,6 +194,8 @@ def softmax_columns(
     x_ptr,
     y_ptr,
     mask_ptr,
+    tops_ptr,
+    norms_ptr,
     n,
     inner,
     x_stride,
@@ -200,6 +213,7 @@ def softmax_columns(
     CAUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr,
+    KEEPS: tl.constexpr,
     ALIGN: tl.constexpr,
     ONCE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -236,6 +250,8 @@ def softmax_columns(
         total, tops = sums(e, d, d_lo, 0, LOG, FAST)
         norm = norm_of(total, tops, LOG, MASKED, FAST)
         store(y_at + position.to(tl.int64) * inner, result(e, d, d_lo, norm, LOG, FAST), inside)
+        if KEEPS:
+            keep(tops_ptr + outer * inner + col, norms_ptr + outer * inner + col, top, top_lo, norm, col < inner)
     else:
         top = tl.full([1, BLOCK_INNER], -_INF, COMPUTE)
         top_lo = tl.zeros([1, BLOCK_INNER], COMPUTE)
@@ -268,3 +284,5 @@ def softmax_columns(
             d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
             y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
             store(y_at + here.to(tl.int64) * inner, y, inside)
+        if KEEPS:
+            keep(tops_ptr + outer * inner + col, norms_ptr + outer * inner + col, top, top_lo, norm, col < inner)

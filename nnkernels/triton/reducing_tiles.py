@@ -236,6 +236,13 @@ def result(e, d, d_lo, norm, LOG: tl.constexpr, FAST: tl.constexpr):
 
 
 @triton.jit
+def keep(tops_ptrs, norms_ptrs, top, top_lo, norm, inside):
+    """The statistics of rows; the maximum's rounding error goes to the logarithm, from which no digit is lost by it."""
+    tl.store(tops_ptrs, top, mask=inside)
+    tl.store(norms_ptrs, norm + top_lo, mask=inside)
+
+
+@triton.jit
 def factor_of(scale, MASK: tl.constexpr, COMPUTE: tl.constexpr):
     """What multiplies the differences: the scale without its sign, unless it is in the logits already."""
     scale = tl.full((), scale, COMPUTE)
