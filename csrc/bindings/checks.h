@@ -13,10 +13,11 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <initializer_list>
 #include <ostream>
+#include <sstream>
+#include <stdexcept>
 
 #include "../kernels.h"
 
@@ -122,7 +123,7 @@ class Requirements {
 
   template <class... Words>
   void that(bool fulfilled, const Words&... words) const {
-    STD_TORCH_CHECK(fulfilled, "nnkernels::", operation_, ": ", words...);
+    if (!fulfilled) refuse(words...);
   }
 
   void activation(int64_t index, int64_t count) const {
@@ -215,6 +216,15 @@ class Requirements {
 
  private:
   const char* operation_;
+
+  // Thrown as STD_TORCH_CHECK does, whose message would begin with a line of this file.
+  template <class... Words>
+  [[noreturn]] void refuse(const Words&... words) const {
+    std::ostringstream message;
+    message << "nnkernels::" << operation_ << ": ";
+    (message << ... << words);
+    throw std::runtime_error(message.str());
+  }
 
   static bool overlap(const Tensor& t, const Tensor& x) {
     const int64_t ours = t.numel() * t.element_size(), theirs = x.numel() * x.element_size();

@@ -199,8 +199,8 @@ inline void check_learned(const Requirements& needs, const Tensor& x, int64_t ac
 
 // Inputs come first, then the output. The parameters are contiguous and have one column, or one for each channel.
 template <size_t N>
-std::vector<Tensor> launch(int64_t activation, std::array<Tensor, N> operands, const std::vector<Tensor>& parameters,
-                           bool for_parameters) {
+std::vector<Tensor> launch(const Requirements& needs, int64_t activation, std::array<Tensor, N> operands,
+                           const std::vector<Tensor>& parameters, bool for_parameters) {
   const Tensor& output = operands[N - 1];
   const int64_t segments = segments_of(activation, parameters);
   const int64_t count = parameters[0].numel() / segments;
@@ -220,7 +220,7 @@ std::vector<Tensor> launch(int64_t activation, std::array<Tensor, N> operands, c
       operands[n] = copy;
     }
     layout = {};
-    STD_TORCH_CHECK(lay_out(operands, count > 1, &layout), "nnkernels: the output is not dense");
+    needs.that(lay_out(operands, count > 1, &layout), "the output is not dense");
   }
   LearnedJob job{};
   job.activation = static_cast<Learned>(activation);
@@ -259,7 +259,7 @@ inline Tensor forward(const Tensor& x, int64_t activation, std::vector<Tensor> p
   check_learned(needs, x, activation, parameters);
 
   Tensor y = torch::stable::empty_like(x);
-  launch<2>(activation, {x, y}, parameters, false);
+  launch<2>(needs, activation, {x, y}, parameters, false);
   return y;
 }
 
@@ -270,7 +270,7 @@ inline std::tuple<Tensor, std::vector<Tensor>> backward(const Tensor& grad, cons
   needs.alike({"grad", grad}, {"x", x});
 
   Tensor grad_input = torch::stable::empty_like(x);
-  std::vector<Tensor> gradients = launch<3>(activation, {grad, x, grad_input}, parameters, for_parameters);
+  std::vector<Tensor> gradients = launch<3>(needs, activation, {grad, x, grad_input}, parameters, for_parameters);
   return {grad_input, std::move(gradients)};
 }
 

@@ -58,7 +58,8 @@ inline void check_activation(const Requirements& needs, int64_t activation) {
 
 // Inputs come first, then `outputs` outputs; an input that does not lie as the outputs do is copied until it does.
 template <size_t N>
-void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor, N> operands, size_t outputs) {
+void launch(const Requirements& needs, Pass pass, int64_t activation, double a, double b,
+            std::array<Tensor, N> operands, size_t outputs) {
   const Tensor& x = operands[N - outputs - 1];
   Geometry geometry;
   if (!fits(operands, &geometry)) {
@@ -68,7 +69,7 @@ void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor
       torch::stable::copy_(copy, operands[i]);
       operands[i] = copy;
     }
-    STD_TORCH_CHECK(fits(operands, &geometry), "nnkernels: the output is neither dense nor made of dense rows");
+    needs.that(fits(operands, &geometry), "the output is neither dense nor made of dense rows");
   }
   if (geometry.rows * geometry.cols == 0) return;
   Job job{pass, static_cast<int>(activation), scalar_of(x), a, b, geometry.rows, geometry.cols, {}};
@@ -82,7 +83,7 @@ inline Tensor forward(const Tensor& x, int64_t activation, double a, double b) {
   needs.floating({"x", x});
 
   Tensor y = torch::stable::empty_like(x);
-  launch<2>(Pass::forward, activation, a, b, {x, y}, 1);
+  launch<2>(needs, Pass::forward, activation, a, b, {x, y}, 1);
   return y;
 }
 
@@ -91,7 +92,7 @@ inline void forward_(Tensor x, int64_t activation, double a, double b) {
   check_activation(needs, activation);
   needs.floating({"x", x});
 
-  launch<2>(Pass::forward, activation, a, b, {x, x}, 1);
+  launch<2>(needs, Pass::forward, activation, a, b, {x, x}, 1);
 }
 
 inline Tensor backward(const Tensor& grad, const Tensor& x, int64_t activation, double a, double b) {
@@ -101,7 +102,7 @@ inline Tensor backward(const Tensor& grad, const Tensor& x, int64_t activation, 
   needs.alike({"grad", grad}, {"x", x});
 
   Tensor grad_input = torch::stable::empty_like(x);
-  launch<3>(Pass::backward, activation, a, b, {grad, x, grad_input}, 1);
+  launch<3>(needs, Pass::backward, activation, a, b, {grad, x, grad_input}, 1);
   return grad_input;
 }
 
@@ -114,7 +115,7 @@ inline std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const
   needs.alike({"grad_grad", grad_grad}, {"x", x});
 
   Tensor for_grad = torch::stable::empty_like(x), for_x = torch::stable::empty_like(x);
-  launch<5>(Pass::double_backward, activation, a, b, {grad_grad, grad, x, for_grad, for_x}, 2);
+  launch<5>(needs, Pass::double_backward, activation, a, b, {grad_grad, grad, x, for_grad, for_x}, 2);
   return {for_grad, for_x};
 }
 

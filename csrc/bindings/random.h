@@ -21,7 +21,7 @@ inline void check_threshold(const Requirements& needs, int64_t threshold) {
 
 // Inputs come first, the output last; an input that does not lie as the output does is copied until it does.
 template <size_t N>
-void launch_random(RandomJob job, const Tensor& seed, std::array<Tensor, N> operands) {
+void launch_random(const Requirements& needs, RandomJob job, const Tensor& seed, std::array<Tensor, N> operands) {
   const Tensor& y = operands[N - 1];
   Geometry geometry;
   if (!fits(operands, &geometry)) {
@@ -30,7 +30,7 @@ void launch_random(RandomJob job, const Tensor& seed, std::array<Tensor, N> oper
       torch::stable::copy_(copy, operands[i]);
       operands[i] = copy;
     }
-    STD_TORCH_CHECK(fits(operands, &geometry), "nnkernels: the output is not dense");
+    needs.that(fits(operands, &geometry), "the output is not dense");
   }
   const int64_t elements = geometry.rows * geometry.cols;
   if (elements == 0) return;
@@ -51,7 +51,7 @@ inline void rrelu_into(Tensor y, const Tensor& x, const Tensor& seed, double sca
   needs.apart_or_same({"y", y}, {"x", x});
   check_seed(needs, seed);
 
-  launch_random<2>({RandomPass::rrelu, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed, {x, y});
+  launch_random<2>(needs, {RandomPass::rrelu, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed, {x, y});
 }
 
 inline void rrelu_backward_into(Tensor grad_x, const Tensor& grad, const Tensor& x, const Tensor& seed, double scale,
@@ -62,7 +62,8 @@ inline void rrelu_backward_into(Tensor grad_x, const Tensor& grad, const Tensor&
   for (const Argument& a : {Argument{"grad", grad}, Argument{"x", x}}) needs.apart_or_same({"grad_x", grad_x}, a);
   check_seed(needs, seed);
 
-  launch_random<3>({RandomPass::rrelu_backward, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed, {grad, x, grad_x});
+  launch_random<3>(needs, {RandomPass::rrelu_backward, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed,
+                   {grad, x, grad_x});
 }
 
 inline void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t threshold, double scale) {
@@ -74,7 +75,7 @@ inline void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t 
   check_threshold(needs, threshold);
 
   const uint32_t least = static_cast<uint32_t>(threshold);
-  launch_random<2>({RandomPass::dropout, Scalar::f32, 0, scale, 0, least, 0, 0, {}}, seed, {x, y});
+  launch_random<2>(needs, {RandomPass::dropout, Scalar::f32, 0, scale, 0, least, 0, 0, {}}, seed, {x, y});
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
