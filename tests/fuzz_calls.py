@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -111,9 +111,7 @@ def _elementwise(rng: random.Random, dtype: torch.dtype) -> Call:
     if inplace:
         constants["inplace"] = True
     layouts = tuple(name for name in LAYOUTS if name != "expanded") if inplace else LAYOUTS
-    return Call(
-        f"F.{row.name}(x{_named(constants)})", lambda x: function(x, **constants), [x], True, inplace, layouts
-    )
+    return Call(f"F.{row.name}(x{_named(constants)})", lambda x: function(x, **constants), [x], True, inplace, layouts)
 
 
 def _gated(rng: random.Random, dtype: torch.dtype) -> Call:
@@ -234,8 +232,30 @@ def _rrelu(rng: random.Random, dtype: torch.dtype) -> Call:
     return Call(f"F.rrelu(x, {slope}, {slope}, True)", lambda x: F.rrelu(x, slope, slope, True), [x], True)
 
 
+def _dropout(rng: random.Random, dtype: torch.dtype) -> Call:
+    """Of dense tensors in their own order, so that every type draws for the same elements."""
+    p, x = rng.choice((0.1, 0.5, 0.9)), values(rng, shape_of(rng), dtype)
+
+    def function(x: Tensor) -> Tensor:
+        torch.manual_seed(11)
+        return F.dropout(x, p)
+
+    return Call(f"F.dropout(x, {p})", function, [x], True, layouts=("contiguous",))
+
+
+def _kept_otherwise(rng: random.Random, dtype: torch.dtype) -> Call:
+    call = _elementwise(rng, dtype)
+    policy = rng.choice(("input", "recompute"))
+
+    def function(*operands: Tensor) -> Tensor:
+        with nnkernels.saving(policy):
+            return call.function(*operands)
+
+    return replace(call, text=f"{call.text} under saving({policy!r})", function=function)
+
+
 _FORMS = (_elementwise,) * 4 + (_gated,) * 2 + (_fused,) * 2 + (_normalized,) * 3 + (_learned,) * 2
-_FORMS = (*_FORMS, _maxout, _softmax, _rrelu)
+_FORMS = (*_FORMS, _maxout, _softmax, _rrelu, _dropout, _kept_otherwise)
 
 
 def run(seed: int) -> str:
