@@ -41,7 +41,7 @@ def guarded(values: Tensor, layout: str, rng: random.Random) -> Guarded:
     shape = tuple(values.shape)
     strides = _strides(shape, layout, rng)
     offset = _ZONE + rng.randrange(8)
-    span = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True) if size) + 1
+    span = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1 if values.numel() else 0
     memory = torch.empty(offset + max(span, 1) + _ZONE, dtype=values.dtype)
     if values.dtype.is_floating_point and rng.random() < 0.5:
         memory.fill_(float("nan"))

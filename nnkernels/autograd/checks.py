@@ -61,7 +61,9 @@ class Requirements:
         for stride, size in sorted(zip(strides, like.shape, strict=True)):
             if size == 1 or like.numel() == 0:
                 continue
-            self.that(stride == extent, f"strides are {list(strides)} for shape {list(like.shape)}, expected dense ones")
+            self.that(
+                stride == extent, f"strides are {list(strides)} for shape {list(like.shape)}, expected dense ones"
+            )
             extent *= size
 
 
