@@ -29,8 +29,8 @@ using torch::stable::Tensor;
 struct Shape {
   const int64_t* sizes;
   size_t dims;
-  explicit Shape(const Tensor& t) : sizes(t.sizes().data()), dims(t.sizes().size()) {}
-  explicit Shape(std::initializer_list<int64_t> list) : sizes(list.begin()), dims(list.size()) {}
+  explicit Shape(const Tensor& t) : Shape(t.sizes().data(), t.sizes().size()) {}
+  Shape(const int64_t* first, size_t count) : sizes(first), dims(count) {}
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
@@ -159,7 +159,7 @@ class Requirements {
 
   void shape(const Argument& a, std::initializer_list<int64_t> sizes) const {
     that(a.tensor.sizes().equals({sizes.begin(), sizes.size()}), a.name, " has shape ", Shape(a.tensor), ", expected ",
-         Shape(sizes));
+         Shape(sizes.begin(), sizes.size()));
   }
 
   void elements(const Argument& a, int64_t count) const {
