@@ -1,6 +1,6 @@
 // The operators of normalisation + activation + residual. Tensors are dense, of any strides; only their memory counts,
-// as the frame (batch, rows, channels, inner, group) sees it. An empty tensor stands for one that is not given; weight
-// and bias are of the computing type.
+// as the frame (batch, rows, channels, inner, group) sees it. An empty vector stands for a tensor that is not given;
+// weight and bias are of the computing type.
 #pragma once
 
 #include <cmath>
@@ -17,16 +17,41 @@ enum NormRow { kCount, kCenter, kLow, kRstd };
 
 inline void* given(const Tensor& t) { return t.numel() == 0 ? nullptr : t.mutable_data_ptr(); }
 
+inline int64_t sets_of(const std::vector<int64_t>& frame) { return frame[0] * frame[2] / frame[4]; }
+
+// x, of at least two dimensions of which the second is the channels', and how its memory is seen.
+inline void check_frame(const Requirements& needs, const Tensor& x, const std::vector<int64_t>& frame) {
+  needs.floating({"x", x});
+  needs.dense({"x", x});
+  needs.that(x.dim() >= 2, "x has shape ", Shape(x), ", expected two dimensions or more");
+  needs.that(frame.size() == 5, "frame has ", frame.size(), " numbers, expected 5");
+  const int64_t batch = frame[0], rows = frame[1], channels = frame[2], inner = frame[3], group = frame[4];
+  needs.that(batch > 0 && (batch == 1 || batch == x.size(0)) && rows >= 0 && channels > 0 && channels == x.size(1) &&
+                 inner > 0 && multiply_to(x.numel(), {batch, rows, channels, inner}) && group > 0 &&
+                 channels % group == 0,
+             "x of shape ", Shape(x), " is not ", batch, " x ", rows, " x ", channels, " x ", inner, " in groups of ",
+             group, " channels");
+}
+
+inline void check_parameters(const Requirements& needs, const Tensor& x, const Tensor& weight, const Tensor* bias) {
+  const auto check = [&](const Argument& a) {
+    if (!is_given(a.tensor)) return;
+    needs.vector(a, x.size(1), computing_type(x.scalar_type()));
+  };
+  check({"weight", weight});
+  if (bias) check({"bias", *bias});
+}
+
+// `rows` numbers of the computing type for each of `count`.
+inline void check_numbers(const Requirements& needs, const Argument& a, const Tensor& x, int64_t rows, int64_t count) {
+  needs.shape(a, {rows, count});
+  needs.dtype(a, computing_type(x.scalar_type()));
+  needs.contiguous(a);
+}
+
 inline NormJob norm_job(const Tensor& x, const std::vector<int64_t>& frame, int64_t activation, double a, double b) {
-  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
-                  activation);
-  STD_TORCH_CHECK(frame.size() == 5, "nnkernels: expected the 5 numbers of a frame, got ", frame.size());
   NormJob job{};
   job.frame = {frame[0], frame[1], frame[2], frame[3], frame[4]};
-  const NormFrame& f = job.frame;
-  STD_TORCH_CHECK(x.numel() == f.batch * f.rows * f.channels * f.inner && f.group > 0 && f.channels % f.group == 0,
-                  "nnkernels: ", x.numel(), " elements are not ", f.batch, " x ", f.rows, " x ", f.channels, " x ",
-                  f.inner, " in groups of ", f.group, " channels");
   job.activation = static_cast<int>(activation);
   job.scalar = scalar_of(x);
   job.a = a;
@@ -62,29 +87,35 @@ struct Floats {  // an array of the computing type
   }
 };
 
-inline Floats floats(const Tensor& t) {
-  const Scalar scalar = scalar_of(t);
-  STD_TORCH_CHECK(scalar == Scalar::f64 || scalar == Scalar::f32, "nnkernels: expected float64 or float32 numbers");
-  STD_TORCH_CHECK(t.is_contiguous(), "nnkernels: expected adjacent numbers");
-  return {given(t), scalar == Scalar::f64};
-}
+inline Floats floats(const Tensor& t) { return {given(t), t.scalar_type() == ScalarType::Double}; }
 
 inline Tensor new_floats(const Tensor& x, int64_t rows, int64_t cols) {
-  const bool wide = scalar_of(x) == Scalar::f64;
-  return torch::stable::new_empty(x, {rows, cols},
-                                  wide ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float);
+  return torch::stable::new_empty(x, {rows, cols}, computing_type(x.scalar_type()));
 }
 
 // Statistics [4, sets] of x, the last row being sums of squares about the mean if `raw`; moves the running ones.
 inline Tensor norm_statistics(const Tensor& x, Tensor mean, Tensor var, double momentum, double eps, bool raw,
                               std::vector<int64_t> frame) {
+  const Requirements needs("norm_statistics");
+  check_frame(needs, x, frame);
+  needs.that(is_given(mean) == is_given(var), "mean and var are given together or not at all");
+  if (is_given(mean)) {
+    for (const Argument& a : {Argument{"mean", mean}, Argument{"var", var}}) {
+      needs.shape(a, {sets_of(frame)});
+      needs.dtype(a, a.tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+      needs.contiguous(a);
+      needs.apart(a, {"x", x});
+    }
+    needs.apart({"mean", mean}, {"var", var});
+  }
+
   NormJob job = norm_job(x, frame, 0, 0, 0);
   const NormFrame& f = job.frame;
+  Tensor statistics = new_floats(x, 4, f.sets());
   const NormTasks tasks(f);
   const std::unique_ptr<double[]> partial(new double[2 * tasks.chunks * f.lanes()]);
   job.sums = partial.get();
   run_norm(job, [](const NormJob& j, int64_t begin, int64_t end) { norm_moments(j, begin, end); });
-  Tensor statistics = new_floats(x, 4, f.sets());
   const Floats out = floats(statistics);
   const Floats kept_mean = floats(mean), kept_var = floats(var);
   for (int64_t set = 0; set < f.sets(); ++set) {
@@ -120,9 +151,6 @@ struct Lanes {
     const NormFrame& f = job.frame;
     const int64_t lanes = f.lanes(), sets = f.sets(), size = job.scalar == Scalar::f64 ? 8 : 4;
     const Floats kept = floats(statistics), w = floats(weight), b = bias ? floats(*bias) : Floats{};
-    STD_TORCH_CHECK(statistics.numel() == 4 * sets, "nnkernels: expected 4 x ", sets, " statistics");
-    STD_TORCH_CHECK((!w.data || weight.numel() == f.channels) && (!b.data || bias->numel() == f.channels),
-                    "nnkernels: expected ", f.channels, " weights and biases");
     memory.reset(new char[5 * lanes * size]);
     const auto array = [&](int i) { return Floats{memory.get() + i * lanes * size, size == 8}; };
     const Floats center = array(0), scale = array(1), shift = array(2), along = array(3), offset = array(4);
@@ -151,10 +179,17 @@ struct Lanes {
 inline Tensor norm_apply_op(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
                             const Tensor& statistics, int64_t activation, double a, double b,
                             std::vector<int64_t> frame) {
+  const Requirements needs("norm_apply");
+  check_activation(needs, activation);
+  check_frame(needs, x, frame);
+  if (is_given(residual)) needs.laid_out_as({"residual", residual}, {"x", x});
+  check_parameters(needs, x, weight, &bias);
+  check_numbers(needs, {"statistics", statistics}, x, 4, sets_of(frame));
+
   Tensor y = torch::stable::empty_like(x);
+  if (x.numel() == 0) return y;
   NormJob job = norm_job(x, frame, activation, a, b);
   const Lanes lanes(job, weight, &bias, statistics, nullptr);
-  if (residual.numel() != 0) check_alike(residual, x);
   job.residual = given(residual);
   job.y = y.mutable_data_ptr();
   run_norm(job, [](const NormJob& j, int64_t begin, int64_t end) { norm_apply(j, begin, end); });
@@ -162,11 +197,10 @@ inline Tensor norm_apply_op(const Tensor& x, const Tensor& residual, const Tenso
 }
 
 // Numbers of the computing type, one for each element of x.
-inline void* wide_data(const Tensor& t, const Tensor& x) {
-  STD_TORCH_CHECK(t.numel() == x.numel() && (scalar_of(t) == Scalar::f64) == (scalar_of(x) == Scalar::f64) &&
-                      scalar_of(t) <= Scalar::f32,
-                  "nnkernels: expected ", x.numel(), " numbers of the computing type");
-  return t.mutable_data_ptr();
+inline void check_dz(const Requirements& needs, const Tensor& dz, const Tensor& x) {
+  needs.elements({"dz", dz}, x.numel());
+  needs.dtype({"dz", dz}, computing_type(x.scalar_type()));
+  needs.dense({"dz", dz});
 }
 
 // The sums of dz and of dz times the normalised value for each lane, [2, lanes], and the same of each set, its
@@ -175,23 +209,38 @@ inline std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor&
                                                const Tensor& weight, const Tensor& bias, const Tensor& statistics,
                                                Tensor dz, Tensor grad_x, Tensor grad_residual, int64_t activation,
                                                double a, double b, std::vector<int64_t> frame) {
-  NormJob job = norm_job(x, frame, activation, a, b);
-  for (const Tensor& t : {grad, grad_x}) check_alike(t, x);
-  for (const Tensor& t : {residual, grad_residual}) {
-    if (t.numel() != 0) check_alike(t, x);
+  const Requirements needs("norm_sums");
+  check_activation(needs, activation);
+  check_frame(needs, x, frame);
+  needs.laid_out_as({"grad", grad}, {"x", x});
+  needs.laid_out_as({"grad_x", grad_x}, {"x", x});
+  if (is_given(residual)) needs.laid_out_as({"residual", residual}, {"x", x});
+  if (is_given(grad_residual)) needs.laid_out_as({"grad_residual", grad_residual}, {"x", x});
+  if (is_given(dz)) check_dz(needs, dz, x);
+  check_parameters(needs, x, weight, &bias);
+  check_numbers(needs, {"statistics", statistics}, x, 4, sets_of(frame));
+  for (const Argument& a : {Argument{"grad_x", grad_x}, Argument{"grad_residual", grad_residual}, Argument{"dz", dz}}) {
+    for (const Argument& read : {Argument{"grad", grad}, Argument{"x", x}, Argument{"residual", residual}}) {
+      needs.apart(a, read);
+    }
   }
+  needs.apart({"grad_residual", grad_residual}, {"grad_x", grad_x});
+  needs.apart({"grad_residual", grad_residual}, {"dz", dz});
+  if (dz.numel() != 0 && dz.const_data_ptr() != grad_x.const_data_ptr()) needs.apart({"dz", dz}, {"grad_x", grad_x});
+
+  NormJob job = norm_job(x, frame, activation, a, b);
+  Tensor sums = new_floats(x, 2, job.frame.lanes()), totals = new_floats(x, 2, job.frame.sets());
   const Lanes lanes(job, weight, &bias, statistics, nullptr);
   job.grad = grad.mutable_data_ptr();
   job.residual = given(residual);
   job.grad_residual = given(grad_residual);
   job.grad_x = grad_x.mutable_data_ptr();
-  if (dz.numel() != 0) job.dz = wide_data(dz, x);
+  job.dz = given(dz);
   const NormFrame& f = job.frame;
   const NormTasks tasks(f);
   const std::unique_ptr<double[]> partial(new double[2 * tasks.chunks * f.lanes()]);
   job.sums = partial.get();
   run_norm(job, [](const NormJob& j, int64_t begin, int64_t end) { norm_sums(j, begin, end); });
-  Tensor sums = new_floats(x, 2, f.lanes()), totals = new_floats(x, 2, f.sets());
   const Floats out = floats(sums), whole = floats(totals), kept = floats(statistics), w = floats(weight);
   for (int64_t set = 0; set < f.sets(); ++set) {
     const double low = kept[kLow * f.sets() + set], rstd = kept[kRstd * f.sets() + set];
@@ -218,10 +267,20 @@ inline std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor&
 // The gradient of x from what norm_sums kept.
 inline void norm_spread_op(const Tensor& dz, const Tensor& x, const Tensor& weight, const Tensor& statistics,
                            const Tensor& totals, Tensor grad_x, std::vector<int64_t> frame) {
+  const Requirements needs("norm_spread");
+  check_frame(needs, x, frame);
+  check_dz(needs, dz, x);
+  needs.laid_out_as({"grad_x", grad_x}, {"x", x});
+  check_parameters(needs, x, weight, nullptr);
+  check_numbers(needs, {"statistics", statistics}, x, 4, sets_of(frame));
+  check_numbers(needs, {"totals", totals}, x, 2, sets_of(frame));
+  needs.apart({"grad_x", grad_x}, {"x", x});
+  if (dz.const_data_ptr() != grad_x.const_data_ptr()) needs.apart({"grad_x", grad_x}, {"dz", dz});
+  if (x.numel() == 0) return;
+
   NormJob job = norm_job(x, frame, 0, 0, 0);
-  check_alike(grad_x, x);
   const Lanes lanes(job, weight, nullptr, statistics, &totals);
-  job.dz = wide_data(dz, x);
+  job.dz = dz.mutable_data_ptr();
   job.grad_x = grad_x.mutable_data_ptr();
   run_norm(job, [](const NormJob& j, int64_t begin, int64_t end) { norm_spread(j, begin, end); });
 }

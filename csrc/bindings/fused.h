@@ -3,23 +3,38 @@
 
 #include "../cpu/fused.h"
 #include "ops.h"
+#include "random.h"
 
 namespace nnk {
 
 inline void* data_or_null(const Tensor& t) { return t.numel() == 0 ? nullptr : t.mutable_data_ptr(); }
 
+// What both passes ask, `like` being x or its gradient.
+inline void check_fused(const Requirements& needs, const Argument& like, const Tensor& bias, const Tensor& seed,
+                        int64_t activation, int64_t along, int64_t channels, int64_t threshold) {
+  check_activation(needs, activation);
+  needs.matrix(like);
+  needs.floating(like);
+  needs.contiguous(like);
+  needs.in_range("along", along, 0, 2);
+  const int64_t rows = like.tensor.size(0), cols = like.tensor.size(1);
+  if (along == static_cast<int64_t>(Along::rows)) {
+    needs.that(channels > 0 && rows % channels == 0, "channels is ", channels, ", expected a divisor of the ", rows,
+               " rows");
+  } else if (along == static_cast<int64_t>(Along::cols)) {
+    needs.that(channels == cols, "channels is ", channels, ", expected the ", cols, " columns");
+  }
+  if (is_given(bias)) {
+    needs.that(along != static_cast<int64_t>(Along::nothing), "bias is given for no channels");
+    needs.vector({"bias", bias}, channels, computing_type(like.tensor.scalar_type()));
+  }
+  if (is_given(seed)) check_seed(needs, seed);
+  check_threshold(needs, threshold);
+}
+
 // The job's part that both passes share.
 inline FusedJob fused_job(const Tensor& like, const Tensor& bias, const Tensor& seed, int64_t activation, double a,
                           double b, int64_t along, int64_t channels, int64_t threshold, double scale) {
-  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
-                  activation);
-  STD_TORCH_CHECK(like.dim() == 2 && like.is_contiguous(), "nnkernels: expected a contiguous matrix");
-  STD_TORCH_CHECK(along >= 0 && along <= 2, "nnkernels: channels along ", along);
-  const int64_t least = along == 1 ? like.size(1) : along == 2 ? channels : 0;
-  STD_TORCH_CHECK(bias.numel() == 0 || (bias.numel() == least && bias.is_contiguous()),
-                  "nnkernels: expected a bias of ", least, " numbers, got ", bias.numel());
-  const auto wide = scalar_of(like) == Scalar::f64 ? Scalar::f64 : Scalar::f32;
-  STD_TORCH_CHECK(bias.numel() == 0 || scalar_of(bias) == wide, "nnkernels: expected a bias of the computing type");
   FusedJob job{};
   job.activation = static_cast<int>(activation);
   job.scalar = scalar_of(like);
@@ -30,7 +45,7 @@ inline FusedJob fused_job(const Tensor& like, const Tensor& bias, const Tensor& 
   job.along = static_cast<Along>(along);
   job.channels = channels;
   job.drops = seed.numel() != 0;
-  if (job.drops) job.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(seed.const_data_ptr()));
+  if (job.drops) job.seed = seed_of(seed);
   job.threshold = static_cast<uint32_t>(threshold);
   job.scale = scale;
   job.bias = data_or_null(bias);
@@ -38,6 +53,7 @@ inline FusedJob fused_job(const Tensor& like, const Tensor& bias, const Tensor& 
 }
 
 inline void run_fused(const FusedJob& job) {
+  if (job.rows == 0 || job.cols == 0) return;
   const int64_t chunks = (job.rows + kFusedChunk - 1) / kFusedChunk;
   const int64_t grain = 32768 / (kFusedChunk * job.cols) + 1;
   torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
@@ -49,12 +65,15 @@ inline void run_fused(const FusedJob& job) {
 inline Tensor fused_forward(const Tensor& x, const Tensor& bias, const Tensor& residual, const Tensor& seed,
                             int64_t activation, double a, double b, int64_t along, int64_t channels, int64_t threshold,
                             double scale) {
+  const Requirements needs("fused_forward");
+  check_fused(needs, {"x", x}, bias, seed, activation, along, channels, threshold);
+  if (is_given(residual)) {
+    needs.alike({"residual", residual}, {"x", x});
+    needs.contiguous({"residual", residual});
+  }
+
   Tensor y = torch::stable::empty_like(x);
   FusedJob job = fused_job(x, bias, seed, activation, a, b, along, channels, threshold, scale);
-  if (residual.numel() != 0) {
-    check_alike(residual, x);
-    STD_TORCH_CHECK(residual.is_contiguous(), "nnkernels: expected a contiguous residual");
-  }
   job.x = x.mutable_data_ptr();
   job.residual = data_or_null(residual);
   job.out = y.mutable_data_ptr();
@@ -66,18 +85,22 @@ inline std::tuple<Tensor, Tensor> fused_backward(const Tensor& grad, const Tenso
                                                  const Tensor& seed, int64_t activation, double a, double b,
                                                  int64_t along, int64_t channels, int64_t threshold, double scale,
                                                  bool sums) {
+  const Requirements needs("fused_backward");
+  check_fused(needs, {"grad", grad}, bias, seed, activation, along, channels, threshold);
+  if (is_given(x)) {
+    needs.alike({"x", x}, {"grad", grad});
+    needs.contiguous({"x", x});
+  }
+  needs.that(!sums || along != static_cast<int64_t>(Along::nothing), "sums are wanted of no channels");
+
   Tensor grad_x = torch::stable::empty_like(grad);
   FusedJob job = fused_job(grad, bias, seed, activation, a, b, along, channels, threshold, scale);
   job.backward = true;
-  if (x.numel() != 0) {
-    check_alike(x, grad);
-    STD_TORCH_CHECK(x.is_contiguous(), "nnkernels: expected a contiguous matrix");
-  }
   const bool cols = job.along == Along::cols;
   const int64_t first = !sums ? 0 : cols ? (job.rows + kFusedChunk - 1) / kFusedChunk : job.rows / channels;
-  const auto wide =
-      job.scalar == Scalar::f64 ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
-  Tensor partial = torch::stable::new_empty(grad, {first, sums ? (cols ? job.cols : channels) : 0}, wide);
+  Tensor partial = torch::stable::new_empty(grad, {first, sums ? (cols ? job.cols : channels) : 0},
+                                            computing_type(grad.scalar_type()));
+  if (grad.numel() == 0) torch::stable::zero_(partial);
   job.x = data_or_null(x);
   job.grad = grad.mutable_data_ptr();
   job.out = grad_x.mutable_data_ptr();

@@ -35,16 +35,13 @@ bool fits_with_steps(const std::array<Tensor, N>& operands, Geometry* geometry, 
 
 // Inputs come first, then `outputs` outputs; inputs that do not lie as the outputs do are copied until they do.
 template <size_t N>
-void launch_gated(GatedJob job, std::array<Tensor, N> operands, size_t outputs) {
+void launch_gated(const Requirements& needs, GatedJob job, std::array<Tensor, N> operands, size_t outputs) {
   const Tensor y = operands[N - 1];
-  STD_TORCH_CHECK(job.activation >= 0 && job.activation < count_activations(), "nnkernels: no activation has index ",
-                  job.activation);
-  for (const Tensor& t : operands) check_alike(t, y);
   Geometry geometry;
   int64_t steps[N];
   if (y.numel() == 0) return;
   for (size_t i = 0; !fits_with_steps(operands, &geometry, steps); ++i) {
-    STD_TORCH_CHECK(i < N - outputs, "nnkernels: the output is neither dense nor made of dense rows");
+    needs.that(i < N - outputs, "an output is neither dense nor made of dense rows");
     Tensor copy = torch::stable::empty_like(y);
     torch::stable::copy_(copy, operands[i]);
     operands[i] = copy;
@@ -66,12 +63,31 @@ void launch_gated(GatedJob job, std::array<Tensor, N> operands, size_t outputs) 
 
 inline void gated_forward(const Tensor& gate, const Tensor& up, Tensor y, int64_t activation, double a, double b,
                           double limit, double offset) {
-  launch_gated<3>({false, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, 0, 0, {}}, {gate, up, y}, 1);
+  const Requirements needs("gated");
+  check_activation(needs, activation);
+  needs.floating({"gate", gate});
+  for (const Argument& a : {Argument{"up", up}, Argument{"y", y}}) needs.alike(a, {"gate", gate});
+  for (const Argument& a : {Argument{"gate", gate}, Argument{"up", up}}) needs.apart_or_same({"y", y}, a);
+
+  launch_gated<3>(needs, {false, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, 0, 0, {}},
+                  {gate, up, y}, 1);
 }
 
 inline void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor grad_gate, Tensor grad_up,
                            int64_t activation, double a, double b, double limit, double offset) {
-  launch_gated<5>({true, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, 0, 0, {}},
+  const Requirements needs("gated_backward");
+  check_activation(needs, activation);
+  needs.floating({"gate", gate});
+  const Argument read[] = {{"grad", grad}, {"gate", gate}, {"up", up}};
+  const Argument written[] = {{"grad_gate", grad_gate}, {"grad_up", grad_up}};
+  for (const Argument& a : read) needs.alike(a, {"gate", gate});
+  for (const Argument& a : written) {
+    needs.alike(a, {"gate", gate});
+    for (const Argument& other : read) needs.apart_or_same(a, other);
+  }
+  needs.apart(written[0], written[1]);
+
+  launch_gated<5>(needs, {true, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, 0, 0, {}},
                   {grad, gate, up, grad_gate, grad_up}, 2);
 }
 

@@ -171,24 +171,39 @@ std::vector<Tensor> total(const std::vector<T>& partials, const LearnedJob& job,
   return gradients;
 }
 
+inline int64_t segments_of(int64_t activation, const std::vector<Tensor>& parameters) {
+  return activation == static_cast<int64_t>(Learned::apl) ? parameters[0].size(0) : 1;
+}
+
+// x, and parameters that are contiguous and have one column, or one for each channel.
+inline void check_learned(const Requirements& needs, const Tensor& x, int64_t activation,
+                          const std::vector<Tensor>& parameters) {
+  needs.floating({"x", x});
+  needs.in_range("activation", activation, 0, static_cast<int64_t>(Learned::apl));
+  const bool apl = activation == static_cast<int64_t>(Learned::apl);
+  needs.that(parameters.size() == (apl ? 2 : 1), "got ", parameters.size(), " parameters, expected ", apl ? 2 : 1);
+  const Tensor& first = parameters[0];
+  needs.that(first.numel() > 0 && (!apl || first.dim() > 0), "parameters have shape ", Shape(first));
+  for (const Tensor& p : parameters) {
+    const Argument a{"a parameter", p};
+    needs.floating(a);
+    needs.contiguous(a);
+    needs.that(p.sizes().equals(first.sizes()), "parameters have shapes ", Shape(first), " and ", Shape(p),
+               ", expected one shape");
+  }
+  const int64_t segments = segments_of(activation, parameters), count = first.numel() / segments;
+  needs.in_range("the number of segments", segments, 1, INT32_MAX);
+  needs.that(count == 1 || (x.dim() > 1 && count == x.size(1)), "parameters have shape ", Shape(first),
+             ", expected one number or one for each channel of x of shape ", Shape(x));
+}
+
 // Inputs come first, then the output. The parameters are contiguous and have one column, or one for each channel.
 template <size_t N>
-std::vector<Tensor> launch(int64_t activation, std::array<Tensor, N> operands, const std::vector<Tensor>& parameters,
-                           bool for_parameters) {
+std::vector<Tensor> launch(const Requirements& needs, int64_t activation, std::array<Tensor, N> operands,
+                           const std::vector<Tensor>& parameters, bool for_parameters) {
   const Tensor& output = operands[N - 1];
-  const bool apl = activation == static_cast<int64_t>(Learned::apl);
-  STD_TORCH_CHECK(activation >= 0 && activation < 3 && parameters.size() == (apl ? 2 : 1),
-                  "nnkernels: wrong number of parameters");
-  for (const Tensor& t : operands) check_alike(t, output);
-  const int64_t segments = apl ? parameters[0].size(0) : 1;
-  for (const Tensor& p : parameters) {
-    STD_TORCH_CHECK(p.is_cpu() && p.is_contiguous() && p.numel() == parameters[0].numel() && segments > 0,
-                    "nnkernels: expected contiguous parameters of one shape");
-  }
-  const int64_t count = segments ? parameters[0].numel() / segments : 0;
-  STD_TORCH_CHECK(count == 1 || (output.dim() > 1 && count == output.size(1)),
-                  "nnkernels: expected one parameter or one for each channel");
-
+  const int64_t segments = segments_of(activation, parameters);
+  const int64_t count = parameters[0].numel() / segments;
   if (output.numel() == 0) {
     std::vector<Tensor> zeros;
     for (const Tensor& p : parameters) {
@@ -205,7 +220,7 @@ std::vector<Tensor> launch(int64_t activation, std::array<Tensor, N> operands, c
       operands[n] = copy;
     }
     layout = {};
-    STD_TORCH_CHECK(lay_out(operands, count > 1, &layout), "nnkernels: the output is not dense");
+    needs.that(lay_out(operands, count > 1, &layout), "the output is not dense");
   }
   LearnedJob job{};
   job.activation = static_cast<Learned>(activation);
@@ -240,15 +255,22 @@ std::vector<Tensor> launch(int64_t activation, std::array<Tensor, N> operands, c
 }
 
 inline Tensor forward(const Tensor& x, int64_t activation, std::vector<Tensor> parameters) {
+  const Requirements needs("learned_forward");
+  check_learned(needs, x, activation, parameters);
+
   Tensor y = torch::stable::empty_like(x);
-  launch<2>(activation, {x, y}, parameters, false);
+  launch<2>(needs, activation, {x, y}, parameters, false);
   return y;
 }
 
 inline std::tuple<Tensor, std::vector<Tensor>> backward(const Tensor& grad, const Tensor& x, int64_t activation,
                                                         std::vector<Tensor> parameters, bool for_parameters) {
+  const Requirements needs("learned_backward");
+  check_learned(needs, x, activation, parameters);
+  needs.alike({"grad", grad}, {"x", x});
+
   Tensor grad_input = torch::stable::empty_like(x);
-  std::vector<Tensor> gradients = launch<3>(activation, {grad, x, grad_input}, parameters, for_parameters);
+  std::vector<Tensor> gradients = launch<3>(needs, activation, {grad, x, grad_input}, parameters, for_parameters);
   return {grad_input, std::move(gradients)};
 }
 

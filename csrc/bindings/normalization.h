@@ -6,30 +6,43 @@
 
 namespace nnk {
 
-inline auto norm_type(Scalar scalar) {
-  return scalar == Scalar::f64 ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
+inline void check_norm_rows(const Requirements& needs, const Argument& a, const Argument& x) {
+  needs.alike(a, x);
+  needs.that(a.tensor.stride(1) == 1 || a.tensor.size(1) == 1, a.name, " of shape ", Shape(a.tensor),
+             " does not have rows of adjacent elements");
 }
 
-inline const void* norm_rows(const Tensor& t, const Tensor& x, int64_t* stride) {
+// What both passes ask.
+inline void check_norm(const Requirements& needs, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                       const Tensor& bias, int64_t activation) {
+  check_activation(needs, activation);
+  needs.matrix({"x", x});
+  needs.that(x.numel() > 0, "x has shape ", Shape(x), ", expected a matrix that is not empty");
+  needs.floating({"x", x});
+  check_norm_rows(needs, {"x", x}, {"x", x});
+  if (is_given(residual)) check_norm_rows(needs, {"residual", residual}, {"x", x});
+  for (const Argument& a : {Argument{"weight", weight}, Argument{"bias", bias}}) {
+    if (!is_given(a.tensor)) continue;
+    needs.vector(a, x.size(1), computing_type(x.scalar_type()));
+  }
+}
+
+// The statistics' type: wider than the computing type for float32.
+inline ScalarType statistics_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Float ? ScalarType::Double : computing_type(x.scalar_type());
+}
+
+inline const void* norm_rows(const Tensor& t, int64_t* stride) {
   if (t.numel() == 0) return nullptr;
-  check_alike(t, x);
-  STD_TORCH_CHECK(t.stride(1) == 1 || t.size(1) == 1, "nnkernels: expected rows of adjacent elements");
   *stride = t.stride(0);
   return t.data_ptr();
 }
 
-inline const void* norm_columns(const Tensor& t, const RowNormJob& job) {
-  if (t.numel() == 0) return nullptr;
-  STD_TORCH_CHECK(t.numel() == job.cols && t.is_contiguous() && t.scalar_type() == norm_type(job.scalar),
-                  "nnkernels: expected ", job.cols, " numbers of the computing type");
-  return t.data_ptr();
-}
+inline const void* norm_columns(const Tensor& t) { return t.numel() == 0 ? nullptr : t.data_ptr(); }
 
 // The job's part that both passes share.
 inline RowNormJob row_norm_job(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
                                const Tensor& statistics, int64_t activation, bool identity, double a, double b) {
-  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
-                  activation);
   RowNormJob job{};
   job.identity = identity;
   job.activation = static_cast<int>(activation);
@@ -38,15 +51,11 @@ inline RowNormJob row_norm_job(const Tensor& x, const Tensor& residual, const Te
   job.b = b;
   job.rows = x.size(0);
   job.cols = x.size(1);
-  const auto kept = job.scalar == Scalar::f32 ? torch::headeronly::ScalarType::Double : norm_type(job.scalar);
-  STD_TORCH_CHECK(statistics.dim() == 2 && statistics.size(1) == job.rows && statistics.is_contiguous() &&
-                      statistics.scalar_type() == kept,
-                  "nnkernels: the statistics do not fit");
   job.centred = statistics.size(0) == 2;
-  job.x = norm_rows(x, x, &job.x_stride);
-  job.residual = norm_rows(residual, x, &job.residual_stride);
-  job.weight = norm_columns(weight, job);
-  job.bias = norm_columns(bias, job);
+  job.x = norm_rows(x, &job.x_stride);
+  job.residual = norm_rows(residual, &job.residual_stride);
+  job.weight = norm_columns(weight);
+  job.bias = norm_columns(bias);
   job.statistics = statistics.mutable_data_ptr();
   return job;
 }
@@ -62,10 +71,11 @@ inline void run_row_norm(const RowNormJob& job, int64_t chunk) {
 inline std::tuple<Tensor, Tensor> norm_forward(const Tensor& x, const Tensor& residual, const Tensor& weight,
                                                const Tensor& bias, int64_t activation, bool identity, double a,
                                                double b, double eps, bool centred) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.numel() > 0, "nnkernels: expected a matrix that is not empty");
-  const auto kept = scalar_of(x) == Scalar::f32 ? torch::headeronly::ScalarType::Double : norm_type(scalar_of(x));
+  const Requirements needs("norm_forward");
+  check_norm(needs, x, residual, weight, bias, activation);
+
   Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  Tensor statistics = torch::stable::new_empty(x, {centred ? 2 : 1, x.size(0)}, kept);
+  Tensor statistics = torch::stable::new_empty(x, {centred ? 2 : 1, x.size(0)}, statistics_type(x));
   RowNormJob job = row_norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
   job.eps = eps;
   job.out = y.mutable_data_ptr();
@@ -79,7 +89,14 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& gr
                                                                 const Tensor& bias, const Tensor& statistics,
                                                                 int64_t activation, bool identity, double a, double b,
                                                                 bool wants_residual, bool wants_parameters) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.numel() > 0, "nnkernels: expected a matrix that is not empty");
+  const Requirements needs("norm_backward");
+  check_norm(needs, x, residual, weight, bias, activation);
+  check_norm_rows(needs, {"grad", grad}, {"x", x});
+  needs.matrix({"statistics", statistics});
+  needs.shape({"statistics", statistics}, {statistics.size(0) == 2 ? 2 : 1, x.size(0)});
+  needs.dtype({"statistics", statistics}, statistics_type(x));
+  needs.contiguous({"statistics", statistics});
+
   RowNormJob job = row_norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
   const int64_t chunk = norm_chunk(job.rows), chunks = (job.rows + chunk - 1) / chunk;
   const auto matrix = [&](bool wanted) {
@@ -87,13 +104,13 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& gr
   };
   const auto sums = [&](const Tensor& parameter) {
     const bool wanted = wants_parameters && parameter.numel() != 0;
-    return torch::stable::new_empty(x, {wanted ? chunks : 0, wanted ? job.cols : 0}, norm_type(job.scalar));
+    return torch::stable::new_empty(x, {wanted ? chunks : 0, wanted ? job.cols : 0}, computing_type(x.scalar_type()));
   };
   const auto data = [](const Tensor& t) { return t.numel() == 0 ? nullptr : t.mutable_data_ptr(); };
   Tensor grad_x = matrix(true), for_residual = matrix(wants_residual && !identity);
   Tensor for_weight = sums(weight), for_bias = sums(bias);
   job.backward = true;
-  job.grad = norm_rows(grad, x, &job.grad_stride);
+  job.grad = norm_rows(grad, &job.grad_stride);
   job.out = data(grad_x);
   job.for_residual = data(for_residual);
   job.for_weight = data(for_weight);

@@ -12,10 +12,9 @@
 
 #include "../geometry.h"
 #include "../kernels.h"
+#include "checks.h"
 
 namespace nnk {
-
-using torch::stable::Tensor;
 
 // Defined by each library: runs the job on the device that the tensors live on.
 void run(const Job& job, int device_index);
@@ -53,13 +52,15 @@ inline void check_alike(const Tensor& t, const Tensor& x) {
   STD_TORCH_CHECK(t.device() == x.device(), "nnkernels: expected tensors on one device");
 }
 
+inline void check_activation(const Requirements& needs, int64_t activation) {
+  needs.activation(activation, count_activations());
+}
+
 // Inputs come first, then `outputs` outputs; an input that does not lie as the outputs do is copied until it does.
 template <size_t N>
-void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor, N> operands, size_t outputs) {
+void launch(const Requirements& needs, Pass pass, int64_t activation, double a, double b,
+            std::array<Tensor, N> operands, size_t outputs) {
   const Tensor& x = operands[N - outputs - 1];
-  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
-                  activation);
-  for (const Tensor& t : operands) check_alike(t, x);
   Geometry geometry;
   if (!fits(operands, &geometry)) {
     const size_t inputs = N - outputs;
@@ -68,7 +69,7 @@ void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor
       torch::stable::copy_(copy, operands[i]);
       operands[i] = copy;
     }
-    STD_TORCH_CHECK(fits(operands, &geometry), "nnkernels: the output is neither dense nor made of dense rows");
+    needs.that(fits(operands, &geometry), "the output is neither dense nor made of dense rows");
   }
   if (geometry.rows * geometry.cols == 0) return;
   Job job{pass, static_cast<int>(activation), scalar_of(x), a, b, geometry.rows, geometry.cols, {}};
@@ -77,25 +78,44 @@ void launch(Pass pass, int64_t activation, double a, double b, std::array<Tensor
 }
 
 inline Tensor forward(const Tensor& x, int64_t activation, double a, double b) {
+  const Requirements needs("forward");
+  check_activation(needs, activation);
+  needs.floating({"x", x});
+
   Tensor y = torch::stable::empty_like(x);
-  launch<2>(Pass::forward, activation, a, b, {x, y}, 1);
+  launch<2>(needs, Pass::forward, activation, a, b, {x, y}, 1);
   return y;
 }
 
 inline void forward_(Tensor x, int64_t activation, double a, double b) {
-  launch<2>(Pass::forward, activation, a, b, {x, x}, 1);
+  const Requirements needs("forward_");
+  check_activation(needs, activation);
+  needs.floating({"x", x});
+
+  launch<2>(needs, Pass::forward, activation, a, b, {x, x}, 1);
 }
 
 inline Tensor backward(const Tensor& grad, const Tensor& x, int64_t activation, double a, double b) {
+  const Requirements needs("backward");
+  check_activation(needs, activation);
+  needs.floating({"x", x});
+  needs.alike({"grad", grad}, {"x", x});
+
   Tensor grad_input = torch::stable::empty_like(x);
-  launch<3>(Pass::backward, activation, a, b, {grad, x, grad_input}, 1);
+  launch<3>(needs, Pass::backward, activation, a, b, {grad, x, grad_input}, 1);
   return grad_input;
 }
 
 inline std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad, const Tensor& x,
                                                   int64_t activation, double a, double b) {
+  const Requirements needs("double_backward");
+  check_activation(needs, activation);
+  needs.floating({"x", x});
+  needs.alike({"grad", grad}, {"x", x});
+  needs.alike({"grad_grad", grad_grad}, {"x", x});
+
   Tensor for_grad = torch::stable::empty_like(x), for_x = torch::stable::empty_like(x);
-  launch<5>(Pass::double_backward, activation, a, b, {grad_grad, grad, x, for_grad, for_x}, 2);
+  launch<5>(needs, Pass::double_backward, activation, a, b, {grad_grad, grad, x, for_grad, for_x}, 2);
   return {for_grad, for_x};
 }
 

@@ -8,22 +8,36 @@
 
 namespace nnk {
 
-// `wide` holds the pieces, `narrow` one element for each group; `forward` reads the former and writes the latter.
+inline int winner_bits(int64_t pieces) { return pieces <= 2 ? 1 : pieces <= 4 ? 2 : pieces <= 16 ? 4 : 8; }
+
+// `wide` holds the pieces, `narrow` one element for each group.
+inline void check_maxout(const Requirements& needs, const Argument& wide, const Argument& narrow,
+                         const std::optional<Tensor>& winners, int64_t pieces, int64_t inner) {
+  needs.in_range("pieces", pieces, 2, 256);
+  needs.floating(wide);
+  needs.dtype(narrow, wide.tensor.scalar_type());
+  needs.dense(wide);
+  needs.dense(narrow);
+  const int64_t count = narrow.tensor.numel();
+  needs.that(wide.tensor.numel() % pieces == 0 && wide.tensor.numel() / pieces == count, wide.name, " has shape ",
+             Shape(wide.tensor), ", expected ", pieces, " elements for each of the ", count, " of ", narrow.name);
+  needs.that(count == 0 || (inner > 0 && count % inner == 0), "inner is ", inner, ", expected a divisor of ", count);
+  if (!winners) return;
+  const int64_t bytes = (count * winner_bits(pieces) + 7) / 8;
+  needs.dtype({"winners", *winners}, ScalarType::Byte);
+  needs.contiguous({"winners", *winners});
+  needs.that(winners->numel() >= bytes, "winners has shape ", Shape(*winners), ", expected at least ", bytes, " bytes");
+}
+
+// `forward` reads `wide` and writes `narrow`.
 inline void run_maxout(const Tensor& wide, const Tensor& narrow, const std::optional<Tensor>& winners, int64_t pieces,
                        int64_t inner, bool forward) {
-  STD_TORCH_CHECK(pieces >= 2 && pieces <= 256, "nnkernels: maxout takes 2 to 256 pieces, got ", pieces);
   const int64_t count = narrow.numel();
-  STD_TORCH_CHECK(wide.numel() == count * pieces && inner >= 0 && (count == 0 || (inner > 0 && count % inner == 0)),
-                  "nnkernels: ", wide.numel(), " and ", count, " elements are not ", pieces, " pieces of ", inner);
-  STD_TORCH_CHECK(wide.scalar_type() == narrow.scalar_type(), "nnkernels: expected tensors of one dtype");
   if (count == 0) return;
-  const int width = pieces <= 2 ? 1 : pieces <= 4 ? 2 : pieces <= 16 ? 4 : 8;
   const Tensor &in = forward ? wide : narrow, &out = forward ? narrow : wide;
-  MaxoutJob job{scalar_of(wide), pieces, inner, width, in.mutable_data_ptr(), out.mutable_data_ptr(), nullptr, 0};
+  MaxoutJob job{scalar_of(wide),        pieces,  inner, winner_bits(pieces), in.mutable_data_ptr(),
+                out.mutable_data_ptr(), nullptr, 0};
   if (winners) {
-    STD_TORCH_CHECK(winners->scalar_type() == torch::headeronly::ScalarType::Byte && winners->is_contiguous() &&
-                        winners->numel() * 8 >= count * width,
-                    "nnkernels: expected ", (count * width + 7) / 8, " bytes of packed winners");
     job.winners = static_cast<uint8_t*>(winners->mutable_data_ptr());
     job.winners_size = winners->numel();
   }
@@ -37,11 +51,24 @@ inline void run_maxout(const Tensor& wide, const Tensor& narrow, const std::opti
 }
 
 inline void maxout_op(const Tensor& x, Tensor y, std::optional<Tensor> winners, int64_t pieces, int64_t inner) {
+  const Requirements needs("maxout");
+  check_maxout(needs, {"x", x}, {"y", y}, winners, pieces, inner);
+  needs.apart({"y", y}, {"x", x});
+  if (winners) {
+    needs.apart({"winners", *winners}, {"x", x});
+    needs.apart({"winners", *winners}, {"y", y});
+  }
+
   run_maxout(x, y, winners, pieces, inner, true);
 }
 
 inline void maxout_backward_op(const Tensor& grad, const Tensor& winners, Tensor grad_x, int64_t pieces,
                                int64_t inner) {
+  const Requirements needs("maxout_backward");
+  check_maxout(needs, {"grad_x", grad_x}, {"grad", grad}, winners, pieces, inner);
+  needs.apart({"grad_x", grad_x}, {"grad", grad});
+  needs.apart({"grad_x", grad_x}, {"winners", winners});
+
   run_maxout(grad_x, grad, winners, pieces, inner, false);
 }
 

@@ -20,25 +20,34 @@ void run_quantised(void (*kernel)(const Job&, int64_t, int64_t), const Job& job,
   });
 }
 
-inline void check_adjacent(const Tensor& t, int64_t count) {
-  STD_TORCH_CHECK(t.dim() == 1 && t.is_contiguous() && t.numel() == count, "nnkernels: expected ", count,
-                  " adjacent elements");
+// A vector of adjacent elements, and one like it that is written, which may be the same.
+inline void check_adjacent(const Requirements& needs, const Argument& in, const Argument& out) {
+  needs.floating(in);
+  needs.shape(in, {in.tensor.numel()});
+  needs.contiguous(in);
+  needs.alike(out, in);
+  needs.contiguous(out);
+  needs.apart_or_same(out, in);
 }
 
-inline void check_bits(int64_t bits) {
-  STD_TORCH_CHECK(bits == 1 || bits == 4 || bits == 8, "nnkernels: expected 1, 4 or 8 bits, got ", bits);
+inline int64_t packed_bytes(const Tensor& t, int64_t bits) { return (t.numel() * bits + 7) / 8; }
+
+inline void check_packed(const Requirements& needs, const Tensor& packed, const Tensor& in, int64_t bits) {
+  needs.vector({"packed", packed}, packed_bytes(in, bits), ScalarType::Byte);
+}
+
+inline void check_bits(const Requirements& needs, int64_t bits) {
+  needs.that(bits == 1 || bits == 4 || bits == 8, "bits is ", bits, ", expected 1, 4 or 8");
 }
 
 inline Tensor quantised_forward_op(const Tensor& x, Tensor y, int64_t activation, double a, double b, int64_t bits,
                                    double low, double high) {
-  STD_TORCH_CHECK(activation >= 0 && activation < count_activations(), "nnkernels: no activation has index ",
-                  activation);
-  check_alike(y, x);
-  check_adjacent(x, x.numel());
-  check_adjacent(y, x.numel());
-  check_bits(bits);
-  const int64_t bytes = (x.numel() * bits + 7) / 8;
-  Tensor packed = torch::stable::new_empty(x, {bytes}, torch::headeronly::ScalarType::Byte);
+  const Requirements needs("quantised_forward");
+  check_activation(needs, activation);
+  check_adjacent(needs, {"x", x}, {"y", y});
+  check_bits(needs, bits);
+
+  Tensor packed = torch::stable::new_empty(x, {packed_bytes(x, bits)}, ScalarType::Byte);
   const QuantisedJob job{static_cast<int>(activation),
                          scalar_of(x),
                          a,
@@ -56,10 +65,11 @@ inline Tensor quantised_forward_op(const Tensor& x, Tensor y, int64_t activation
 
 inline Tensor quantised_backward_op(const Tensor& grad, const Tensor& packed, int64_t bits, double low, double high,
                                     bool masks) {
-  check_bits(bits);
-  check_adjacent(grad, grad.numel());
-  STD_TORCH_CHECK(packed.scalar_type() == torch::headeronly::ScalarType::Byte, "nnkernels: expected packed bytes");
-  check_adjacent(packed, (grad.numel() * bits + 7) / 8);
+  const Requirements needs("quantised_backward");
+  check_bits(needs, bits);
+  check_adjacent(needs, {"grad", grad}, {"grad", grad});
+  check_packed(needs, packed, grad, bits);
+
   Tensor grad_input = torch::stable::empty_like(grad);
   const QuantisedJob job{0,
                          scalar_of(grad),
@@ -78,11 +88,6 @@ inline Tensor quantised_backward_op(const Tensor& grad, const Tensor& packed, in
 
 // Writes `out` and, forward, the returned bits; `packed` is what forward returned.
 inline Tensor run_signs(SignsJob job, const Tensor& in, Tensor out, Tensor packed, bool forward) {
-  check_alike(out, in);
-  check_adjacent(in, in.numel());
-  check_adjacent(out, in.numel());
-  STD_TORCH_CHECK(packed.scalar_type() == torch::headeronly::ScalarType::Byte, "nnkernels: expected packed bytes");
-  check_adjacent(packed, (in.numel() + 7) / 8);
   job.scalar = scalar_of(in);
   job.in = in.mutable_data_ptr(), job.out = out.mutable_data_ptr();
   job.packed = static_cast<uint8_t*>(packed.mutable_data_ptr());
@@ -91,13 +96,18 @@ inline Tensor run_signs(SignsJob job, const Tensor& in, Tensor out, Tensor packe
 }
 
 inline Tensor empty_bits(const Tensor& x) {
-  return torch::stable::new_empty(x, {(x.numel() + 7) / 8}, torch::headeronly::ScalarType::Byte);
+  return torch::stable::new_empty(x, {packed_bytes(x, 1)}, ScalarType::Byte);
+}
+
+inline void check_weight(const Requirements& needs, const Tensor& weight, int64_t inner) {
+  needs.floating({"weight", weight});
+  needs.contiguous({"weight", weight});
+  needs.that(weight.numel() > 0, "weight has shape ", Shape(weight), ", expected a number for each channel");
+  needs.that(inner > 0, "inner is ", inner, ", expected how many elements of a channel lie side by side");
 }
 
 inline Tensor prelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& weight, int64_t inner,
                           bool forward) {
-  STD_TORCH_CHECK(weight.is_cpu() && weight.is_contiguous() && weight.numel() > 0 && inner > 0,
-                  "nnkernels: expected a contiguous weight and elements of each channel");
   const auto run = [&](auto zero) {
     const int64_t channels = weight.numel();
     const std::vector<decltype(zero)> table = learned::table_of<decltype(zero)>({weight}, {1, channels}, channels);
@@ -109,10 +119,19 @@ inline Tensor prelu_signs(const Tensor& in, Tensor out, Tensor packed, const Ten
 }
 
 inline Tensor prelu_signs_op(const Tensor& x, Tensor y, const Tensor& weight, int64_t inner) {
+  const Requirements needs("prelu_signs");
+  check_adjacent(needs, {"x", x}, {"y", y});
+  check_weight(needs, weight, inner);
+
   return prelu_signs(x, y, empty_bits(x), weight, inner, true);
 }
 
 inline Tensor prelu_from_signs_op(const Tensor& grad, const Tensor& packed, const Tensor& weight, int64_t inner) {
+  const Requirements needs("prelu_from_signs");
+  check_adjacent(needs, {"grad", grad}, {"grad", grad});
+  check_packed(needs, packed, grad, 1);
+  check_weight(needs, weight, inner);
+
   return prelu_signs(grad, torch::stable::empty_like(grad), packed, weight, inner, false);
 }
 
@@ -124,11 +143,20 @@ inline Tensor rrelu_signs(const Tensor& in, Tensor out, Tensor packed, const Ten
 }
 
 inline Tensor rrelu_signs_op(const Tensor& x, Tensor y, const Tensor& seed, double scale, double offset) {
+  const Requirements needs("rrelu_signs");
+  check_adjacent(needs, {"x", x}, {"y", y});
+  check_seed(needs, seed);
+
   return rrelu_signs(x, y, empty_bits(x), seed, scale, offset, true);
 }
 
 inline Tensor rrelu_from_signs_op(const Tensor& grad, const Tensor& packed, const Tensor& seed, double scale,
                                   double offset) {
+  const Requirements needs("rrelu_from_signs");
+  check_adjacent(needs, {"grad", grad}, {"grad", grad});
+  check_packed(needs, packed, grad, 1);
+  check_seed(needs, seed);
+
   return rrelu_signs(grad, torch::stable::empty_like(grad), packed, seed, scale, offset, false);
 }
 

@@ -147,7 +147,10 @@ void scatter(const Integer* grad, const Integer* codes, int64_t pieces, int64_t 
     }
   } else if constexpr (kAdjacent) {
     memset(out, 0, sizeof(Integer) * count * pieces);
-    for (int64_t i = 0; i < count; ++i) out[i * pieces + static_cast<int64_t>(codes[i])] = grad[i];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t code = static_cast<int64_t>(codes[i]);
+      if (code < pieces) out[i * pieces + code] = grad[i];  // what was kept may have been changed since
+    }
   } else {
     for (int64_t p = 0; p < pieces; ++p) {
       const Integer own = static_cast<Integer>(p);

@@ -21,7 +21,7 @@ from ..fusing import Inner
 from ..reference import batch_normalization as reference
 from ..reference.batch_normalization import CENTER, LOW, RSTD, Frame, Operands, Running
 from ..registry import IDENTITY
-from .context import differentiable_gradients, is_plain_call
+from .context import differentiable_gradients, is_plain_call, save, saved
 from .fused import _alike, _dense
 
 
@@ -177,13 +177,13 @@ class _NormAct(Function):
     def forward(ctx, x, residual, weight, bias, inner, frame_of, running, training, eps, process_group, kernels):  # type: ignore[override]
         operands = Operands(x, residual, weight, bias)
         y, statistics = _forward(operands, inner, frame_of, running, training, eps, process_group, kernels)
-        ctx.save_for_backward(x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
+        save(ctx, x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
         ctx.constants = (inner, frame_of, training, eps, process_group, kernels)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        *tensors, statistics = ctx.saved_tensors
+        *tensors, statistics = saved(ctx)
         operands = Operands(*tensors)
         inner, frame_of, training, eps, process_group, kernels = ctx.constants
         needs = ctx.needs_input_grad[:4]

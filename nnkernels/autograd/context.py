@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,32 @@ def compiles_kernels(*tensors: Tensor | None) -> bool:
         and dispatch.chosen() in ("auto", "triton")
         and all(t is None or (t.device.type in ("cuda", "xpu") and type(t) in (Tensor, Parameter)) for t in tensors)
     )
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """As `ctx.save_for_backward`, for `saved`."""
+    ctx.save_for_backward(*tensors)
+    ctx.saved_as = [None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+
+
+def saved(ctx: Any) -> tuple[Any, ...]:
+    """What `save` saved.
+
+    Raises:
+        RuntimeError: a tensor has another shape, type or device than it had, which kernels would read beyond its end: a
+            hook returned it so, or somebody gave the tensor other data.
+    """
+    tensors = ctx.saved_tensors
+    if torch.compiler.is_compiling():
+        return tensors
+    for tensor, was in zip(tensors, ctx.saved_as, strict=True):
+        if was is not None and (tensor.shape, tensor.dtype, tensor.device) != was:
+            raise RuntimeError(
+                f"{type(ctx).__name__}: a tensor that was saved for backward came back as {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)} on {tensor.device}, it was {was[1]} of shape {tuple(was[0])} on {was[2]}; "
+                "saved_tensors_hooks have to restore it, and its .data may not be exchanged"
+            )
+    return tensors
 
 
 @_torch.untraced

@@ -18,7 +18,7 @@ from ..reference import fused as reference
 from ..reference.fused import ALONG_COLS, ALONG_NOTHING, ALONG_ROWS, Matrix
 from ..registry import IDENTITY
 from . import sharded
-from .context import compiles_kernels, differentiable_gradients, is_plain_call
+from .context import compiles_kernels, differentiable_gradients, is_plain_call, save, saved
 from .random import _draw_seed
 from .saving import is_dense
 
@@ -100,13 +100,13 @@ class _BiasAct(Function):
     @staticmethod
     def forward(ctx, x, bias, residual, seed, inner, dim, p, kernels):  # type: ignore[override]
         y = _forward(kernels, inner, x, bias, residual, seed, dim, p)
-        ctx.save_for_backward(None if inner.name == IDENTITY.name else x, bias, seed)
+        save(ctx, None if inner.name == IDENTITY.name else x, bias, seed)
         ctx.constants = (inner, dim, p, y.stride(), kernels)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        x, bias, seed = ctx.saved_tensors
+        x, bias, seed = saved(ctx)
         inner, dim, p, strides, kernels = ctx.constants
         wants_x, wants_bias, wants_residual = ctx.needs_input_grad[:3]
         for_residual = grad if wants_residual else None

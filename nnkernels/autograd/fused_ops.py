@@ -17,6 +17,7 @@ from .. import dispatch
 from ..fusing import Inner
 from ..registry import IDENTITY
 from . import fused
+from .checks import Requirements
 from .context import differentiable_gradients
 
 
@@ -33,6 +34,10 @@ def bias_act(
     p: float,
 ) -> Tensor:
     """dropout(f(x + bias)) + residual, as `fused.call` has it, with the numbers that `seed` gives."""
+    needs = Requirements("bias_act_drawn")
+    _check(needs, x, bias, seed, dim, p)
+    if residual is not None:
+        needs.alike("residual", residual, x)
     kernels = dispatch.kernels("fused", x, activation)
     y = fused._forward(kernels, Inner(activation, a, b), x, bias, residual, seed, dim, p)
     return y.as_strided(x.shape, torch.empty_like(x, device="meta").stride())
@@ -53,10 +58,27 @@ def bias_act_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and of the bias (empty if nobody wants it); `strides` are those of forward's output."""
+    needs = Requirements("bias_act_drawn_backward")
+    _check(needs, grad, bias, seed, dim, p)
+    if x is not None:
+        needs.alike("x", x, grad)
+    needs.that(x is not None or activation == IDENTITY.name, f"x is None, which {activation} differentiates at")
+    needs.dense(strides, grad)
     kernels = dispatch.kernels("fused", grad, activation)
     inner = Inner(activation, a, b)
     for_x, for_bias = fused._backward(kernels, grad, x, bias, seed, inner, dim, p, tuple(strides), wants_bias)
     return for_x, grad.new_empty(0) if for_bias is None else for_bias
+
+
+def _check(needs: Requirements, like: Tensor, bias: Tensor | None, seed: Tensor, dim: int | None, p: float) -> None:
+    needs.floating("the input", like)
+    needs.seed(seed, like)
+    needs.probability(p)
+    if dim is not None:
+        needs.dim(dim, like)
+    if bias is not None:
+        needs.that(dim is not None, "bias is given without dim")
+        needs.vector("bias", bias, like.shape[dim or 0], like)
 
 
 @bias_act.register_fake

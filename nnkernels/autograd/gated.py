@@ -15,7 +15,7 @@ from .. import dispatch
 from ..gating import Gating
 from ..reference import gated as reference
 from . import jagged, sharded
-from .context import differentiable_gradients, is_plain_call
+from .context import differentiable_gradients, is_plain_call, save, saved
 
 
 def call(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
@@ -46,13 +46,13 @@ def _gradients(
 class _Gated(Function):
     @staticmethod
     def forward(ctx, input, up, gating, kernels):  # type: ignore[override]
-        ctx.save_for_backward(*([input] if up is None else [input, up]))
+        save(ctx, *([input] if up is None else [input, up]))
         ctx.constants = (gating, kernels)
         return kernels.gated(gating, input, up)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        input, up = (*ctx.saved_tensors, None)[:2]
+        input, up = (*saved(ctx), None)[:2]
         gating, kernels = ctx.constants
         for_input, for_up = _gradients(gating, kernels, grad, input, up)
         wants_input, wants_up = ctx.needs_input_grad[:2]

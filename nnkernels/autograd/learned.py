@@ -16,7 +16,7 @@ from torch.autograd import Function
 from .. import dispatch, policies
 from ..reference import learned as reference
 from . import recomputing, sharded
-from .context import differentiable_gradients, is_plain_call, writing
+from .context import differentiable_gradients, is_plain_call, save, saved, writing
 from .saving import Coding, adjacent, keep_bits
 
 
@@ -79,13 +79,13 @@ def _run_length(x: Tensor, weight: Tensor) -> int:
 class _Learned(Function):
     @staticmethod
     def forward(ctx, name, kernels, x, *parameters):  # type: ignore[override]
-        ctx.save_for_backward(x, *parameters)
+        save(ctx, x, *parameters)
         ctx.name, ctx.kernels = name, kernels
         return kernels.forward(name, x, parameters)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        x, *parameters = ctx.saved_tensors
+        x, *parameters = saved(ctx)
         if torch.is_grad_enabled() or not is_plain_call(grad, x, *parameters):
             found = differentiable_gradients(partial(reference.evaluate, ctx.name), (x, *parameters), grad)
             return None, None, *found

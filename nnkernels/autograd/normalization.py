@@ -13,7 +13,7 @@ from ..fusing import Inner
 from ..reference import normalization as reference
 from ..registry import IDENTITY
 from . import sharded
-from .context import differentiable_gradients, is_plain_call
+from .context import differentiable_gradients, is_plain_call, save, saved
 
 
 def call(
@@ -75,13 +75,13 @@ class _NormAct(Function):
         y, statistics = kernels.norm_act(
             inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), eps, centred
         )
-        ctx.save_for_backward(x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
+        save(ctx, x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
         ctx.constants = (inner, dims, eps, centred, kernels)
         return _shaped(y, x)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        x, residual, weight, bias, statistics = ctx.saved_tensors
+        x, residual, weight, bias, statistics = saved(ctx)
         inner, dims, eps, centred, kernels = ctx.constants
         wants_x, wants_residual, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         identity = inner.name == IDENTITY.name

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from .. import dispatch
 from ..reference import pooling as reference
 from . import sharded
-from .context import is_plain_call
+from .context import is_plain_call, save, saved
 
 
 class _Frame(NamedTuple):
@@ -80,13 +80,13 @@ class _Maxout(Function):
         y = frame.empty(x, frame.out_shape)
         winners = x.new_empty(reference.packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8)
         kernels.maxout(frame.memory(x), y, winners, frame.pieces, frame.inner)
-        ctx.save_for_backward(winners)
+        save(ctx, winners)
         ctx.constants = (frame, kernels)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        (winners,) = ctx.saved_tensors
+        (winners,) = saved(ctx)
         frame, kernels = ctx.constants
         if torch.is_grad_enabled() or not is_plain_call(grad):
             return _differentiable(grad, winners, frame), None, None

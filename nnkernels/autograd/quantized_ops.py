@@ -15,8 +15,9 @@ from torch.library import custom_op
 from .. import dispatch
 from ..fusing import Inner
 from ..gating import Gating
-from ..quantizing import Rounding
+from ..quantizing import GRANULARITIES, LARGEST, Rounding
 from ..reference.quantized import empty_results
+from .checks import Requirements
 
 
 @custom_op("nnkernels::quantize", mutates_args=())
@@ -37,6 +38,24 @@ def _quantize(
     granularity: str,
     pow2: bool,
 ) -> tuple[Tensor, Tensor]:
+    needs = Requirements("quantize")
+    needs.floating("input", input)
+    needs.that(dtype in LARGEST, f"dtype is {dtype}, expected one of {tuple(LARGEST)}")
+    needs.that(granularity in GRANULARITIES, f"granularity is {granularity!r}, expected one of {GRANULARITIES}")
+    needs.that(granularity == "tensor" or input.dim() > 0, f"granularity is {granularity!r} for a single number")
+    needs.that(up is None or gated, "up is given, but nothing is gated")
+    if up is not None:
+        needs.alike("up", up, input)
+        needs.that(not interleaved and gate_first, "up is given besides the order of a packed input")
+    elif gated:
+        halves = -input.dim() <= dim < input.dim() and input.shape[dim] % 2 == 0
+        needs.that(halves, f"input has shape {list(input.shape)}, expected halves along {dim}")
+    if scale is not None:
+        needs.that(granularity == "tensor", f"scale is given for granularity {granularity!r}")
+        needs.that(
+            scale.dtype == torch.float32 and scale.numel() == 1 and scale.device == input.device,
+            f"scale is {scale.dtype} of shape {list(scale.shape)} on {scale.device}, expected one float32",
+        )
     what = _what(gated, activation, a, b, dim, interleaved, gate_first, limit, offset)
     kernels = dispatch.kernels("quantized", input, activation)
     return kernels.quantize(what, input, up, Rounding(dtype, granularity, pow2), scale)

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from .. import dispatch, policies
 from ..reference import random as reference
 from . import recomputing
-from .context import compiles_kernels, is_plain_call, writing
+from .context import compiles_kernels, is_plain_call, save, saved, writing
 from .saving import Coding, adjacent, is_dense, keep_bits
 
 
@@ -111,13 +111,13 @@ class _RReLU(Function):
         if inplace:
             y = y if y is x else x.copy_(y)
             ctx.mark_dirty(y)
-        ctx.save_for_backward(y if keeps_output else kept, seed)
+        save(ctx, y if keeps_output else kept, seed)
         ctx.constants = (kernels, strides, lower, upper)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _rrelu_gradient(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 6
+        return _rrelu_gradient(grad, *saved(ctx), *ctx.constants), *[None] * 6
 
 
 class _RReLUGradient(Function):
@@ -125,13 +125,13 @@ class _RReLUGradient(Function):
 
     @staticmethod
     def forward(ctx, grad, x, seed, kernels, strides, lower, upper):  # type: ignore[override]
-        ctx.save_for_backward(x, seed)
+        save(ctx, x, seed)
         ctx.constants = (kernels, strides, lower, upper)
         return kernels.rrelu_backward(grad, x, seed, strides, lower, upper)
 
     @staticmethod
     def backward(ctx, grad_grad):  # type: ignore[override]
-        x, seed = ctx.saved_tensors
+        x, seed = saved(ctx)
         for_grad = _rrelu_gradient(grad_grad, x, seed, *ctx.constants) if ctx.needs_input_grad[0] else None
         for_x = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
         return for_grad, for_x, None, None, None, None, None
@@ -155,7 +155,7 @@ class _Dropout(Function):
     def forward(ctx, x, seed, kernels, p, strides, inplace):  # type: ignore[override]
         dense = x if inplace and is_dense(x) else None
         y = kernels.dropout(x, seed, p, strides, dense)
-        ctx.save_for_backward(seed)
+        save(ctx, seed)
         ctx.constants = (kernels, p, y.stride())
         if inplace:
             y = y if y is x else x.copy_(y)
@@ -164,7 +164,7 @@ class _Dropout(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        (seed,) = ctx.saved_tensors
+        (seed,) = saved(ctx)
         kernels, p, strides = ctx.constants
         if not is_plain_call(grad, seed):
             grad_x = reference.times_kept(grad, seed, strides, p)

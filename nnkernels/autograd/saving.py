@@ -16,7 +16,7 @@ from .. import dispatch, policies, reference
 from ..dispatch import Backend
 from ..layout import plan
 from ..registry import Activation
-from .context import has_plain_data
+from .context import has_plain_data, save, saved
 from .elementwise import gradient, nothing_for_copy
 
 
@@ -46,13 +46,13 @@ class _Whole(Function):
         y = backend.forward(row.name, x, a, b, x if inplace else None)
         if inplace:
             ctx.mark_dirty(y)
-        ctx.save_for_backward(y if kept is None else kept)
+        save(ctx, y if kept is None else kept)
         ctx.constants = (row, backend, a, b)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return gradient(grad, ctx.saved_tensors[0], *ctx.constants), nothing_for_copy(ctx, grad), *[None] * 5
+        return gradient(grad, saved(ctx)[0], *ctx.constants), nothing_for_copy(ctx, grad), *[None] * 5
 
 
 class _Output(Function):
@@ -63,13 +63,13 @@ class _Output(Function):
         y = backend.forward(row.name, x, a, b, x if inplace else None)
         if inplace:
             ctx.mark_dirty(y)
-        ctx.save_for_backward(y)
+        save(ctx, y)
         ctx.name, ctx.constant = row.name, a
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _from_output(ctx.name, ctx.constant, grad, ctx.saved_tensors[0]), *[None] * 5
+        return _from_output(ctx.name, ctx.constant, grad, saved(ctx)[0]), *[None] * 5
 
 
 def _from_output(name: str, a: float, grad: Tensor, y: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class _Coded(Function):
     def forward(ctx, x, coding, inplace, *besides):  # type: ignore[override]
         source = x if is_dense(x) else torch.empty_like(x).copy_(x)
         y = x if inplace and source is x else torch.empty_like(source)
-        ctx.save_for_backward(coding.encode(source, y, *besides), *besides)
+        save(ctx, coding.encode(source, y, *besides), *besides)
         ctx.constants = (coding, y.stride())
         if inplace:
             y = y if y is x else x.copy_(y)
@@ -151,8 +151,8 @@ class _Coded(Function):
                 f"{coding.name}: the derivative was kept in {coding.bits} bits, which do not tell the second "
                 "derivative; use saving('auto') where a graph of the gradient is asked for (create_graph)"
             )
-        kept = ctx.saved_tensors
-        return _CodedBackward.apply(grad, *ctx.constants, *kept), *[None] * (1 + len(kept))
+        tensors = saved(ctx)
+        return _CodedBackward.apply(grad, *ctx.constants, *tensors), *[None] * (1 + len(tensors))
 
 
 class _CodedBackward(Function):
@@ -160,7 +160,7 @@ class _CodedBackward(Function):
 
     @staticmethod
     def forward(ctx, grad, coding, strides, *kept):  # type: ignore[override]
-        ctx.save_for_backward(*kept)
+        save(ctx, *kept)
         ctx.constants = (coding, strides)
         if not has_plain_data(grad):
             raise RuntimeError(
@@ -173,8 +173,8 @@ class _CodedBackward(Function):
 
     @staticmethod
     def backward(ctx, grad_grad):  # type: ignore[override]
-        kept = ctx.saved_tensors
-        return _CodedBackward.apply(grad_grad, *ctx.constants, *kept), *[None] * (2 + len(kept))
+        tensors = saved(ctx)
+        return _CodedBackward.apply(grad_grad, *ctx.constants, *tensors), *[None] * (2 + len(tensors))
 
 
 def is_dense(x: Tensor) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from ..autograd.checks import Requirements
 from ..reference.random import line, threshold
 from .backend import _TILE_BYTES
 
@@ -26,6 +27,9 @@ from .random_kernels import rrelu_backward as rrelu_backward_kernel
 @triton_op("nnkernels::rrelu_drawn", mutates_args=())
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
     """x, times a slope drawn from [lower, upper] where x <= 0."""
+    needs = Requirements("rrelu_drawn")
+    needs.floating("x", x)
+    needs.seed(seed, x)
     y = torch.empty_like(x)
     programs, more = _one_run(x, operands=1)
     wrap_triton(rrelu_kernel)[programs](_as(x, y), y, seed, *line(x.dtype, lower, upper), 1, x.numel(), 0, 0, **more)
@@ -35,6 +39,10 @@ def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
 @triton_op("nnkernels::rrelu_drawn_backward", mutates_args=())
 def rrelu_backward(grad: Tensor, x: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
     """grad, times the slopes that `rrelu` drew where x <= 0."""
+    needs = Requirements("rrelu_drawn_backward")
+    needs.floating("x", x)
+    needs.alike("grad", grad, x)
+    needs.seed(seed, x)
     grad_x = torch.empty_like(x)
     programs, more = _one_run(x, operands=2)
     wrap_triton(rrelu_backward_kernel)[programs](
@@ -46,6 +54,11 @@ def rrelu_backward(grad: Tensor, x: Tensor, seed: Tensor, lower: float, upper: f
 @triton_op("nnkernels::dropout_drawn", mutates_args=())
 def dropout(x: Tensor, seed: Tensor, strides: Sequence[int], p: float) -> Tensor:
     """x / (1 - p), or 0 with probability p, in a dense tensor with these strides."""
+    needs = Requirements("dropout_drawn")
+    needs.floating("x", x)
+    needs.seed(seed, x)
+    needs.dense(strides, x)
+    needs.probability(p)
     # Not from `empty_strided`: AOTAutograd takes two calls of it for one, and copies.
     memory = torch.empty_like(x) if x.stride() == tuple(strides) else x.new_empty(x.numel())
     y = memory if memory.shape == x.shape else memory.as_strided(x.shape, strides)
