@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import native, reference
+from .names import BACKENDS as NAMES
 
-NAMES = ("auto", "cuda", "triton", "cpu", "reference")
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
 
 
