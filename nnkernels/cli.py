@@ -74,6 +74,14 @@ def json_file(text: str) -> Path:
     return path
 
 
+def stem(text: str) -> Path:
+    """A file's path without its suffix, as argparse's `type`."""
+    path = Path(text)
+    if path.name in ("", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return path
+
+
 def folder(text: str) -> Path:
     """A folder that can be written or made, as argparse's `type`."""
     path = Path(text)
@@ -169,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="a checkpoint as an ONNX or torch.export file, run and compared")
     export.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
     export.add_argument("--format", type=one_of("format", ("onnx", "torch")), default="onnx", help="onnx (default) or torch")
-    export.add_argument("--out", type=Path, default=Path("network"), help="the file, its suffix aside")
+    export.add_argument("--out", type=stem, default=Path("network"), help="the file, its suffix aside")
     return top
 
 

@@ -38,7 +38,7 @@ def _settings(options: list[str]):
     elif saved is not None and saved.exists():
         base = Settings.load(saved)
     base = dataclasses.replace(base, resume=False)
-    told = "\n\n".join((__doc__ or "").split("\n"))  # tyro fills paragraphs, and each example is a line
+    told = "\n\n".join(filter(None, (__doc__ or "").split("\n")))  # tyro fills paragraphs, and each example is a line
     return tyro.cli(Settings, prog="nnkernels train", description=told, default=base, args=rest)
 
 
