@@ -22,6 +22,9 @@ COMMANDS = ("info", "check", "demo", "bench", "gallery", "train", "tune", "predi
 OWN_OPTIONS = ("train", "tune")
 """The commands that read their options themselves."""
 
+WAYS = ("kernels", "inplace", "compiled")
+"""What `check` checks: the backends, calls that write into their argument, calls under torch.compile."""
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -131,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--activation", action="append", type=any_activation, metavar="NAME", help="only this one; may be repeated"
     )
+    check.add_argument(
+        "--only", action="append", type=one_of("kind of check", WAYS), metavar="KIND",
+        help="kernels (each backend's, with gradcheck), inplace or compiled (all activations, where otherwise some "
+        "stand for their kind); may be repeated",
+    )  # fmt: skip
     check.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     demo = commands.add_parser(
