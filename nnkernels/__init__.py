@@ -1,7 +1,7 @@
 """The activation family for PyTorch: exact in the tails, differentiable to any order, at the speed of memory.
 
-What needs torch is imported at once where torch already is, which registers the operators that an exported program may
-name; otherwise when it is first used, so that the command line can answer without torch.
+What needs torch is imported at once where torch already is, which registers the C++ operators; otherwise when it is
+first used, so that the command line can answer without torch.
 
 Example:
     >>> import torch, nnkernels
