@@ -179,12 +179,16 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     predict.add_argument("--prompt", default="\n", help="what a network that writes goes on with")
     predict.add_argument("--length", type=positive, default=400, help="characters to write (default: 400)")
-    predict.add_argument("--temperature", type=temperature, default=0.8, help="of writing; 0 takes the likeliest character")
+    predict.add_argument(
+        "--temperature", type=temperature, default=0.8, help="of writing; 0 takes the likeliest character"
+    )
     predict.add_argument("--seed", type=seed, default=0, help="of writing")
 
     export = commands.add_parser("export", help="a checkpoint as an ONNX or torch.export file, run and compared")
     export.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
-    export.add_argument("--format", type=one_of("format", ("onnx", "torch")), default="onnx", help="onnx (default) or torch")
+    export.add_argument(
+        "--format", type=one_of("format", ("onnx", "torch")), default="onnx", help="onnx (default) or torch"
+    )
     export.add_argument("--out", type=stem, default=Path("network"), help="the file, its suffix aside")
     return top
 
@@ -202,9 +206,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        code = _run(argv)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         start = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C in the middle of a line
         print(f"{start}nnkernels: stopped by Ctrl-C", file=sys.stderr)

@@ -41,7 +41,12 @@ print("heavy", [name for name in {heavy!r} if name in sys.modules])
 
 
 def test_help_and_refusals_need_no_torch():
-    refused = [["chekc"], ["check", "--activation", "mihs"], ["bench", "--dtype", "float23"], ["gallery", "--out", "setup.py"]]
+    refused = [
+        ["chekc"],
+        ["check", "--activation", "mihs"],
+        ["bench", "--dtype", "float23"],
+        ["gallery", "--out", "setup.py"],
+    ]
     commands = [["--help"], *([name, "--help"] for name in COMMANDS if name not in ("train", "tune")), *refused]
     done = python(ANSWERS.format(commands=commands, heavy=HEAVY))
     assert f"codes {[0] * (len(commands) - len(refused)) + [2] * len(refused)}" in done.stdout, done.stderr

@@ -17,7 +17,7 @@ SLOWER = 0.95
 """Below this ratio a figure is marked with <."""
 
 HEAD = (
-    f"{'':16} {'':8} {'worst ulp':>10} {'forward, ns/element':^22}{'backward, ns/element':^22}\n"
+    f"{'':16} {'':8} {'worst ulp':>10}{'forward, ns/element':^22}{'backward, ns/element':^22}\n"
     f"{'activation':16} {'type':8} {'f / slope':>10}" + f" {'eager':>6} {'ours':>6} {'ratio':>6} " * 2
 )
 """Above columns that fit into 80 characters."""

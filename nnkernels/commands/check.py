@@ -98,9 +98,7 @@ def check_in_place(row: Row, call: calls.Calls) -> dict:
 def check_compiled(row: Activation) -> dict:
     """The same of the compiled function, in float32."""
     device = _device("auto")
-    return _judged(
-        row, "compiled", lambda dtype: calls.measure_compiled(row, device), (torch.float32,), lambda: "ok"
-    )
+    return _judged(row, "compiled", lambda dtype: calls.measure_compiled(row, device), (torch.float32,), lambda: "ok")
 
 
 def _judged(
