@@ -179,16 +179,13 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     predict.add_argument("--prompt", default="\n", help="what a network that writes goes on with")
     predict.add_argument("--length", type=positive, default=400, help="characters to write (default: 400)")
-    predict.add_argument(
-        "--temperature", type=temperature, default=0.8, help="of writing; 0 takes the likeliest character"
-    )
+    predict.add_argument("--temperature", type=temperature, default=0.8, help="of writing; 0: the likeliest character")
     predict.add_argument("--seed", type=seed, default=0, help="of writing")
 
     export = commands.add_parser("export", help="a checkpoint as an ONNX or torch.export file, run and compared")
     export.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
-    export.add_argument(
-        "--format", type=one_of("format", ("onnx", "torch")), default="onnx", help="onnx (default) or torch"
-    )
+    formats = one_of("format", ("onnx", "torch"))
+    export.add_argument("--format", type=formats, default="onnx", help="onnx (default) or torch")
     export.add_argument("--out", type=stem, default=Path("network"), help="the file, its suffix aside")
     return top
 

@@ -190,10 +190,11 @@ def test_ctrl_c_in_a_terminal_ends_a_process_that_is_at_work(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     path = os.pathsep.join([str(Path(nnkernels.__file__).parent.parent), *sys.path])
+    (tmp_path / "talking.py").write_text("print('words', flush=True)")
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "nnkernels", "--help"], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path,
+        [sys.executable, "-m", "nnkernels", "--import", "talking", "info"], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     os.close(writing)

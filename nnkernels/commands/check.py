@@ -165,9 +165,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"nnkernels check: backend {name!r} cannot be checked here: {reason}", file=sys.stderr)
             return 2
     ways = set(args.only or (("kernels",) if args.backend else WAYS))
-    if "compiled" in ways and (reason := calls.compiler_missing()) is not None:
+    if "compiled" in ways and (lacking := calls.compiler_missing()) is not None:
         ways.discard("compiled")
-        print(f"left out: compiled calls: {reason}")
+        print(f"left out: compiled calls: {lacking}")
     print(HEAD)
     results = []
     every = bool(args.activation or args.only)
