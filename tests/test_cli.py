@@ -194,8 +194,8 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "nnkernels", "--import", "talking", "info"], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", "nnkernels", "--import", "talking", "info"], stdout=writing, stderr=subprocess.PIPE,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     os.close(writing)
     assert done.returncode == 141 and done.stderr == b""
