@@ -45,7 +45,7 @@ def test_help_and_refusals_need_no_torch():
         ["chekc"],
         ["check", "--activation", "mihs"],
         ["bench", "--dtype", "bf16"],
-        ["demo", "--out", "setup.py"],
+        ["demo", "--epochs", "0"],
     ]
     commands = [["--help"], *([name, "--help"] for name in COMMANDS if name not in ("train", "tune")), *refused]
     done = python(ANSWERS.format(commands=commands, heavy=HEAVY))

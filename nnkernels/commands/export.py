@@ -14,12 +14,12 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.format == "onnx" and (name := missing("onnx", "onnxscript", "onnxruntime")) is not None:
-        print(f"nnkernels export needs {name}; run: pip install 'nnkernels[export]'", file=sys.stderr)
-        return 2
     try:
         path = args.out.with_suffix(FORMATS[args.format])
         predictor = Predictor.load(args.checkpoint)
+        if args.format == "onnx" and (name := missing("onnx", "onnxscript", "onnxruntime")) is not None:
+            print(f"nnkernels export needs {name}; run: pip install 'nnkernels[export]'", file=sys.stderr)
+            return 2
         path.parent.mkdir(parents=True, exist_ok=True)
         apart = export(predictor, path, args.format)
     except (ValueError, RuntimeError) as error:  # of which CheckpointError is one
