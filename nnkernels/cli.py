@@ -1,18 +1,29 @@
-"""The command line: `nnkernels info | check | demo | bench | gallery | train | tune | predict | export`."""
+"""The command line: `nnkernels info | check | demo | bench | gallery | train | tune | predict | export`.
+
+It needs no torch until a command computes: help and refusals come at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
+import math
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .dispatch import NAMES
+from .names import BACKENDS, unknown
 from .registry import Activation, activations, catalogue
 
+COMMANDS = ("info", "check", "demo", "bench", "gallery", "train", "tune", "predict", "export")
 OWN_OPTIONS = ("train", "tune")
 """The commands that read their options themselves."""
+
+WAYS = ("kernels", "inplace", "compiled")
+"""What `check` checks: the backends, calls that write into their argument, calls under torch.compile."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -25,16 +36,68 @@ def positive(text: str) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """A whole number that a generator of torch starts from, as argparse's `type`."""
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number < 2**64:
+        raise argparse.ArgumentTypeError(f"it has to be a whole number from 0 to 2^64 - 1, got {text!r}")
+    return number
+
+
+def temperature(text: str) -> float:
+    """A finite number of at least 0, as argparse's `type`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"it has to be a number of at least 0, got {text!r}")
+    return number
+
+
+def one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
+    """A known name, as argparse's `type`; another one is answered with the nearest, and all there are."""
+    listed = tuple(known)
+
+    def named(text: str) -> str:
+        if text not in listed:
+            raise argparse.ArgumentTypeError(str(unknown(what, text, listed)))
+        return text
+
+    return named
+
+
 def json_file(text: str) -> Path:
-    """A path whose folder exists, so that no measurement is lost for want of it, as argparse's `type`."""
+    """A file that can be written, so that no measurement is lost for want of it, as argparse's `type`."""
     path = Path(text)
     if not path.parent.is_dir() or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not a file in a folder that exists")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return path
+
+
+def stem(text: str) -> Path:
+    """A file's path without its suffix, as argparse's `type`."""
+    path = Path(text)
+    if path.name in ("", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return path
+
+
+def folder(text: str) -> Path:
+    """A folder that can be written or made, as argparse's `type`."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be made or written: see {str(there)!r}")
     return path
 
 
 def _importer() -> argparse.ArgumentParser:
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument(
         "--import",
         dest="modules",
@@ -52,69 +115,85 @@ def _import(modules: list[str]) -> None:
         importlib.import_module(name)
 
 
-def folder(text: str) -> Path:
-    """A folder that exists or can be made, as argparse's `type`."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
-    return path
-
-
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nnkernels", description="The activation family for PyTorch.", parents=[_importer()]
     )
-    names = [row.name for row in catalogue(Activation)]
-    commands = top.add_subparsers(dest="command", required=True)
+    any_activation = one_of("activation", activations())
+    stateless = one_of("stateless activation", (row.name for row in catalogue(Activation)))
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
 
     info = commands.add_parser("info", help="versions, backends, and how to mend what is missing")
     info.add_argument("--json", action="store_true", help="print JSON")
 
     check = commands.add_parser("check", help="gradcheck and accuracy of every activation on every backend here")
-    check.add_argument("--backend", action="append", choices=NAMES[1:], help="only this one; may be repeated")
-    check.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+    check.add_argument(
+        "--backend", action="append", type=one_of("backend", BACKENDS[1:]), metavar="NAME",
+        help=f"only this one ({', '.join(BACKENDS[1:])}); may be repeated",
+    )  # fmt: skip
+    check.add_argument(
+        "--activation", action="append", type=any_activation, metavar="NAME", help="only this one; may be repeated"
+    )
+    check.add_argument(
+        "--only", action="append", type=one_of("kind of check", WAYS), metavar="KIND",
+        help="kernels (each backend's, with gradcheck), inplace or compiled (all activations, where otherwise some "
+        "stand for their kind); may be repeated",
+    )  # fmt: skip
     check.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     demo = commands.add_parser(
         "demo", help="train a small network with torch's Mish and with ours, and time the family"
     )
-    demo.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the picture")
+    demo.add_argument("--out", type=folder, default=Path("demo-output"), help="folder for the picture")
     demo.add_argument("--epochs", type=positive, default=12)
 
     bench = commands.add_parser("bench", help="time every activation against torch's")
-    bench.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
-    bench.add_argument("--activation", action="append", choices=names, help="only this one; may be repeated")
+    bench.add_argument(
+        "--dtype", nargs="+", default=["float32", "bfloat16"], type=one_of("type", DTYPES), metavar="TYPE",
+        help=f"of {', '.join(DTYPES)} (default: float32 bfloat16)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--activation", action="append", type=stateless, metavar="NAME", help="only this one; may be repeated"
+    )
     bench.add_argument("--size", type=positive, default=2**17, help="elements (default: 2^17, within the cache)")
     bench.add_argument("--threads", type=positive, default=1)
-    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    bench.add_argument("--device", default="cpu", type=one_of("device", ("cpu", "cuda")), help="cpu (default) or cuda")
     bench.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
 
     gallery = commands.add_parser("gallery", help="draw every activation and its derivative: pictures and a page")
     gallery.add_argument(
         "--out", type=folder, default=Path("gallery-output"), help="folder for the pictures and the page"
     )
-    gallery.add_argument("--activation", action="append", choices=activations(), help="only this one; may be repeated")
+    gallery.add_argument(
+        "--activation", action="append", type=any_activation, metavar="NAME", help="only this one; may be repeated"
+    )
 
     commands.add_parser("train", add_help=False, help="train a network; its options: nnkernels train --help")
     commands.add_parser("tune", add_help=False, help="search for settings; its options: nnkernels tune --help")
 
     predict = commands.add_parser("predict", help="classes and probabilities, values or text, from a checkpoint")
     predict.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
-    predict.add_argument("--input", metavar="FILE", help="numbers: .npy, CSV (- is the standard input), or a picture")
+    predict.add_argument(
+        "--input", metavar="FILE", help="numbers: .npy, CSV with or without names on top (- is the standard input), "
+        "or a picture",
+    )  # fmt: skip
     predict.add_argument("--prompt", default="\n", help="what a network that writes goes on with")
     predict.add_argument("--length", type=positive, default=400, help="characters to write (default: 400)")
-    predict.add_argument("--temperature", type=float, default=0.8, help="of writing; 0 takes the likeliest character")
-    predict.add_argument("--seed", type=int, default=0, help="of writing")
+    predict.add_argument("--temperature", type=temperature, default=0.8, help="of writing; 0: the likeliest character")
+    predict.add_argument("--seed", type=seed, default=0, help="of writing")
 
     export = commands.add_parser("export", help="a checkpoint as an ONNX or torch.export file, run and compared")
     export.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run, whose best is taken")
-    export.add_argument("--format", choices=["onnx", "torch"], default="onnx")
-    export.add_argument("--out", type=Path, default=Path("network"), help="the file, its suffix aside")
+    formats = one_of("format", ("onnx", "torch"))
+    export.add_argument("--format", type=formats, default="onnx", help="onnx (default) or torch")
+    export.add_argument("--out", type=stem, default=Path("network"), help="the file, its suffix aside")
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code.
+    """Runs one command and returns its exit code: 0, 1 for a failed check or run, 2 for what cannot be done as asked.
+
+    Whatever the command is at, Ctrl-C ends it with one line and 130, and a reader that went away (`| head`) with 141.
 
     Example:
         >>> from nnkernels.cli import main
@@ -122,15 +201,46 @@ def main(argv: list[str] | None = None) -> int:
         activation...
         0
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        _import(_importer().parse_known_args(argv)[0].modules)  # before the names of activations are listed
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        start = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C in the middle of a line
+        print(f"{start}nnkernels: stopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be written has no reader either
+        return 128 + signal.SIGPIPE
+
+
+def missing(*packages: str) -> str | None:
+    """The first of the packages that is not installed; none of them is imported, which may take seconds."""
+    return next((name for name in packages if importlib.util.find_spec(name) is None), None)
+
+
+def _run(argv: list[str]) -> int:
+    known, rest = _importer().parse_known_args(argv)
+    try:
+        _import(known.modules)  # before the names of activations are listed
     except ImportError as error:
         print(f"nnkernels: --import: {error}", file=sys.stderr)
         return 2
     top = parser()
+    if rest and not rest[0].startswith("-") and rest[0] not in COMMANDS:
+        top.error(str(unknown("command", rest[0], COMMANDS)))
     args, options = top.parse_known_args(argv)
     if args.command in OWN_OPTIONS:
         args.options = options
     elif options:
         top.error(f"unrecognized arguments: {' '.join(options)}")
-    return importlib.import_module(f".commands.{args.command}", __package__).run(args)
+    try:
+        return importlib.import_module(f".commands.{args.command}", __package__).run(args)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"nnkernels {args.command}: {where}", file=sys.stderr)
+        return 2

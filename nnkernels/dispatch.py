@@ -15,8 +15,8 @@ from torch import Tensor
 
 from . import native, reference
 from .choosing import Choice, Choosing
+from .names import BACKENDS as NAMES
 
-NAMES = ("auto", "cuda", "triton", "cpu", "reference")
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
 
 

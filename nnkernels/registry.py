@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REQUIRED = float("nan")
 """The default of a parameter that the caller has to give, as `threshold` and `value` of `torch.nn.Threshold`."""

@@ -124,6 +124,7 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path, alone, device, b
 
 
 def test_a_worker_that_is_killed_is_restarted_and_the_run_goes_on(tmp_path, device):
+    pytest.importorskip("tyro")
     told = {"data": "digits", "epochs": 8, "batch_size": 128, "save_every": 4, "evaluate_every": 100, "ema": None}
     told |= {"device": device}
     folder = tmp_path / "killed"

@@ -106,7 +106,9 @@ def test_the_command_writes_pictures_and_a_page_that_stands_alone(tmp_path, caps
     out = tmp_path / "new" / "folder"
     names = ["mish", "hardshrink", "threshold"]
     assert main(["gallery", "--out", str(out), *(word for name in names for word in ("--activation", name))]) == 0
-    assert str(out / "index.html") in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert str(out / "index.html") in told.out
+    assert f"1 of {len(names)}" in told.err  # so that nobody waits in silence
     assert sorted(path.name for path in out.iterdir()) == sorted(
         [*(f"{name}.png" for name in names), "gallery.png", "index.html"]
     )

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
-MODULES = ["train", "train.settings", "train.names", "train.data", "train.trainer", "train.units", "train.predictor"]
-MODULES += ["networks", "networks.activating", "networks.mlp", "networks.cnn", "networks.transformer"]
+MODULES = ["train", "train.settings", "train.data", "train.trainer", "train.units", "train.predictor"]
+MODULES += ["names", "networks", "networks.activating", "networks.mlp", "networks.cnn", "networks.transformer"]
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 
 

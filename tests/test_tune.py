@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("optuna")
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
+pytest.importorskip("tyro")
 
 import optuna
 from launching import server

@@ -14,25 +14,25 @@ from ..benchmark import Comparison, compare, geometric_mean
 from ..registry import Activation, catalogue, elementwise
 
 SLOWER = 0.95
-"""Below this ratio a row is marked."""
+"""Below this ratio a figure is marked with <."""
 
 HEAD = (
-    f"{'activation':17} {'type':9} {'worst ulp':>11}   "
-    f"{'eager':>6} {'ours':>6} {'ratio':>6}   {'eager':>6} {'ours':>6} {'ratio':>6}\n"
-    f"{'':17} {'':9} {'':11}   {'forward, ns/element':^20}   {'backward, ns/element':^20}"
+    f"{'':16} {'':8} {'worst ulp':>10}{'forward, ns/element':^22}{'backward, ns/element':^22}\n"
+    f"{'activation':16} {'type':8} {'f / slope':>10}" + f" {'eager':>6} {'ours':>6} {'ratio':>6} " * 2
 )
+"""Above columns that fit into 80 characters."""
 
 
 def line(c: Comparison) -> str:
-    slower = [way for way in ("forward", "backward") if getattr(c, f"{way}_ratio") < SLOWER]
-    ulps = f"{c.accuracy.value:.2f} /{c.accuracy.d1:5.2f}"
-    return (
-        f"{c.name:17} {c.dtype:9} {ulps:>11}   "
-        f"{c.eager_forward:6.2f} {c.ours_forward:6.2f} {c.forward_ratio:5.2f}x   "
-        f"{c.eager_backward:6.2f} {c.ours_backward:6.2f} {c.backward_ratio:5.2f}x"
-        + (f"  slower {' and '.join(slower)}" if slower else "")
-        + ("" if c.accuracy.ok else "  WRONG")
+    cells = (
+        f" {eager:6.2f} {ours:6.2f} {ratio:5.2f}x{'<' if ratio < SLOWER else ' '}"
+        for eager, ours, ratio in (
+            (c.eager_forward, c.ours_forward, c.forward_ratio),
+            (c.eager_backward, c.ours_backward, c.backward_ratio),
+        )
     )
+    ulps = f"{c.accuracy.value:.2f}/{c.accuracy.d1:.2f}"
+    return f"{c.name:16} {c.dtype:8} {ulps:>10}{''.join(cells)}" + ("" if c.accuracy.ok else " WRONG")
 
 
 def table(dtypes: Iterable[str], size: int, device: str, names: Iterable[str] | None = None) -> Iterator[Comparison]:
@@ -47,7 +47,7 @@ def table(dtypes: Iterable[str], size: int, device: str, names: Iterable[str] | 
         forward, backward = (
             geometric_mean(getattr(c, f"{way}_ratio") for c in done) for way in ("forward", "backward")
         )
-        print(f"{'geometric mean':17} {dtype:9} {'':11}   {'':13} {forward:5.2f}x   {'':13} {backward:5.2f}x")
+        print(f"{'geometric mean':16} {dtype:8} {'':10} {'':13} {forward:5.2f}x  {'':13} {backward:5.2f}x")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,15 +7,19 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 from .. import accuracy, dispatch
 from ..benchmark import ours
+from ..cli import WAYS
+from ..names import BACKENDS
 from ..registry import Activation, Row, activation, activations
 from ..samples import SAMPLES
+from . import calls
 
 
 def usable() -> list[str]:
@@ -74,29 +78,75 @@ def check(row: Row, name: str) -> dict:
     if isinstance(found, str):
         raise RuntimeError(f"backend {name!r} cannot be checked here: {found}")
     device = _device(name)
-    result = {"activation": row.name, "backend": name, "accuracy": [], "gradients": "not reached", "ok": False}
+
+    def measured(dtype: torch.dtype) -> accuracy.Accuracy:
+        if isinstance(row, Activation):
+            return accuracy.measure(row, found, dtype, device)
+        return accuracy.measure_sample(SAMPLES[row.name], dtype, device)
+
+    with dispatch.backend(name):
+        return _judged(row, name, measured, accuracy.LIMITS, lambda: gradients_hold(row, device))
+
+
+def check_in_place(row: Row, call: calls.Calls) -> dict:
+    """The same of the function that writes into its argument; and whether the writes are counted."""
+    device = _device("auto")
+    measured = partial(calls.measure_in_place, row, call, device=device)
+    return _judged(row, "in place", measured, accuracy.LIMITS, lambda: calls.unnoticed(call, device) or "ok")
+
+
+def check_compiled(row: Activation) -> dict:
+    """The same of the compiled function, in float32."""
+    device = _device("auto")
+    return _judged(row, "compiled", lambda dtype: calls.measure_compiled(row, device), (torch.float32,), lambda: "ok")
+
+
+def _judged(
+    row: Row,
+    where: str,
+    measured: Callable[[torch.dtype], accuracy.Accuracy],
+    dtypes: Iterable[torch.dtype],
+    gradients: Callable[[], str],
+) -> dict:
+    result = {"activation": row.name, "backend": where, "accuracy": [], "gradients": "not reached", "ok": False}
     try:
-        with dispatch.backend(name):
-            if isinstance(row, Activation):
-                measured = [accuracy.measure(row, found, dtype, device) for dtype in accuracy.LIMITS]
-            else:
-                measured = [accuracy.measure_sample(SAMPLES[row.name], dtype, device) for dtype in accuracy.LIMITS]
-            gradients = gradients_hold(row, device)
+        errors = [measured(dtype) for dtype in dtypes]
+        said = gradients()
     except Exception as error:  # a kernel that raises is what this command is there to find
         return result | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
     return result | {
-        "accuracy": [{**dataclasses.asdict(one), "dtype": str(one.dtype)[6:], "ok": one.ok} for one in measured],
-        "gradients": gradients,
-        "ok": all(one.ok for one in measured) and gradients == "ok",
+        "accuracy": [{**dataclasses.asdict(one), "dtype": str(one.dtype)[6:], "ok": one.ok} for one in errors],
+        "gradients": said,
+        "ok": all(one.ok for one in errors) and said == "ok",
     }
+
+
+def _checks(names: Iterable[str], backends: Iterable[str], ways: Collection[str], every: bool) -> Iterator[dict]:
+    """One result after the other; `every` says whether rows are compiled that are no example of their kind."""
+    for row in map(activation, names):
+        if "kernels" in ways:
+            yield from (check(row, name) for name in backends if _serves(name, row))
+        if "inplace" in ways and (call := calls.in_place(row)) is not None:
+            yield check_in_place(row, call)
+        if "compiled" in ways and isinstance(row, Activation) and (every or row.name in calls.COMPILED):
+            yield check_compiled(row)
+
+
+HEAD = f"{'worst ulp: value/derivative':28}" + "".join(f"{str(dtype)[6:]:>12}" for dtype in accuracy.LIMITS)
 
 
 def _line(result: dict) -> str:
     start = f"{result['activation']:17} {result['backend']:10}"
     if "error" in result:
-        return f"{start} {result['error']} FAILED"
-    cells = "".join(f"{e['value']:8.2f} /{e['d1']:6.2f}" for e in result["accuracy"])
-    return f"{start}{cells}   {result['gradients']:9.40} " + ("ok" if result["ok"] else "FAILED")
+        return f"{start} FAILED: {result['error']}"
+    found = {one["dtype"]: f"{_short(one['value'])}/{_short(one['d1'])}" for one in result["accuracy"]}
+    cells = "".join(f"{found.get(str(dtype)[6:], ''):>12}" for dtype in accuracy.LIMITS)
+    verdict = "ok" if result["ok"] else "FAILED" if result["gradients"] == "ok" else f"FAILED: {result['gradients']}"
+    return f"{start}{cells} {verdict}"
+
+
+def _short(ulps: float) -> str:
+    return f"{ulps:.2f}" if ulps < 100 else f"{ulps:.0e}"
 
 
 def _plain(found: Any) -> Any:
@@ -114,18 +164,19 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(reason := _found(name), str):
             print(f"nnkernels check: backend {name!r} cannot be checked here: {reason}", file=sys.stderr)
             return 2
-    head = "".join(f"{str(dtype)[6:]:>16}" for dtype in accuracy.LIMITS)
-    print(f"{'activation':17} {'backend':10}{head}   gradcheck   (worst ulp: value / derivative)")
+    ways = set(args.only or (("kernels",) if args.backend else WAYS))
+    if "compiled" in ways and (lacking := calls.compiler_missing()) is not None:
+        ways.discard("compiled")
+        print(f"left out: compiled calls: {lacking}")
+    print(HEAD)
     results = []
-    for row in map(activation, args.activation or activations()):
-        for name in backends:
-            if not _serves(name, row):
-                continue
-            results.append(check(row, name))
-            print(_line(results[-1]), flush=True)
+    every = bool(args.activation or args.only)
+    for result in _checks(args.activation or activations(), backends, ways, every):
+        results.append(result)
+        print(_line(result), flush=True)
     if args.json:
         args.json.write_text(json.dumps(_plain(results), indent=2))
-    failed = [f"{r['activation']} on {r['backend']}" for r in results if not r["ok"]]
+    failed = [f"{r['activation']} {'on ' * (r['backend'] in BACKENDS)}{r['backend']}" for r in results if not r["ok"]]
     print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     for line in failed:
         print(f"  {line}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import nn
 from ..benchmark import Comparison
+from ..cli import missing
 from .bench import table
 
 LEAST_ACCURACY = 0.97
@@ -128,13 +129,10 @@ def draw(path: Path, theirs: Run, mine: Run, timed: list[Comparison]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-        import tqdm  # noqa: F401
-    except ImportError as error:
-        print(f"nnkernels demo needs {error.name}; run: pip install scikit-learn matplotlib tqdm")
+    if (name := missing("matplotlib", "sklearn", "tqdm")) is not None:
+        print(f"nnkernels demo needs {name}; run: pip install scikit-learn matplotlib tqdm", file=sys.stderr)
         return 2
+    args.out.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     theirs = train(digits, torch.nn.Mish, args.epochs, "torch.nn.Mish    ")
     mine = train(digits, nn.Mish, args.epochs, "nnkernels.nn.Mish")

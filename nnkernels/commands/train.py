@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
+
+from ..cli import missing
 
 
 def _settings(options: list[str]):
@@ -35,21 +38,27 @@ def _settings(options: list[str]):
     elif saved is not None and saved.exists():
         base = Settings.load(saved)
     base = dataclasses.replace(base, resume=False)
-    return tyro.cli(Settings, prog="nnkernels train", description=__doc__, default=base, args=rest)
+    told = "\n\n".join(filter(None, (__doc__ or "").split("\n")))  # tyro fills paragraphs, and each example is a line
+    return tyro.cli(Settings, prog="nnkernels train", description=told, default=base, args=rest)
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        import torchmetrics  # noqa: F401
-        import tyro  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        print(f"nnkernels train needs {error.name}; run: pip install 'nnkernels[train]'", file=sys.stderr)
+    if (name := missing("torchmetrics", "tyro", "yaml")) is not None:
+        print(f"nnkernels train needs {name}; run: pip install 'nnkernels[train]'", file=sys.stderr)
         return 2
-    from ..train import CheckpointError, NotFinite, Trainer
+    try:
+        settings = _settings(args.options)
+    except BrokenPipeError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        print(f"nnkernels train: {error}", file=sys.stderr)
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        print(f"getting ready: {settings.network} on {settings.data}", file=sys.stderr, flush=True)
+    from ..train import CheckpointError, NotFinite, Trainer  # with torch, which takes seconds
 
     try:
-        trainer = Trainer(_settings(args.options))
+        trainer = Trainer(settings)
         if trainer.processes.is_main:
             print(f"{trainer.settings.network} on {trainer.settings.data}, {trainer.folder}", file=sys.stderr)
         result = trainer.run()

@@ -12,10 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..cli import missing
+
 
 def _options(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    from ..train.choices import PRUNERS
     from ..train.searching import ACTIVATIONS, SPACE, USUAL
-    from ..train.tuning import PRUNERS
 
     parser = argparse.ArgumentParser(
         "nnkernels tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -41,15 +43,10 @@ def _options(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        import optuna  # noqa: F401
-        import torchmetrics  # noqa: F401
-        import tyro  # noqa: F401
-    except ImportError as error:
-        print(f"nnkernels tune needs {error.name}; run: pip install 'nnkernels[train]'", file=sys.stderr)
+    if (name := missing("optuna", "torchmetrics", "tyro", "yaml")) is not None:
+        print(f"nnkernels tune needs {name}; run: pip install 'nnkernels[train]'", file=sys.stderr)
         return 2
     from ..train.searching import Comparison, Search
-    from ..train.tuning import Place, shown, table, tune
     from .train import _settings
 
     own, rest = _options(args.options)
@@ -58,6 +55,12 @@ def run(args: argparse.Namespace) -> int:
         folder = own.out or Path("runs") / f"tune-{base.data}-{base.network}"
         compares = own.search == ["activation"]
         search = Comparison(own.activations, own.seeds) if compares else Search(own.search, own.activations, own.trials)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"nnkernels tune: {error}", file=sys.stderr)
+        return 2
+    from ..train.tuning import Place, shown, table, tune  # with torch, which takes seconds
+
+    try:
         study = tune(base, search, Place(folder, own.storage, own.study, own.heartbeat), own.pruner)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         print(f"nnkernels tune: {error}", file=sys.stderr)

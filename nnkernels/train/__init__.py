@@ -7,12 +7,33 @@ Example:
     6
 """
 
-from .checkpoint import CheckpointError, Checkpoints
-from .data import Data, Problem
-from .finite import NotFinite
-from .processes import Processes
-from .settings import Settings
-from .trainer import Evaluation, Result, Trainer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .checkpoint import CheckpointError, Checkpoints
+    from .data import Data, Problem
+    from .finite import NotFinite
+    from .processes import Processes
+    from .settings import Settings
+    from .trainer import Evaluation, Result, Trainer
+else:
+    from ..lazy import attributes
+
+    __getattr__, __dir__ = attributes(
+        __name__,
+        {
+            "CheckpointError": "checkpoint",
+            "Checkpoints": "checkpoint",
+            "Data": "data",
+            "Evaluation": "trainer",
+            "NotFinite": "finite",
+            "Problem": "data",
+            "Processes": "processes",
+            "Result": "trainer",
+            "Settings": "settings",
+            "Trainer": "trainer",
+        },
+    )
 
 __all__ = [
     "CheckpointError",

@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-OWN = "own"
-"""The name of data that was given in Python."""
-
 
 @dataclass(frozen=True)
 class Problem:

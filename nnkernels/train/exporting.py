@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..quiet import silenced
 from .predictor import Predictor
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -24,18 +21,6 @@ def example(predictor: Predictor) -> Tensor:
         return torch.randint(problem.outputs, (3, *problem.shape), generator=generator)
     mean, std = torch.tensor(problem.mean), torch.tensor(problem.std)
     return (mean + std * torch.randn(3, *problem.shape, generator=generator)).to(next(predictor.parameters()).dtype)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """The exporter warns of deprecations of its own, and of packages that it could use."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def export(predictor: Predictor, path: Path, form: str) -> float:
@@ -54,7 +39,7 @@ def export(predictor: Predictor, path: Path, form: str) -> float:
     """
     inputs = example(predictor)
     sizes = {0: torch.export.Dim("batch")}
-    with torch.no_grad(), _silenced():
+    with torch.no_grad(), silenced():
         expected = predictor(inputs[:2])
         exported = torch.export.export(predictor, (inputs,), dynamic_shapes=(sizes,))
         if form == "torch":

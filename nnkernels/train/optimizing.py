@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer, lr_scheduler
 
-from .names import unknown
+from ..names import unknown
 
 if TYPE_CHECKING:
     from .settings import Settings

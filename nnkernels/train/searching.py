@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
-from .names import find
+from ..names import check
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -53,7 +53,7 @@ class Search:
 
     def __init__(self, names: Sequence[str], activations: Sequence[str] = ACTIVATIONS, trials: int = 40) -> None:
         for name in names:
-            find("setting to search for", name, SPACE)
+            check("setting to search for", name, SPACE)
         for name in activations:
             registry.activation(name)
         if trials < 1:

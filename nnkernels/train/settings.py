@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..networks import NETWORKS
-from . import metrics, optimizing
-from .checkpoint import write_whole
-from .data import OWN
-from .datasets import DATA
-from .names import find, unknown
-
-SHARDS = ("fsdp",)
-PRECISIONS = ("float32", "bf16", "fp16", "float64")
+from ..names import check, unknown
+from . import choices
 
 
 @dataclass(frozen=True)
@@ -132,19 +125,19 @@ class Settings:
         for name in ("dropout", "warmup", "ema"):
             if (value := getattr(self, name)) is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} has to be at least 0 and less than 1, got {value}")
-        find("network", self.network, NETWORKS)
-        find("data", self.data, {**DATA, OWN: None})
-        find("optimizer", self.optimizer, optimizing.OPTIMIZERS)
-        find("schedule", self.schedule, optimizing.SCHEDULES)
-        find("precision", self.precision, dict.fromkeys(PRECISIONS))
+        check("network", self.network, choices.NETWORKS)
+        check("data", self.data, (*choices.DATA, choices.OWN))
+        check("optimizer", self.optimizer, choices.OPTIMIZERS)
+        check("schedule", self.schedule, choices.SCHEDULES)
+        check("precision", self.precision, choices.PRECISIONS)
         if self.shard is not None:
-            find("way to shard", self.shard, dict.fromkeys(SHARDS))
+            check("way to shard", self.shard, choices.SHARDS)
         if self.activation is not None:
             registry.activation(self.activation)
         if self.loss is not None:
-            find("loss", self.loss, optimizing.LOSSES)
+            check("loss", self.loss, choices.LOSSES)
         if self.metric is not None:
-            find("metric", self.metric, metrics.METRICS)
+            check("metric", self.metric, choices.METRICS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in YAML and in a checkpoint."""
@@ -168,6 +161,8 @@ class Settings:
     def save(self, path: Path) -> None:
         """Writes YAML, whole or not at all."""
         import yaml
+
+        from .checkpoint import write_whole
 
         write_whole(path, yaml.safe_dump(self.to_dict(), sort_keys=False).encode())
 

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 from . import optimizing
 from .batches import Order, loader
 from .checkpoint import CheckpointError, Checkpoints, check_tensors
+from .choices import OWN
 from .contexts import deterministic, profiling, random_state, seed_everything, stopping
-from .data import OWN, Data
+from .data import Data
 from .datasets import named
 from .finite import NotFinite, culprit
 from .metrics import Judge

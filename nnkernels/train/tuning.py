@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
-PRUNERS = ("median", "hyperband", "none")
-
 
 @dataclass(frozen=True)
 class Place:

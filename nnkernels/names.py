@@ -1,19 +1,21 @@
-"""Finding things by name, with an answer that helps where the name is wrong."""
+"""Finding things by name, with an answer that helps where the name is wrong; and the backends' names.
+
+Nothing here needs torch, so that the command line can list names and refuse wrong ones at once.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
-Found = TypeVar("Found")
+BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for a name that does not exist: the nearest spelling, and all there are.
 
     Example:
-        >>> from nnkernels.train.names import unknown
+        >>> from nnkernels.names import unknown
         >>> print(unknown("network", "cn", ["cnn", "mlp"]))
         unknown network 'cn'; did you mean 'cnn'? The known ones are: cnn, mlp
     """
@@ -23,8 +25,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {name!r}{hint} The known ones are: {', '.join(listed)}")
 
 
-def find(what: str, name: str, known: Mapping[str, Found]) -> Found:
-    """`known[name]`, or `unknown`."""
-    if name not in known:
-        raise unknown(what, name, known)
-    return known[name]
+def check(what: str, name: object, known: Iterable[str]) -> None:
+    """Raises `unknown` for a name that is not among the known ones."""
+    listed = tuple(known)
+    if name not in listed:
+        raise unknown(what, name, listed)
