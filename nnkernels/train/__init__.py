@@ -10,15 +10,18 @@ Example:
 from .checkpoint import CheckpointError, Checkpoints
 from .data import Data, Problem
 from .finite import NotFinite
+from .locking import InUse
 from .processes import Processes
+from .progress import Evaluation, Result
 from .settings import Settings
-from .trainer import Evaluation, Result, Trainer
+from .trainer import Trainer
 
 __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Data",
     "Evaluation",
+    "InUse",
     "NotFinite",
     "Problem",
     "Processes",

