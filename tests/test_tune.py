@@ -73,8 +73,8 @@ def assert_none_lost(trials: list[optuna.trial.FrozenTrial], wanted: int, folder
     (dead,) = (trial for trial in trials if trial.state.name == "FAIL")
     (again,) = (trial for trial in trials if trial.system_attrs.get("failed_trial") == dead.number)
     assert again.params == dead.params and again.state.name != "FAIL"
-    assert (folder / "trials" / f"{dead.number:04}").exists()  # in which the second try went on
-    assert not (folder / "trials" / f"{again.number:04}").exists()
+    assert (folder / "study-study" / "trials" / f"{dead.number:04}").exists()  # in which the second try went on
+    assert not (folder / "study-study" / "trials" / f"{again.number:04}").exists()
 
 
 def test_forty_trials_in_two_processes_of_which_one_is_killed(tmp_path):
@@ -82,10 +82,11 @@ def test_forty_trials_in_two_processes_of_which_one_is_killed(tmp_path):
     trials = search_with_a_death(folder, None, 40)
     assert_none_lost(trials, 40, folder)
     assert all(trial.distributions["lr"].log for trial in trials)
-    best = Settings.load(folder / "best.yaml")
+    home = folder / "study-study"
+    best = Settings.load(home / "best.yaml")
     assert best.lr in [trial.params["lr"] for trial in trials] and best.out is None
-    assert {"optimization_history.png", "slice.png", "timeline.png"} <= {path.name for path in folder.iterdir()}
-    assert len((folder / "trials.csv").read_text().splitlines()) == 1 + len(trials)
+    assert {"optimization_history.png", "slice.png", "timeline.png"} <= {path.name for path in home.iterdir()}
+    assert len((home / "trials.csv").read_text().splitlines()) == 1 + len(trials)
 
 
 def test_a_journal_loses_none_either(tmp_path):

@@ -12,9 +12,8 @@ from .data import Data, Problem
 from .finite import NotFinite
 from .locking import InUse
 from .processes import Processes
-from .progress import Evaluation, Result
 from .settings import Settings
-from .trainer import Trainer
+from .trainer import Evaluation, Result, Trainer
 
 __all__ = [
     "CheckpointError",

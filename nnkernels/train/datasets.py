@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import OWN, Data, Problem, Tensors
-from .names import find
+from .data import Data, Problem, Tensors
 
 _HELD = 5
 """Of how many samples one is held out."""
@@ -190,17 +189,16 @@ def named(name: str, context: int = 128) -> Data:
         context: characters of one training text, or past values that a series is predicted from.
 
     Raises:
-        ValueError: there is no such data set, or it was given in Python, where it has to be given again.
+        ValueError: there is no data set of this name; "own" stands for one that was given in Python.
         RuntimeError: it is neither on disk nor can be downloaded, or needs a package; the message says what would do.
     """
-    if name == OWN:
+    if name not in DATA:
         raise ValueError(
-            f"data {name!r} stands for data that was given in Python, and is found by no name: give it again, "
-            f"Trainer(settings, data), or choose one of: {', '.join(DATA)}"
+            f"the data {name!r} is not found by name: data of your own is given in Python, as Trainer(settings, data); "
+            f"the known ones are: {', '.join(DATA)}"
         )
-    load = find("data", name, DATA)
     try:
-        return load(context)
+        return DATA[name](context)
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
         brings = "'nnkernels[train]'" if package in _BROUGHT else package

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .checkpoint import CheckpointError, Checkpoints, check_fields, check_tensors, read, using
+from .checkpoint import CheckpointError, Checkpoints, check_tensors, read
 from .data import OWN, Problem
 from .model import network
 from .settings import Settings
@@ -55,18 +53,16 @@ class Predictor(torch.nn.Module):
             CheckpointError: there is no checkpoint, none is whole, or it is of another network.
         """
         path, state = _found(path)
-        check_fields(path, state, {"settings": dict, "problem": dict, "model": dict, "average": (dict, type(None))})
-        with using(path):
-            settings, problem = Settings.from_dict(state["settings"]), Problem.from_dict(state["problem"])
-            if model is None and settings.data == OWN:
-                raise CheckpointError(f"{path} is of a network or data of your own; give the network as `model`")
-            made = model or network(settings, problem)
-            weights = state["model"]
-            if (mean := state["average"]) is not None:
-                prefix = "module."
-                weights = {key.removeprefix(prefix): one for key, one in mean.items() if key.startswith(prefix)}
-            check_tensors(path, weights, made)
-            made.load_state_dict(weights)
+        settings, problem = Settings.from_dict(state["settings"]), Problem.from_dict(state["problem"])
+        if model is None and settings.data == OWN:
+            raise CheckpointError(f"{path} is of a network or data of your own; give the network as `model`")
+        made = model or network(settings, problem)
+        weights = state["model"]
+        if state["average"] is not None:
+            prefix = "module."
+            weights = {key.removeprefix(prefix): one for key, one in state["average"].items() if key.startswith(prefix)}
+        check_tensors(path, weights, made)
+        made.load_state_dict(weights)
         return cls(made, problem)
 
     def check(self, x: Tensor) -> Tensor:
@@ -117,7 +113,7 @@ def _found(path: Path) -> tuple[Path, dict]:
     if not path.is_dir():
         return path, read(path)
     checkpoints = Checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
-    found = checkpoints.newest(partial(print, file=sys.stderr), kind="best")
+    found = checkpoints.newest(kind="best") or checkpoints.newest()
     if found is None:
         raise CheckpointError(f"there is no checkpoint in {path}")
     return found
