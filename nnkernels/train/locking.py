@@ -60,8 +60,13 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         os.ftruncate(handle, 0)
         with contextlib.suppress(OSError):  # a full disk, which is not the lock's to tell
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
-        os.ftruncate(handle, 0)
+        try:
+            yield
+        finally:
+            if handle in _held and fcntl is not None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, 0)
+                    fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do beside a child that was forked just now
     finally:
         if handle in _held:
             _held.discard(handle)

@@ -64,7 +64,8 @@ def optimizer(settings: Settings, model: torch.nn.Module) -> Optimizer:
     if len(kinds) > 1:
         form = {"foreach": False}  # one weight after the other
     elif "fused" in takes and (kinds == {None} or settings.optimizer in _FUSED_IN_PARTS):
-        form = {"fused": all(runs_fused(made, *one) for one in {(one.device, one.dtype) for one in trained})}
+        places = {(one.device, one.dtype) for one in trained}
+        form = {"fused": all(runs_fused(made, *place) for place in places)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"lr": settings.lr, **form}
     return made(groups, **{**options, **settings.optimizer_arguments})
 

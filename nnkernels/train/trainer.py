@@ -272,7 +272,7 @@ class Trainer:
                 self.processes.load_weights(self.average, state["average"])
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
-            self.progress = Progress(**state["progress"])
+            self.progress = Progress(**{one.name: state["progress"][one.name] for one in dataclasses.fields(Progress)})
             self.processes.restore_random(state["random"])
         if self.processes.is_main:
             self.settings.save(self.folder / "settings.yaml")
@@ -386,7 +386,13 @@ class Trainer:
         )
 
 
-_FIELDS = {"settings": dict, "model": dict, "average": (dict, type(None)), "optimizer": dict, "schedule": dict}
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "settings": dict,
+    "model": dict,
+    "average": (dict, type(None)),
+    "optimizer": dict,
+    "schedule": dict,
+}
 _FIELDS |= {"scaler": dict, "progress": dict, "random": list}
 """Of a checkpoint, what a run needs to go on from it."""
 
