@@ -269,15 +269,12 @@ def test_all_that_a_run_shows(tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_a_picture_shows_every_curve_that_there_is(tmp_path, epochs):
+def test_a_picture_shows_the_metric_of_each_evaluation_be_it_a_single_one(tmp_path, epochs):
     image = pytest.importorskip("matplotlib.image")
-    Trainer(settings(tmp_path / "run", picture=True, epochs=epochs, log_every=3 if epochs == 1 else 1)).run()
+    Trainer(settings(tmp_path / "run", picture=True, epochs=epochs)).run()
     pixels = torch.tensor(image.imread(tmp_path / "run" / "curves.png"))[..., :3] * 255
-    left, right = pixels.chunk(2, dim=1)
-    below = slice(len(pixels) // 3, None)  # where no legend is
-    for half, colour in ((left[below], "9db4d8"), (left[below], "1f3b73"), (right, "c44e52")):
-        wanted = torch.tensor([float(one) for one in bytes.fromhex(colour)])
-        assert ((half - wanted).abs().amax(-1) < 8).sum() > 10, colour
+    right = pixels[:, pixels.shape[1] // 2 :]
+    assert ((right - torch.tensor([196.0, 78.0, 82.0])).abs().amax(-1) < 8).sum() > 10
 
 
 @pytest.mark.parametrize("row", ["what,is,this", "7,x,1,2,,,3,4", "7,1,0.5,,,,,", "\0\0\0\0", "\udcff"], ids=ascii)

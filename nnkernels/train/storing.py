@@ -174,13 +174,11 @@ def take_back(study: Study, storage: BaseStorage) -> None:
             _queue_again(study, trial)
 
 
-def give_back(study: Study) -> None:
-    """Fails the trial that this process is at, and queues it again, so that nobody waits for a sign of its life."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get("process") == here():
-            _queue_again(study, trial)
+def give_back(study: Study, number: int) -> None:
+    """Fails a trial that was broken off and queues it again, so that nobody waits for a sign of its life."""
+    trial = study.get_trials(deepcopy=False)[number]
+    if trial.state.name in ("RUNNING", "FAIL"):
+        _queue_again(study, trial)
 
 
 def _queue_again(study: Study, trial: FrozenTrial) -> None:
@@ -188,7 +186,8 @@ def _queue_again(study: Study, trial: FrozenTrial) -> None:
     from optuna.trial import TrialState
 
     with contextlib.suppress(ValueError):  # another process was faster
-        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.state != TrialState.FAIL:
+            study.tell(trial.number, state=TrialState.FAIL)
         RetryHeartbeatStaleTrialCallback()(study, trial)
 
 

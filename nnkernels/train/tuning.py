@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import logging
 import math
 import os
 import statistics
@@ -97,6 +98,7 @@ def tune(base: Settings, search: Search, place: Place, pruner: str = "median") -
     import optuna
 
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    logging.getLogger("optuna.study._optimize").addFilter(_in_a_sentence)
     problem = named(base.data, base.context).problem
     storage = storage_at(place.storage or str(place.folder / "study.db"), place.heartbeat)
     study = _study(base, search, place, pruner, problem, storage)
@@ -111,7 +113,8 @@ def tune(base: Settings, search: Search, place: Place, pruner: str = "median") -
             try:
                 study.optimize(objective, n_trials=1)
             except KeyboardInterrupt:
-                give_back(study)
+                if objective.number is not None:
+                    give_back(study, objective.number)
                 raise
         elif "RUNNING" in states:  # another process's last trial, which may come back
             time.sleep(min(1.0, place.heartbeat / 2))
@@ -141,6 +144,13 @@ def _study(base: Settings, search: Search, place: Place, pruner: str, problem: P
     )
 
 
+def _in_a_sentence(record: logging.LogRecord) -> bool:
+    """Takes the traceback from what Optuna logs of a trial that failed: Ctrl-C and bad settings are no defects."""
+    if record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt | ValueError | OSError | RuntimeError):
+        record.exc_info = None
+    return True
+
+
 class Objective:
     """Trains one trial and gives its best metric.
 
@@ -152,10 +162,13 @@ class Objective:
 
     def __init__(self, base: Settings, search: Search, folder: Path) -> None:
         self.base, self.search, self.folder = base, search, folder / "trials"
+        self.number: int | None = None
+        """Of the trial that it is at."""
 
     def __call__(self, trial: Trial) -> float:
         import optuna
 
+        self.number = trial.number
         trial.set_user_attr("process", here())
         quiet = {"progress": False, "tensorboard": False, "keep": 1, "resume": True}
         settings = dataclasses.replace(self.base, **{**quiet, **self.search.drawn(trial)})
