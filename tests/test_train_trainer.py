@@ -126,6 +126,38 @@ def test_every_optimizer_takes_a_step(tmp_path, name):
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=gpu) for name in OPTIMIZERS if name != "muon"])
+def test_every_optimizer_trains_on_a_gpu_and_goes_on_there_with_a_run_of_a_cpu(tmp_path, name):
+    told = {"optimizer": name, "lr": 0.01, "schedule": "constant"}
+    Trainer(settings(tmp_path / "run", device="cpu", epochs=1, **told)).run()
+    result = Trainer(settings(tmp_path / "run", device="cuda", epochs=2, resume=True, **told)).run()
+    assert result.began == 4 and result.steps == 8
+    assert Trainer(settings(tmp_path / "run", device="cpu", epochs=3, resume=True, **told)).run().steps == 12
+    assert Trainer(settings(tmp_path / "gpu", device="cuda", epochs=1, **told)).run().steps == 4
+
+
+class WithoutKernel(torch.optim.Adagrad):
+    """Its constructor takes `fused`, for which there is no kernel, as Adagrad's on a GPU under torch 2.11."""
+
+    def step(self, closure=None):
+        if any(group["fused"] for group in self.param_groups):
+            raise NotImplementedError("Could not run 'aten::_fused_adagrad_'")
+        return super().step(closure)
+
+
+def test_an_optimizer_whose_fused_form_has_no_kernel_trains_in_another(tmp_path, monkeypatch):
+    fused = settings(tmp_path / "run", optimizer="adagrad", epochs=1)
+    Trainer(fused).run()
+    monkeypatch.setitem(OPTIMIZERS, "adagrad", WithoutKernel)
+    assert Trainer(settings(tmp_path / "new", optimizer="adagrad")).run().steps == 12
+    again = Trainer(settings(tmp_path / "run", optimizer="adagrad", resume=True))  # a run that began with the kernel
+    assert again.run().steps == 12
+    assert not again.optimizer.param_groups[0]["fused"]
+
+
 def test_losses_have_the_names_of_torch():
     assert LOSSES["cross_entropy"] is torch.nn.CrossEntropyLoss and LOSSES["smooth_l1"] is torch.nn.SmoothL1Loss
     assert LOSSES["mse"] is torch.nn.MSELoss and LOSSES["bce_with_logits"] is torch.nn.BCEWithLogitsLoss
@@ -173,6 +205,30 @@ def test_where_a_nan_comes_from_is_told(tmp_path, spoil, said):
         Trainer(settings(tmp_path / "run", batch_size=8), data, model).run()
 
 
+@pytest.mark.parametrize("average", [None, 0.5])
+def test_a_nan_in_held_out_data_is_told_and_the_training_before_it_is_kept(tmp_path, average):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), nnkernels.nn.SiLU(), torch.nn.Linear(8, 3))
+    good, bad = (one_batch(torch.randn(40, 4), torch.randint(3, (40,))) for _ in range(2))
+    bad.held.inputs[13, 2] = math.nan
+    told = {"batch_size": 8, "epochs": 2, "ema": average}
+    with pytest.raises(NotFinite, match=r"held-out.*step 5.*batch 1 .*13.*input of sample 5"):
+        Trainer(settings(tmp_path / "run", **told), Data(good.train, bad.held, good.problem), model).run()
+    again = Trainer(settings(tmp_path / "run", resume=True, **told), good, model)
+    result = again.run()
+    assert result.began == 5 and result.steps == 10
+
+
+def test_weights_that_are_ruined_are_not_saved(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    data = one_batch(torch.randn(8, 4), torch.randint(3, (8,)))
+    trainer = Trainer(settings(tmp_path / "run", batch_size=8, epochs=1), data, model)
+    step = trainer.step
+    trainer.step = lambda *batch: (step(*batch), model[0].bias.data.fill_(math.inf))[0]
+    with pytest.raises(NotFinite, match=r"held-out.*layer 0 \(Linear\), its bias"):
+        trainer.run()
+    assert not trainer.checkpoints.found()
+
+
 def test_what_watch_raises_ends_a_run_and_it_can_be_resumed(tmp_path):
     seen = []
 
@@ -210,6 +266,28 @@ def test_all_that_a_run_shows(tmp_path):
     assert len([tag for tag in tags["histograms"] if tag.startswith("units off/")]) == 2 and tags["graph"]
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_picture_shows_the_metric_of_each_evaluation_be_it_a_single_one(tmp_path, epochs):
+    image = pytest.importorskip("matplotlib.image")
+    Trainer(settings(tmp_path / "run", picture=True, epochs=epochs)).run()
+    pixels = torch.tensor(image.imread(tmp_path / "run" / "curves.png"))[..., :3] * 255
+    right = pixels[:, pixels.shape[1] // 2 :]
+    assert ((right - torch.tensor([196.0, 78.0, 82.0])).abs().amax(-1) < 8).sum() > 10
+
+
+@pytest.mark.parametrize("row", ["what,is,this", "7,x,1,2,,,3,4", "7,1,0.5,,,,,", "\0\0\0\0", "\udcff"], ids=ascii)
+def test_a_row_of_the_log_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys, row):
+    with pytest.raises(training.Broken):
+        Trainer(settings(tmp_path / "run"), watch=training.broken_off(8)).run()
+    path = tmp_path / "run" / "log.csv"
+    before = history(tmp_path / "run")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_bytes("".join([*lines[:4], row + "\n", *lines[4:]]).encode(errors="surrogateescape"))
+    assert Trainer(settings(tmp_path / "run", resume=True)).run().steps == 12
+    assert f"{path}, line 5" in capsys.readouterr().err
+    assert history(tmp_path / "run")[: len(before)] == before
 
 
 def test_a_progress_bar_shows_loss_metric_and_speed(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -22,10 +23,11 @@ import optuna
 from launching import server
 
 from nnkernels.cli import main
-from nnkernels.train import Settings
+from nnkernels.train import NotFinite, Settings, Trainer
+from nnkernels.train.folder import taken
 from nnkernels.train.report import Report
 from nnkernels.train.searching import Comparison, Search
-from nnkernels.train.storing import storage_at
+from nnkernels.train.storing import joined_study, storage_at
 from nnkernels.train.tuning import Place, shown, table, tune
 
 SMALL = {"data": "iris", "width": 8, "batch_size": 120, "epochs": 2, "device": "cpu", "log_every": 1}
@@ -74,8 +76,8 @@ def assert_none_lost(trials: list[optuna.trial.FrozenTrial], wanted: int, folder
     (dead,) = (trial for trial in trials if trial.state.name == "FAIL")
     (again,) = (trial for trial in trials if trial.system_attrs.get("failed_trial") == dead.number)
     assert again.params == dead.params and again.state.name != "FAIL"
-    assert (folder / "trials" / f"{dead.number:04}").exists()  # in which the second try went on
-    assert not (folder / "trials" / f"{again.number:04}").exists()
+    assert (folder / "study-study" / "trials" / f"{dead.number:04}").exists()  # in which the second try went on
+    assert not (folder / "study-study" / "trials" / f"{again.number:04}").exists()
 
 
 def test_forty_trials_in_two_processes_of_which_one_is_killed(tmp_path):
@@ -83,10 +85,11 @@ def test_forty_trials_in_two_processes_of_which_one_is_killed(tmp_path):
     trials = search_with_a_death(folder, None, 40)
     assert_none_lost(trials, 40, folder)
     assert all(trial.distributions["lr"].log for trial in trials)
-    best = Settings.load(folder / "best.yaml")
+    home = folder / "study-study"
+    best = Settings.load(home / "best.yaml")
     assert best.lr in [trial.params["lr"] for trial in trials] and best.out is None
-    assert {"optimization_history.png", "slice.png", "timeline.png"} <= {path.name for path in folder.iterdir()}
-    assert len((folder / "trials.csv").read_text().splitlines()) == 1 + len(trials)
+    assert {"optimization_history.png", "slice.png", "timeline.png"} <= {path.name for path in home.iterdir()}
+    assert len((home / "trials.csv").read_text().splitlines()) == 1 + len(trials)
 
 
 def test_a_journal_loses_none_either(tmp_path):
@@ -151,6 +154,133 @@ def test_the_command_says_which_activation_is_best(tmp_path, monkeypatch, capsys
     assert (tmp_path / "search" / "trials.csv").read_text().splitlines() == rows
     assert main([*command, "--lr", "0.5"]) == 2
     assert "--study" in capsys.readouterr().err
+
+
+def compared(folder: Path, *more: str) -> list[str]:
+    command = ["tune", "--search", "activation", "--activations", "relu", "mish", "--seeds", "2", "--out", str(folder)]
+    return [*command, "--data", "iris", "--epochs", "1", "--device", "cpu", "--no-picture", *more]
+
+
+def test_studies_in_one_folder_train_their_own_trials(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nnkernels.train.tuning.draw", lambda study, folder: None)
+    runs = {"": "4", "A": "8", "../B": "16"}
+    for name, width in runs.items():
+        assert main(compared(tmp_path / "in", *(["--study", name] if name else []), "--width", width)) == 0
+        best = Path(capsys.readouterr().out.split("--config ")[1].split(";")[0])
+        assert Settings.load(best).width == int(width) and best.is_relative_to(tmp_path / "in")
+    (tmp_path / "in" / "study.db").unlink()  # and what is begun anew trains anew
+    assert main(compared(tmp_path / "in", "--width", "32")) == 0
+    trained = [Settings.load(path).width for path in (tmp_path / "in").rglob("trials/*/settings.yaml")]
+    assert sorted(trained) == sorted([4, 8, 16, 32] * 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def first_try(folder: Path, width: int) -> None:
+    """A trial that goes on with what a first try is said to have left in trials/0007."""
+    study = optuna.create_study(
+        storage=storage_at(str(folder / "study.db")), study_name="iris-mlp", direction="maximize"
+    )
+    base, search = Settings(**{**SMALL, "width": width}), Search(["lr"], trials=1)
+    told = {**search.told(), **{key: one for key, one in base.to_dict().items() if key not in search.names}}
+    study.set_user_attr("told", told)
+    lr = optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)
+    more = {"params": {"lr": 0.01}, "distributions": {"lr": lr}, "user_attrs": {"folder": "0007"}}
+    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, **more))
+    tune(base, search, Place(folder))
+
+
+@pytest.mark.parametrize("state", ["whole", "other settings", "in use", "damaged", "foreign"])
+def test_a_trial_goes_on_only_where_the_same_settings_were_trained(tmp_path, monkeypatch, state):
+    monkeypatch.setattr("nnkernels.train.tuning.draw", lambda study, folder: None)
+    old, new = (tmp_path / "trials" / name for name in ("0007", "0000"))
+    more = {"lr": 0.01, "keep": 1, "progress": False, "tensorboard": False}
+    Trainer(Settings(out=old, **{**SMALL, **more})).run()
+    with contextlib.ExitStack() as held:
+        if state == "in use":
+            held.enter_context(taken(old))
+        if state == "damaged":
+            for path in (old / "checkpoints").iterdir():
+                path.write_bytes(b"")
+        if state == "foreign":
+            (old / "settings.yaml").write_text("others")
+        before = (old / "settings.yaml").read_bytes(), (old / "log.csv").read_bytes()
+        first_try(tmp_path, width=16 if state == "other settings" else SMALL["width"])
+    assert new.exists() == (state != "whole")
+    if state != "whole":
+        assert ((old / "settings.yaml").read_bytes(), (old / "log.csv").read_bytes()) == before
+        assert Settings.load(new / "settings.yaml").width == (16 if state == "other settings" else SMALL["width"])
+
+
+@pytest.mark.parametrize("search", [["activation", "--seeds", "2"], ["lr", "--trials", "3"]], ids=lambda told: told[0])
+def test_a_study_of_which_every_trial_is_nan_says_so(tmp_path, monkeypatch, capsys, search):
+    (tmp_path / "best.yaml").write_text("")  # of another study
+    monkeypatch.setattr(Trainer, "train", not_a_number)
+    command = ["tune", "--search", *search, "--activations", "relu", "--data", "iris", "--batch-size", "60"]
+    for _ in range(2):
+        assert main([*command, "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr()
+        assert "the third layer" in said.err and "best.yaml" not in said.out + said.err
+    assert (tmp_path / "trials.csv").read_text().count("PRUNED") == int(search[-1])
+
+
+def not_a_number(self):
+    raise NotFinite("the loss is nan, out of the third layer")
+
+
+def test_what_is_broken_off_by_hand_is_the_next_to_be_tried(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nnkernels.train.tuning.draw", lambda study, folder: None)
+    command = ["tune", "--search", "lr", "--trials", "1", "--data", "iris", "--batch-size", "60", "--epochs", "1"]
+    command += ["--out", str(tmp_path), "--heartbeat", "1000", "--no-picture"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train", interrupted)
+        assert main(command) == 130
+        assert "Traceback" not in capsys.readouterr().err
+    assert main(command) == 0  # without waiting for a sign of life
+    rows = [row.split(",") for row in (tmp_path / "trials.csv").read_text().splitlines()[1:]]
+    assert [row[1] for row in rows] == ["FAIL", "COMPLETE"] and rows[0][3] == rows[1][3]
+    assert [path.name for path in (tmp_path / "trials").iterdir()] == ["0000"]
+
+
+def interrupted(self):
+    raise KeyboardInterrupt
+
+
+def begin(place: str, barrier, answers) -> None:
+    try:
+        barrier.wait(60)
+        storage = storage_at(place)
+        answers.put(joined_study("study", {"width": 8}, storage=storage, direction="maximize").study_name)
+    except BaseException as error:
+        answers.put(repr(error))
+
+
+@pytest.mark.parametrize("kind", ["db", "journal"])
+def test_processes_that_begin_a_study_at_the_same_time_all_join_it(tmp_path, kind):
+    processes, size = server(), 4
+    for turn in range(2):
+        barrier, answers = processes.Barrier(size), processes.Queue()
+        place = str(tmp_path / f"{turn}.{kind}")
+        started = [processes.Process(target=begin, args=(place, barrier, answers)) for _ in range(size)]
+        for process in started:
+            process.start()
+        assert [answers.get(timeout=120) for _ in started] == ["study"] * size
+        for process in started:
+            process.join()
+
+
+def test_tables_that_another_process_makes_at_the_same_time_are_tried_again(tmp_path, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    made, calls = optuna.storages.RDBStorage, []
+
+    def racing(*args, **options):
+        calls.append(args)
+        if len(calls) < 3:
+            raise OperationalError("CREATE TABLE studies", {}, Exception("table studies already exists"))
+        return made(*args, **options)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", racing)
+    assert storage_at(f"sqlite:///{tmp_path}/study.db").get_all_studies() == [] and len(calls) == 3
 
 
 def test_the_table_has_means_and_students_intervals():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import signal
 import sys
@@ -32,14 +33,24 @@ def _settings(options: list[str]):
     saved = asked.out / "settings.yaml" if asked.resume and asked.out else None
     if asked.resume and saved is None:
         raise ValueError("--resume needs the folder of the run: --out FOLDER")
+    if saved is not None and not saved.exists():
+        raise ValueError(_no_run(saved.parent))
     base = Settings()
     if known.config is not None:
         base = Settings.load(known.config)
-    elif saved is not None and saved.exists():
+    elif saved is not None:
         base = Settings.load(saved)
     base = dataclasses.replace(base, resume=False)
     told = "\n\n".join(filter(None, (__doc__ or "").split("\n")))  # tyro fills paragraphs, and each example is a line
     return tyro.cli(Settings, prog="nnkernels train", description=told, default=base, args=rest)
+
+
+def _no_run(folder: Path) -> str:
+    """What is wrong with a folder that is to be resumed, and the one beside it that may have been meant."""
+    runs = [one.parent.name for one in folder.parent.glob("*/settings.yaml")]
+    close = difflib.get_close_matches(folder.name, runs, n=1)
+    hint = f"; did you mean {folder.parent / close[0]}?" if close else ""
+    return f"there is no run in {folder} to go on with (--resume){hint}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,9 +74,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"{trainer.settings.network} on {trainer.settings.data}, {trainer.folder}", file=sys.stderr)
         result = trainer.run()
         trainer.processes.close()
-    except (ValueError, TypeError, RuntimeError, OSError, CheckpointError, NotFinite) as error:
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError, CheckpointError, NotFinite) as error:
         print(f"nnkernels train: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotFinite) else 2
+    except KeyboardInterrupt:  # before the loop notes it, or a second time
+        print("nnkernels train: stopped at once; --resume goes on from the last checkpoint, if any", file=sys.stderr)
+        return 128 + signal.SIGINT
     if not trainer.processes.is_main:
         return 128 + signal.Signals[result.stopped] if result.stopped in ("SIGINT", "SIGTERM") else 0
     if result.evaluation is not None:
@@ -74,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
             f"step {last.step}: held-out loss {last.loss:.4f}, {result.metric} {last.metric:.4f} "
             f"(best {result.best:.4f} after step {result.best_step})"
         )
+    elif result.steps == result.began:
+        why, more = f"all {trainer.settings.epochs} epochs were trained", "--epochs"
+        if result.stopped == "patience":
+            why, more = f"{trainer.settings.patience} evaluations had brought no gain", "--patience"
+        print(f"nothing was left to do: the run ended after step {result.steps}, as {why}; a greater {more} goes on")
     print(f"checkpoints, log.csv and curves.png: {result.folder}")
     if result.stopped in ("SIGINT", "SIGTERM"):
         print(

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     own, rest = _options(args.options)
     try:
+        if "--resume" in rest:
+            raise ValueError("a study needs no --resume: the same command goes on with it")
         base = _settings(rest)
         folder = own.out or Path("runs") / f"tune-{base.data}-{base.network}"
         compares = own.search == ["activation"]
@@ -58,21 +60,27 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"nnkernels tune: {error}", file=sys.stderr)
         return 2
-    from ..train.tuning import Place, shown, table, tune  # with torch, which takes seconds
+    from ..train.tuning import Place, best_of, failures, shown, table, tune  # with torch, which takes seconds
 
     try:
-        study = tune(base, search, Place(folder, own.storage, own.study, own.heartbeat), own.pruner)
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        place = Place(folder, own.storage, own.study, own.heartbeat)
+        study = tune(base, search, place, own.pruner)
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
         print(f"nnkernels tune: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on with the study", file=sys.stderr)
         return 130
+    home = place.home(base)
+    if not best_of(study, search):
+        print(f"nnkernels tune: {failures(study)}", file=sys.stderr)
+        print(f"trials.csv: {home}; begin another --study with other settings", file=sys.stderr)
+        return 1
     if compares:
         print(shown(table(study), base.metric or "metric"))
-    elif (folder / "best.yaml").exists():
+    else:
         print(
             f"best of {len(study.get_trials(deepcopy=False))} trials: {study.best_value:.4f} with {study.best_params}"
         )
-    print(f"go on with: nnkernels train --config {folder / 'best.yaml'}; plots and trials.csv: {folder}")
+    print(f"go on with: nnkernels train --config {home / 'best.yaml'}; plots and trials.csv: {home}")
     return 0

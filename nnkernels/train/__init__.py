@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .checkpoint import CheckpointError, Checkpoints
     from .data import Data, Problem
     from .finite import NotFinite
+    from .locking import InUse
     from .processes import Processes
     from .settings import Settings
     from .trainer import Evaluation, Result, Trainer
@@ -26,6 +27,7 @@ else:
             "Checkpoints": "checkpoint",
             "Data": "data",
             "Evaluation": "trainer",
+            "InUse": "locking",
             "NotFinite": "finite",
             "Problem": "data",
             "Processes": "processes",
@@ -40,6 +42,7 @@ __all__ = [
     "Checkpoints",
     "Data",
     "Evaluation",
+    "InUse",
     "NotFinite",
     "Problem",
     "Processes",

@@ -7,12 +7,15 @@ It is a plain `torch.save` file, read with `weights_only=True`, so nothing in it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import pickle
 import re
+import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import torch
 
 FORMAT = 1
 _DIGITS = 8
-_NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{8})\.pt")
+NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{8})\.pt")
 
 
 class CheckpointError(RuntimeError):
@@ -33,7 +36,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; no partial file is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -46,6 +49,13 @@ def write_whole(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+def remove_temporaries(folder: Path, names: re.Pattern[str]) -> None:
+    """Removes what `write_whole` left of files of such names when its process was killed."""
+    for path in folder.glob(".*.tmp"):
+        if (match := re.fullmatch(r"\.(.+)\.[0-9a-f]+\.tmp", path.name)) and names.fullmatch(match[1]):
+            path.unlink(missing_ok=True)
+
+
 def _sync(folder: Path) -> None:
     """A new name in a folder is safe once the folder is."""
     if os.name == "posix":
@@ -54,6 +64,11 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _step(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    return int(match[2]) if match else -1
 
 
 def _digest(content: bytes) -> str:
@@ -70,9 +85,13 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder, self.keep = folder, keep
+        self._passed_over: set[Path] = set()
 
     def save(self, step: int, state: dict[str, Any], best: bool = False) -> Path:
         """Writes `state`, then removes what is no longer kept.
+
+        Those of later steps are left, and are none of the `keep`: they were damaged when the run went on from an
+        earlier one. What it passed over goes once the run has come as far again.
 
         Args:
             step: after which it was taken.
@@ -97,10 +116,11 @@ class Checkpoints:
                 f"{error.strerror}; the checkpoints before are whole: free space there and resume",
                 str(path),
             ) from error
-        for old in self.found("step")[self.keep :]:
+        before = [one for one in self.found("step") if one != path and _step(one) <= step]
+        replaced = [one for one in before if one in self._passed_over or _step(one) == step]
+        older = [one for one in before if one not in replaced]
+        for old in [*replaced, *older[self.keep - 1 :]]:
             old.unlink(missing_ok=True)
-        for left in self.folder.glob(".*.tmp"):  # of a process that was killed
-            left.unlink(missing_ok=True)
         return path
 
     def _mark(self, path: Path, content: bytes) -> None:
@@ -120,24 +140,26 @@ class Checkpoints:
 
     def found(self, kind: str = "step") -> list[Path]:
         """The files of one kind, "step" or "best", the newest first."""
-        matched = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob(f"{kind}-*.pt")]
-        return [path for match, path in sorted(matched, key=lambda one: one[1].name, reverse=True) if match]
+        matched = [path for path in self.folder.glob(f"{kind}-*.pt") if NAME.fullmatch(path.name)]
+        return sorted(matched, key=lambda path: (_step(path), path.name), reverse=True)
 
     def newest(self, tell: Callable[[str], None] = print, kind: str = "step") -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, and its path; None if there is none at all.
+        """The newest checkpoint that is whole, or the best one, and its path; None if there is none at all.
 
         Args:
             tell: is told of each that is damaged and passed over.
-            kind: "step", the newest of all, or "best".
+            kind: which are looked at first, "step", the newest ones, or "best"; the others serve if none is whole.
 
         Raises:
             CheckpointError: there are checkpoints, but none is whole.
         """
-        candidates = self.found(kind) if kind == "best" else [*self.found("step"), *self.found("best")]
+        kinds = ("best", "step") if kind == "best" else ("step", "best")
+        candidates = [path for one in kinds for path in self.found(one)]
         for path in candidates:
             try:
                 return path, read(path)
             except CheckpointError as error:
+                self._passed_over.add(path)
                 tell(f"{error}; falling back to the one before")
         if candidates:
             raise CheckpointError(f"none of the {len(candidates)} checkpoints in {self.folder} is whole")
@@ -154,26 +176,62 @@ def read(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if (match := _NAME.fullmatch(path.name)) and match[3] != _digest(content):
+    if (match := NAME.fullmatch(path.name)) and match[3] != _digest(content):
         raise CheckpointError(f"{path} is damaged: its {len(content)} bytes are not those that were written")
     try:
         if not zipfile.is_zipfile(io.BytesIO(content)):
-            raise ValueError("it is no torch.save file")
+            raise ValueError("it is no torch.save file, or only a part of one")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever damaged bytes make torch raise
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path} is refused, and nothing in it was executed: {reason}") from error
+        raise CheckpointError(f"{path} is refused, and nothing in it was executed: {_reason(error)}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this trainer (format {FORMAT})")
     return state
 
 
-def check_tensors(path: Path, saved: dict[str, Any], model: torch.nn.Module) -> None:
+def _reason(error: Exception) -> str:
+    """Why torch did not read a file; of a pickle its own words would advise to execute what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        called = re.search(r"GLOBAL (\S+)", str(error))
+        return f"it asks for {called[1] if called else 'more'} where a checkpoint has tensors and plain values only"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def check_fields(path: Path, state: Mapping[str, Any], wanted: Mapping[str, type | tuple[type, ...]]) -> None:
+    """Raises CheckpointError that names the first field that a checkpoint lacks, or has of another type, if any."""
+    for name, types in wanted.items():
+        if name not in state:
+            raise CheckpointError(f"{path} is incomplete: it has no {name!r}, only {', '.join(map(str, state))}")
+        if not isinstance(state[name], types):
+            raise CheckpointError(f"{path} is not usable: its {name!r} is of type {type(state[name]).__name__}")
+
+
+@contextlib.contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Within it, whatever the fields of a checkpoint make others raise is a CheckpointError that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} is incomplete: something in it lacks {error}") from error
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not usable: {_reason(error)}") from error
+
+
+def check_tensors(path: Path, saved: Mapping[str, Any], model: torch.nn.Module) -> None:
     """Raises CheckpointError that names the first tensor in which a checkpoint and a network differ, if any."""
     wanted = model.state_dict()
     for name in [*wanted, *saved]:
-        shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (saved, wanted)]
+        shapes = [_shape(state, name) for state in (saved, wanted)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
                 f"{path} is of another network: of {name} it has {shapes[0]}, the network has {shapes[1]}"
             )
+
+
+def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | str:
+    if name not in state:
+        return "nothing"
+    value = state[name]
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

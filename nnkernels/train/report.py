@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,29 @@ _SCALARS = {
 }
 
 
-def read_log(path: Path) -> list[Line]:
-    """The lines of a log.csv; one that was cut off in writing is left out."""
+def read_log(path: Path, tell: Callable[[str], None] = lambda text: None) -> list[Line]:
+    """The lines of a log.csv; one that was cut off in writing is left out, as is one that cannot be read.
+
+    Args:
+        path: of the file.
+        tell: is told of each that cannot be read.
+    """
     lines = []
     names = [one.name for one in fields(Line)]
-    written = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    for row in csv.reader(written.splitlines()):
-        if len(row) == len(names) and row[0] != "step":
-            values = [None if text == "" else float(text) for text in row]
+    written = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
+    for number, text in enumerate(written.splitlines(), 1):
+        row = text.replace("\0", "").split(",")
+        if row == names:
+            continue
+        try:
+            if len(row) != len(names):
+                raise ValueError(f"{len(row)} columns, not {len(names)}")
+            values = [None if cell == "" else float(cell) for cell in row]
+            if values[3] is None or values[7] is None:
+                raise ValueError("an empty column")
             lines.append(Line(int(row[0]), int(row[1]), *values[2:]))  # type: ignore[arg-type]
+        except ValueError as error:
+            tell(f"{path}, line {number} cannot be read and is left out: {error}")
     return lines
 
 
@@ -118,10 +132,8 @@ class Report:
 
     def _open_csv(self, path: Path) -> None:
         if path.exists():
-            self.lines = [line for line in read_log(path) if line.step <= self.first]
+            self.lines = [line for line in read_log(path, self.tell) if line.step <= self.first]
         text = io.StringIO()
-        for left in path.parent.glob(".*.tmp"):  # of a process that was killed
-            left.unlink(missing_ok=True)
         writer = csv.writer(text)
         writer.writerow([one.name for one in fields(Line)])
         writer.writerows(map(_row, self.lines))
@@ -224,7 +236,8 @@ class Report:
         ):
             points = [(line.step, getattr(line, field)) for line in self.lines if getattr(line, field) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=colour, label=label)
+                few = "o" if len(points) < 3 else ""  # a line through one point is not seen
+                axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=few)
         title = f"{self.settings.network} on {self.settings.data}"
         left.set(title=f"{title}: loss", xlabel="step", yscale="log" if self._positive() else "linear")
         right.set(title=f"{title}: {self.metric}, held out", xlabel="step")
@@ -232,7 +245,9 @@ class Report:
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
-        figure.savefig(self.folder / "curves.png", dpi=110)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110)
+        write_whole(self.folder / "curves.png", picture.getvalue())
 
     def _positive(self) -> bool:
         return all(value > 0 for line in self.lines for value in (line.loss, line.held_loss) if value is not None)

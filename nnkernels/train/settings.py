@@ -183,7 +183,10 @@ class Settings:
             raise ValueError(
                 f"{path} does not hold settings (lines such as `network: cnn`), but a {type(read).__name__}"
             )
-        return cls.from_dict(read or {})
+        try:
+            return cls.from_dict(read or {})
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{path}: {error}") from error
 
 
 _LEAST = (

@@ -7,12 +7,10 @@ nnkernels train --out runs/digits-cnn-1 --resume
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -22,71 +20,21 @@ from torch.utils.data import DataLoader
 
 from . import optimizing
 from .batches import Order, loader
-from .checkpoint import CheckpointError, Checkpoints, check_tensors
+from .checkpoint import CheckpointError, Checkpoints, check_fields, check_tensors, using
 from .choices import OWN
 from .contexts import deterministic, profiling, random_state, seed_everything, stopping
 from .data import Data
 from .datasets import named
-from .finite import NotFinite, culprit
+from .finite import Glance, NotFinite, all_finite, culprit, few
+from .folder import CHECKPOINTS, free, taken
 from .metrics import Judge
 from .model import averaged, criterion, network
+from .parallel import local
 from .processes import Processes, joined
+from .progress import Evaluation, Progress, Result
 from .report import Report
 from .settings import Settings
 from .units import units_off
-
-
-@dataclass
-class Progress:
-    """Where a run stands; with the weights and the random generators, all that its future depends on.
-
-    Attributes:
-        step: steps of the optimiser that are done.
-        epoch, batch: the batch that comes next.
-        best: the best metric so far, of `best_step`.
-        waited: evaluations since then.
-        losses: of the steps since the last line of the log.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best: float | None = None
-    best_step: int = 0
-    waited: int = 0
-    losses: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What held-out data says after `step` steps."""
-
-    step: int
-    loss: float
-    metric: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Attributes:
-        steps: done in all.
-        evaluation: the last one; None if there was none.
-        best: the best metric, of `best_step`.
-        metric: its name.
-        folder: of the run.
-        stopped: None if the run is complete, else why not: "patience", or the name of a signal.
-    """
-
-    steps: int
-    evaluation: Evaluation | None
-    best: float | None
-    best_step: int
-    metric: str
-    folder: Path
-    stopped: str | None
 
 
 class Trainer:
@@ -154,22 +102,28 @@ class Trainer:
         self.processes.seed(settings.seed)
 
         self.progress = Progress()
-        self.folder = self.processes.agreed(lambda: settings.out or _free_folder(settings))
-        self.settings = dataclasses.replace(settings, out=self.folder)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep)
+        self.chooses = settings.out is None  # a folder by itself
+        self.settle(settings, self.processes.agreed(lambda: settings.out or free(settings.data, settings.network)))
 
     def run(self) -> Result:
         """Trains until the end, or until it is told to stop, from the newest checkpoint if so told.
 
         Raises:
             NotFinite: the loss became NaN or infinite.
+            InUse: another process trains in the folder.
             OSError: a file could not be written; the checkpoints before are whole.
         """
-        if not ((self.settings.resume or self.processes.restarted) and self.restore()):
-            self.prepare()
+        with ExitStack() as held:
+            self.take(held)
+            if not ((self.settings.resume or self.processes.restarted) and self.restore()):
+                self.prepare()
+            return self.train()
+
+    def train(self) -> Result:
+        """From where the run stands."""
         settings, progress = self.settings, self.progress
         folder = self.folder if self.processes.is_main else None
-        evaluation, reason = None, self.exhausted()
+        began, evaluation, reason = progress.step, None, self.exhausted()
         with (
             deterministic(settings.deterministic),
             Report(settings, folder, self.judge.name, self.total, progress.step) as report,
@@ -200,9 +154,8 @@ class Trainer:
                     if reason:
                         break
             report.picture()
-        return Result(
-            progress.step, evaluation, progress.best, progress.best_step, self.judge.name, self.folder, reason
-        )
+        best, step = progress.best, progress.best_step
+        return Result(progress.step, began, evaluation, best, step, self.judge.name, self.folder, reason)
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
         """One step of the optimiser; returns the mean loss of the batch, or this process's share in it."""
@@ -244,17 +197,23 @@ class Trainer:
         """Judges all held-out data, with the mean weights where there are such."""
         progress, model = self.progress, self.average or self.called
         model.eval()
-        total, seen = 0.0, 0
+        total, seen, spoilt = 0.0, 0, None
         for batch, (inputs, targets) in enumerate(self.held_batches()):
             x, y = self.moved(inputs), self.moved(targets)
             with torch.no_grad(), self.autocast():
                 outputs = model(x)
                 loss = self.criterion(outputs, y).item()
+            if spoilt is None and not math.isfinite(loss):
+                spoilt = batch, x, y
             if count := self.processes.count(self.held_order.size(batch)):
-                self.judge.update(outputs, y)
+                if spoilt is None:
+                    self.judge.update(outputs, y)
                 total, seen = total + loss * count, seen + count
+        loss = self.processes.mean(total / max(seen, 1), seen)
+        if not math.isfinite(loss):
+            raise self.held_not_finite(loss, spoilt)
         model.train()
-        loss, metric = self.processes.mean(total / max(seen, 1), seen), self.judge.result()
+        metric = self.judge.result()
         better = self.judge.better(metric, progress.best)
         progress.waited = 0 if better else progress.waited + 1
         if better:
@@ -298,27 +257,61 @@ class Trainer:
         if found is None:
             return False
         path, state = found
+        check_fields(path, state, _FIELDS)
         check_tensors(path, state["model"], self.model)
         for name in ("data", "batch_size", "seed", "optimizer", "schedule"):
-            if state["settings"][name] != getattr(self.settings, name):
+            if (before := state["settings"].get(name)) != getattr(self.settings, name):
                 raise CheckpointError(
-                    f"{path} was made with {name} {state['settings'][name]!r} and cannot go on with "
+                    f"{path} was made with {name} {before!r} and cannot go on with "
                     f"{getattr(self.settings, name)!r}; a run is resumed with what it began with"
                 )
-        self.processes.load_optimizer(self.model, self.optimizer, state["optimizer"])
-        self.processes.load_weights(self.model, state["model"])
-        if self.average is not None and state["average"] is not None:
-            self.processes.load_weights(self.average, state["average"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
+        with using(path):
+            saved = optimizing.in_form_of(self.optimizer, state["optimizer"])
+            self.processes.load_optimizer(self.model, self.optimizer, saved)
+            self.processes.load_weights(self.model, state["model"])
+            if self.average is not None and state["average"] is not None:
+                self.processes.load_weights(self.average, state["average"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.progress = Progress(**{one.name: state["progress"][one.name] for one in dataclasses.fields(Progress)})
+            self.processes.restore_random(state["random"])
         if self.processes.is_main:
             self.settings.save(self.folder / "settings.yaml")
-        self.processes.restore_random(state["random"])
         return True
 
+    def settle(self, settings: Settings, folder: Path) -> None:
+        """Into which folder everything goes."""
+        self.folder, self.settings = folder, dataclasses.replace(settings, out=folder)
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, settings.keep)
+
+    def take(self, held: ExitStack) -> None:
+        """Locks the folder of the run until `held` ends; of folders without a name the next one that is free.
+
+        Raises:
+            InUse: another process trains there.
+            FileExistsError: it is not empty and holds no run.
+            OSError: it cannot be written.
+        """
+
+        def choose() -> Path:
+            folder = self.folder
+            while True:
+                try:
+                    held.enter_context(taken(folder, new=self.chooses))
+                    return folder
+                except FileExistsError:  # another process was faster
+                    if not self.chooses:
+                        raise
+                    folder = free(self.settings.data, self.settings.network)
+
+        chosen = self.processes.agreed(choose)
+        if chosen != self.folder:
+            if self.processes.is_main:
+                print(f"{self.folder} was taken meanwhile; this run is in {chosen}", file=sys.stderr)
+            self.settle(self.settings, chosen)
+
     def prepare(self) -> None:
-        """Makes the folder of a new run.
+        """Makes the folder of a new run ready.
 
         Raises:
             FileExistsError: it already holds a run.
@@ -326,9 +319,8 @@ class Trainer:
         """
 
         def make() -> None:
-            if self.checkpoints.found():
+            if self.checkpoints.found() or self.checkpoints.found("best"):
                 raise FileExistsError(f"{self.folder} already holds a run; go on with it (resume), or choose another")
-            self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "log.csv").unlink(missing_ok=True)
             self.settings.save(self.folder / "settings.yaml")
 
@@ -369,28 +361,41 @@ class Trainer:
         if not self.processes.divides:
             with self.autocast():
                 where = culprit(self.model, inputs, targets, self.criterion)
-        chosen = self.processes.share(self.order.indices(progress.epoch, progress.batch))
-        shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
+        chosen = few(self.processes.share(self.order.indices(progress.epoch, progress.batch)))
         return NotFinite(
             f"the loss is {loss} at step {progress.step + 1}, batch {progress.batch} of epoch {progress.epoch} "
-            f"(samples {shown}). The first number that is not finite comes out of {where}. The weights are as before "
+            f"(samples {chosen}). The first number that is not finite comes out of {where}. The weights are as before "
             f"the step; checkpoints are in {self.checkpoints.folder}"
         )
 
+    def held_not_finite(self, loss: float, spoilt: tuple[int, Tensor, Tensor] | None) -> NotFinite:
+        """The error for held-out data; weights that are sound are saved before it, since training came so far."""
+        sound = self.processes.mean(float(all(all_finite(local(one.detach())) for one in self.parameters))) == 1
+        if sound:
+            self.save()
+        where = "a batch of another process"
+        if spoilt is not None:
+            batch, inputs, targets = spoilt
+            where = f"batch {batch} (samples {few(self.processes.share(self.held_order.indices(0, batch)))})"
+            if not self.processes.divides:
+                with self.autocast():
+                    model = self.model if self.average is None else self.average.module
+                    where += f", out of {culprit(model, inputs, targets, self.criterion)}"
+        return NotFinite(
+            f"the loss of held-out data is {loss} after step {self.progress.step}. The first number that is not finite "
+            f"comes in {where}. Checkpoints are in {self.checkpoints.folder}"
+        )
 
-class Glance:
-    """A loss on its way to the host, asked for before backward and read after it, so that a GPU never waits for us."""
 
-    def __init__(self, loss: Tensor) -> None:
-        self._here = loss.detach().to("cpu", non_blocking=True)
-        self._copied = torch.cuda.Event() if loss.is_cuda else None
-        if self._copied is not None:
-            self._copied.record()
-
-    def value(self) -> float:
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._here.item()
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "settings": dict,
+    "model": dict,
+    "average": (dict, type(None)),
+    "optimizer": dict,
+    "schedule": dict,
+}
+_FIELDS |= {"scaler": dict, "progress": dict, "random": list}
+"""Of a checkpoint, what a run needs to go on from it."""
 
 
 def _due(every: int | None, step: int) -> bool:
@@ -406,9 +411,3 @@ def _check_sizes(settings: Settings, data: Data) -> None:
             f"a batch of {settings.batch_size} is larger than the data {settings.data!r} with its {size} samples; "
             f"choose a batch_size of at most {size}"
         )
-
-
-def _free_folder(settings: Settings) -> Path:
-    """The first of runs/DATA-NETWORK-1, -2, ... that is not there."""
-    folders = (Path("runs") / f"{settings.data}-{settings.network}-{number}" for number in itertools.count(1))
-    return next(folder for folder in folders if not folder.exists())
