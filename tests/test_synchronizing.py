@@ -1,4 +1,4 @@
-"""Batch norms with an activation keep it when tools rebuild batch norms: converted, they are synchronised; else left."""
+"""Batch norms with an activation keep it when tools rebuild batch norms; conversion synchronises them."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ class _BatchNormAct(_NormBase):
     (`_StandIn`), and what it makes of that says which processes are to be synchronised.
     """
 
+    process_group: Any = None
+
     def __init__(
         self,
         num_features: int,
@@ -124,8 +126,10 @@ _DOCUMENT = """f(batch_norm(x) + residual) in fewer passes: `torch.nn.BatchNorm{
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Shape: input and output alike, {shape}. The optional `residual` of `forward` has that shape too.
-    The state dict is that of `torch.nn.BatchNorm{n}d`, of which it is no instance: tools that rebuild batch norms would
-    lose the activation. `torch.nn.SyncBatchNorm.convert_sync_batchnorm` makes a `SyncBatchNormAct` of it.
+    The state dict is that of `torch.nn.BatchNorm{n}d`, of which it is no instance: tools that look for batch norms to
+    rebuild, fold or freeze them would lose the activation, and pass it by. `SyncBatchNorm.convert_sync_batchnorm`, of
+    torch or ours, makes a `SyncBatchNormAct` of it. Not asked for its class it is taken for any batch norm: do not hand
+    it to `torch.nn.utils.fuse_conv_bn_eval` yourself, nor expect `torch.optim.swa_utils.update_bn` to find it.
 
     Raises:
         ValueError: the activation is unknown; from `forward`, what `functional.batch_norm_act` raises.
@@ -157,8 +161,9 @@ class BatchNormAct3d(_BatchNormAct):
 
 
 class SyncBatchNormAct(_BatchNormAct):
-    """f(batch_norm(x) + residual), in training by the statistics of the batches of all processes: `torch.nn.SyncBatchNorm`
-    followed by an activation, on CPUs too.
+    """f(batch_norm(x) + residual), in training by the statistics of the batches of all processes.
+
+    It is `torch.nn.SyncBatchNorm` followed by an activation, and serves CPUs too.
 
     Args:
         num_features: the number of channels C.
