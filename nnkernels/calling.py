@@ -66,6 +66,7 @@ def takes_apart(owner: Module, name: str, elements: bool = False) -> str:
     if is_sequential(owner):
         return ""
     listed = isinstance(owner, (Sequential, ModuleList, ModuleDict))
+    whole = (_CALLED, _ASKED, _WALKED) if elements else (_CALLED, _ASKED)
     seen: set[FunctionType] = set()
     waiting = _functions(type(owner), "forward")
     while waiting:
@@ -78,8 +79,7 @@ def takes_apart(owner: Module, name: str, elements: bool = False) -> str:
             return f"{kind}.{function.__name__}: {uses}"
         for use in uses:
             if use.name in owner._modules and not use.above:
-                allowed = (_CALLED, _ASKED, _WALKED) if elements else (_CALLED, _ASKED)
-                if use.name == name and use.how not in allowed:
+                if use.name == name and use.how not in whole:
                     return f"{kind}.{function.__name__} does more with {name} than call it"
             elif not use.name:
                 if use.how not in ((_CALLED, _ASKED, _WALKED) if listed else (_CALLED, _ASKED)):
@@ -88,6 +88,10 @@ def takes_apart(owner: Module, name: str, elements: bool = False) -> str:
                 waiting += found
             elif not _is_data(type(owner), use.name):
                 return f"{kind}.{function.__name__} uses {use.name}"
+    for function in _public(type(owner)):  # for others to call, as features are extracted
+        uses = _uses(inspect.unwrap(function).__code__)
+        if not isinstance(uses, str) and any(use.name == name and use.how not in whole for use in uses):
+            return f"{kind}.{function.__name__} does more with {name} than call it"
     return "" if seen else f"{kind} has no forward that can be read"
 
 
@@ -102,6 +106,14 @@ def _functions(kind: type, name: str) -> list[FunctionType]:
         if isinstance(value, FunctionType):
             found.append(value)
     return found
+
+
+def _public(kind: type) -> Iterator[FunctionType]:
+    """The methods of the class and above that have no underscore, but for torch's own."""
+    for base in kind.__mro__:
+        if base in (Module, Sequential, ModuleList, ModuleDict, object):
+            return
+        yield from (one for name, one in vars(base).items() if isinstance(one, FunctionType) and name[0] != "_")
 
 
 def _is_data(kind: type, name: str) -> bool:

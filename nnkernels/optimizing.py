@@ -63,7 +63,8 @@ def optimize(model: Module, *, always: bool = False, verbose: bool = True, rando
     a subclass of the former, but for batch norms: `nnkernels.nn.BatchNormAct2d` is none of torch's, whose instances
     other tools rebuild without an activation; `SyncBatchNorm.convert_sync_batchnorm` reaches it all the same.
 
-    All is decided before anything is changed, and an exception leaves the model as it was.
+    All is decided before anything is changed, and an exception leaves the model as it was. Processes whose batch norms
+    are to be synchronised have to decide alike: there use `always=True`, and convert afterwards.
 
     Args:
         model: the model, changed in place. A model that is itself an activation is changed as well.
@@ -132,7 +133,7 @@ def _neighbours(model: Module, _taken: set[int]) -> list[_Kind]:
             modules = tuple(at(container, name) for name in names)
             swap = recognizing.first(recognizing.NEIGHBOURS, *modules)
             assert swap is not None
-            why = owners.why_not(container, *names)
+            why = swap.left or owners.why_not(container, *names)
             kind = kinds.setdefault((swap.shown, why), _Kind(swap, why))
             kind.places.append(_Place(_joined(path, names[0]), modules, container, names))
     return list(kinds.values())

@@ -96,7 +96,9 @@ def norm_and_activation(norm: Module, act: Module) -> Swap | None:
         inner("optimize", row.name, constants)
     except (TypeError, ValueError):  # torch's module takes constants of which the formula makes no sense
         return None
-    return Swap(f"{shown(norm)} + {shown(act)}", "fused", partial(_fuse, ours, row.name, constants))
+    # Processes of which only some have swapped would wait for each other.
+    left = "to be fused before it is converted" if isinstance(norm, torch.nn.SyncBatchNorm) else ""
+    return Swap(f"{shown(norm)} + {shown(act)}", "fused", partial(_fuse, ours, row.name, constants), left=left)
 
 
 SINGLE: list[Callable[[Module], Swap | None]] = [activation]

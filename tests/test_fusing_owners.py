@@ -89,6 +89,15 @@ class Helping(Slicing):
         return self.helped(x)
 
 
+class Extracting(Slicing):
+    @torch.no_grad()
+    def features(self, x):
+        return self.body[:2](x)
+
+    def forward(self, x):
+        return self.body(x)
+
+
 class Alias(Slicing):
     """Also reachable in a list, which torch does not see."""
 
@@ -181,7 +190,7 @@ def add_one(module, args, *rest):
 
 LEFT = [
     shared_activation, repeated_block, used_again, in_two, Slicing, Indexing, Walking, Deeper, Handing, ByName,
-    Children, Helping, Alias, Closing, Partial, Registered,
+    Children, Helping, Extracting, Alias, Closing, Partial, Registered,
     lambda: Rebound(Linear(4, 4), *layers()), lambda: Odd(*reversed([Linear(4, 4), *layers()])),
     *(functools.partial(with_forward_of, index) for index in (None, 1, 2)),
     *(functools.partial(hooked, lambda m: m.register_forward_hook(add_one), index) for index in (None, 1, 2, 3)),
@@ -192,6 +201,7 @@ LEFT = [
     lambda: torch.jit.trace(Sequential(*layers()).eval(), torch.zeros(2, 4)),
     lambda: Sequential(torch.jit.script(BatchNorm1d(4)), ReLU()),
     lambda: Sequential(torch.nn.BatchNorm1d(4, eps=0.0), ReLU()),
+    lambda: torch.nn.SyncBatchNorm.convert_sync_batchnorm(Sequential(*layers())),
 ]  # fmt: skip
 
 
