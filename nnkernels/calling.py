@@ -21,6 +21,7 @@ _CALLED, _WALKED, _ASKED, _OTHER = "called", "walked", "asked", "other"
 _INNOCENT = frozenset({"training", "parameters", "named_parameters", "buffers", "named_buffers", "get_buffer"})
 """What `torch.nn.Module` offers that does not lead to the modules inside."""
 
+_TORCHS = (Module, Sequential, ModuleList, ModuleDict)
 _OPAQUE = frozenset({"eval", "exec", "globals", "locals", "vars"})
 _MACHINERY = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__")
 
@@ -95,12 +96,25 @@ def takes_apart(owner: Module, name: str, elements: bool = False) -> str:
     return "" if seen else f"{kind} has no forward that can be read"
 
 
+def reaches_in(container: Module) -> str:
+    """Why methods that a container's class adds may do more than call the container, or "" if they do not."""
+    for function in _public(type(container)):
+        uses = _uses(inspect.unwrap(function).__code__)
+        if isinstance(uses, str):
+            return f"{type(container).__name__}.{function.__name__}: {uses}"
+        for use in uses:
+            inside = use.how not in (_CALLED, _ASKED) if not use.name else hasattr(Sequential, use.name)
+            if (inside and use.name not in _INNOCENT) or use.name in container._modules:
+                return f"{type(container).__name__}.{function.__name__} takes it apart"
+    return ""
+
+
 def _functions(kind: type, name: str) -> list[FunctionType]:
     """Python's functions of that name in the class and above, but for torch's own base classes."""
     found: list[FunctionType] = []
     for base in kind.__mro__:
-        if base in (Module, Sequential, ModuleList, ModuleDict, object):
-            break
+        if base in _TORCHS:
+            continue
         value = vars(base).get(name)
         value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         if isinstance(value, FunctionType):
@@ -109,11 +123,10 @@ def _functions(kind: type, name: str) -> list[FunctionType]:
 
 
 def _public(kind: type) -> Iterator[FunctionType]:
-    """The methods of the class and above that have no underscore, but for torch's own."""
+    """The methods that have no underscore, of the class and above, but for torch's own base classes."""
     for base in kind.__mro__:
-        if base in (Module, Sequential, ModuleList, ModuleDict, object):
-            return
-        yield from (one for name, one in vars(base).items() if isinstance(one, FunctionType) and name[0] != "_")
+        if base not in _TORCHS:
+            yield from (one for name, one in vars(base).items() if isinstance(one, FunctionType) and name[0] != "_")
 
 
 def _is_data(kind: type, name: str) -> bool:
@@ -176,7 +189,7 @@ class _Reader:
         if isinstance(parent, ast.Call):
             if parent.func is node:
                 return _CALLED
-            if isinstance(parent.func, ast.Name) and parent.func.id in ("isinstance", "len", "hasattr"):
+            if isinstance(parent.func, ast.Name) and parent.func.id in ("isinstance", "len", "hasattr", "type"):
                 return _ASKED
         if isinstance(parent, ast.Compare) and all(isinstance(sign, (ast.Is, ast.IsNot)) for sign in parent.ops):
             return _ASKED

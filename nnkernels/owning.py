@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import Module, ModuleDict, ModuleList
 
-from .calling import is_plain_call, is_sequential, takes_apart
+from .calling import is_plain_call, is_sequential, reaches_in, takes_apart
 
 _PASSING = (FrameType, GeneratorType, CoroutineType)
 """They hold what a function's variables hold, until it returns."""
@@ -42,6 +42,8 @@ class Owners:
         """Why neighbours in a container may be reached by others than its own forward, or "" if they are not."""
         if not is_sequential(container):
             return f"{_named(container)} does more than call one module after the other, or has hooks"
+        if why := reaches_in(container):
+            return why
         for name in names:
             module = container._modules[name]
             assert module is not None

@@ -144,6 +144,11 @@ class Rebound(Sequential):
         return x
 
 
+class Early(Sequential):
+    def early(self, x):
+        return self[:2](x)
+
+
 class Odd(Sequential):
     def __iter__(self):
         return reversed(list(super().__iter__()))
@@ -191,7 +196,8 @@ def add_one(module, args, *rest):
 LEFT = [
     shared_activation, repeated_block, used_again, in_two, Slicing, Indexing, Walking, Deeper, Handing, ByName,
     Children, Helping, Extracting, Alias, Closing, Partial, Registered,
-    lambda: Rebound(Linear(4, 4), *layers()), lambda: Odd(*reversed([Linear(4, 4), *layers()])),
+    lambda: Rebound(Linear(4, 4), *layers()), lambda: Early(Linear(4, 4), *layers()),
+    lambda: Odd(*reversed([Linear(4, 4), *layers()])),
     *(functools.partial(with_forward_of, index) for index in (None, 1, 2)),
     *(functools.partial(hooked, lambda m: m.register_forward_hook(add_one), index) for index in (None, 1, 2, 3)),
     lambda: hooked(lambda m: m.register_forward_hook(lambda m, a, k, y: y + 1, with_kwargs=True), 2),
@@ -252,6 +258,9 @@ class Calling(torch.nn.Module):
 
 class Named(Sequential):
     """A subclass that adds nothing to calling its layers, like torchvision's Conv2dNormActivation."""
+
+    def shown(self):
+        return f"{type(self).__name__} of {len(self)}"
 
 
 def test_typical_networks_are_fused():
