@@ -20,7 +20,7 @@ from .recognizing import Edits, Swap, fresh
 _SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensor on which each side is timed."""
 
-_TRIALS, _DOUBTED, _ROUNDS = 3, 7, 2
+_TRIALS, _DOUBTED, _ROUNDS = 3, 11, 2
 """How often the two sides are compared, how often where the first comparisons differ, in how many rounds each time."""
 
 _PAYS = 1.02
@@ -56,7 +56,7 @@ def optimize(model: Module, *, always: bool = False, verbose: bool = True, rando
     more than call it. What cannot be shown is left, and the reason said.
 
     Each kind of module in the model is timed once, forward and backward, ours against torch's, on the device and in
-    the type of its parameters; that takes some tenths of a second for each kind, and a swap has to pay in nearly all of
+    the type of its parameters; that takes some tenths of a second for each kind, and a swap has to pay in most of
     several trials. New modules of that kind are timed: the model's are neither called nor copied.
 
     What is swapped stays the same object, with its parameters, buffers, hooks, name and state dict; its class becomes
@@ -216,7 +216,7 @@ def _judge(swap: Swap, modules: tuple[Module, ...], device: torch.device, dtype:
             trials.append(best_of_rounds(steps, _ROUNDS, device.type))
             wins += trials[-1][1] / trials[-1][0] >= _PAYS
     fast, slow = (min(trial[side] for trial in trials) for side in range(2))
-    pays, agreed = slow / fast >= _PAYS, len(trials) - wins <= 1
+    pays, agreed = slow / fast >= _PAYS, 2 * wins > len(trials)
     doubt = f", but only in {wins} of {len(trials)} trials" if pays and not agreed else ""
     return pays and agreed, f"{slow / fast:.2f} x torch's speed on {device.type} in {str(dtype)[6:]}{doubt}"
 

@@ -197,7 +197,7 @@ def test_a_verdict_needs_agreement(monkeypatch, capsys):
     """One lucky trial does not decide, one unlucky trial does not prevent."""
     alike, faster, ours_disturbed, theirs_disturbed = [1, 1], [1, 3], [9, 3], [1, 9]
     for first, others, swaps in (
-        ([theirs_disturbed], alike, False), ([ours_disturbed], faster, True), ([ours_disturbed] * 2, faster, False),
+        ([theirs_disturbed], alike, False), ([ours_disturbed], faster, True), ([ours_disturbed] * 6, faster, False),
     ):  # fmt: skip
         trials = itertools.chain(first, itertools.repeat(others))
         monkeypatch.setattr(optimizing, "best_of_rounds", lambda calls, rounds, device, trials=trials: next(trials))
