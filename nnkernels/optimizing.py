@@ -4,52 +4,73 @@ pays on this machine.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from math import prod
 
 import torch
+from torch.nn import Module
 
-from . import nn
+from . import recognizing
 from .benchmark import best_of_rounds
-from .functional.elementwise import variant
-from .registry import Activation, catalogue
+from .owning import Owners, at
+from .recognizing import Edits, Swap, fresh
 
 _SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensor on which each side is timed."""
 
-_ROUNDS = 5
+_TRIALS, _DOUBTED, _ROUNDS = 3, 11, 2
+"""How often the two sides are compared, how often where the first comparisons differ, in how many rounds each time."""
+
 _PAYS = 1.02
 """How many times as fast a swap has to be: less is noise."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a swap applies: the modules' names in the model and, unless it is the model itself, what holds them."""
+
+    name: str
+    modules: tuple[Module, ...]
+    container: Module | None
+    names: tuple[str, ...]
+
+
 @dataclass
 class _Kind:
-    """Modules of one class and one configuration, or pairs of them, each in its `Sequential`."""
+    """Modules of one class and one configuration, or neighbours of two, and why they are left where that is known."""
 
-    shown: str
-    verb: str
-    swap: Callable[[torch.nn.Module], None]
-    found: dict[str, torch.nn.Module] = field(default_factory=dict)
+    swap: Swap
+    why: str = ""
+    places: list[_Place] = field(default_factory=list)
 
 
-def optimize(model: torch.nn.Module, *, always: bool = False, verbose: bool = True) -> torch.nn.Module:
+def optimize(model: Module, *, always: bool = False, verbose: bool = True, random: bool = False) -> Module:
     """Swaps the torch.nn activations inside `model` for their namesakes here, where those are faster on this machine.
 
     Where a `torch.nn.Sequential` has an activation right behind a batch, group, layer or rms norm, the two become one
-    pass, if that pays: the norm gets the activation, and a `torch.nn.Identity` keeps its place.
+    pass, if that pays: the norm gets the activation, and a new `torch.nn.Identity` takes the activation's place. It is
+    done only if nothing but the container's own forward can reach the two: nothing else in the process holds them but
+    variables of functions that are running, they have no hooks, and the code of whatever holds the container does no
+    more than call it. What cannot be shown is left, and the reason said.
 
-    Each kind of module in the model is timed once, forward and backward, ours against torch's, on the device and in the
-    type of the model's parameters; that takes some tenths of a second for each kind. Modules stay the same objects:
-    parameters, buffers, hooks, names and state dicts do not change, only the class does, a subclass of the former.
+    Each kind of module in the model is timed once, forward and backward, ours against torch's, on the device and in
+    the type of its parameters; that takes some tenths of a second for each kind, and a swap has to pay in most of
+    several trials. New modules of that kind are timed: the model's are neither called nor copied.
+
+    What is swapped stays the same object, with its parameters, buffers, hooks, name and state dict; its class becomes
+    a subclass of the former, but for batch norms: `nnkernels.nn.BatchNormAct2d` is none of torch's, whose instances
+    other tools rebuild without an activation; `SyncBatchNorm.convert_sync_batchnorm` reaches it all the same.
+
+    All is decided before anything is changed, and an exception leaves the model as it was. Processes whose batch norms
+    are to be synchronised have to decide alike: there use `always=True`, and convert afterwards.
 
     Args:
         model: the model, changed in place. A model that is itself an activation is changed as well.
         always: whether to swap without timing, for exact tails or smaller backward where the speed is the same.
         verbose: whether to print what was swapped and what was left, and why.
+        random: whether to swap `Dropout` and `RReLU` too, which then draw other numbers from the same seed.
 
     Returns:
         `model`.
@@ -58,7 +79,8 @@ def optimize(model: torch.nn.Module, *, always: bool = False, verbose: bool = Tr
         TypeError: `model` is not a module.
 
     Functions that a model's `forward` calls (`torch.nn.functional.silu`) are not seen, nor are subclasses of torch's
-    modules, which may do something else.
+    modules, which may do something else. Code that takes a container apart after it was fused (`model.features[:5]`)
+    finds norms that have their activation.
 
     Example:
         >>> import torch, nnkernels
@@ -71,135 +93,136 @@ def optimize(model: torch.nn.Module, *, always: bool = False, verbose: bool = Tr
           (2): Linear(in_features=8, out_features=2, bias=True)
         )
     """
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, Module):
         raise TypeError(f"optimize(): expected a torch.nn.Module, got {type(model).__name__}")
-    device, dtype = _place(model)
-    for kinds in (_pairs, _kinds):  # what was fused is not swapped as well
-        for kind in list(kinds(model)):
-            pays, why = (True, "unconditionally") if always else _judge(kind, device, dtype)
+    taken: set[int] = set()
+    lines: list[str] = []
+    chosen: list[_Kind] = []
+    for found in (_neighbours, _singles):
+        for kind in found(model, taken):
+            pays, why = _decide(kind, model, always, random)
             if pays:
-                for module in kind.found.values():
-                    kind.swap(module)
-            if verbose:
-                names = [name or "the model" for name in kind.found]
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                print(
-                    f"{kind.verb if pays else 'left'} {len(names):2} {kind.shown}  {why}  {', '.join(names[:3])}{more}"
-                )
+                chosen.append(kind)
+                taken |= {id(module) for place in kind.places for module in place.modules}
+            lines.append(_line(kind, pays, why))
+    edits = Edits()
+    try:
+        for kind in chosen:
+            for place in kind.places:
+                _apply(edits, kind.swap, place)
+        if verbose:
+            print("\n".join(lines) or f"nothing to swap: optimize knows no module of this {type(model).__name__}")
+    except BaseException:
+        edits.undo()
+        raise
     return model
 
 
-def _place(model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
-    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    return (tensors[0].device, tensors[0].dtype) if tensors else (torch.device("cpu"), torch.float32)
+def _neighbours(model: Module, _taken: set[int]) -> list[_Kind]:
+    """A norm and the activation behind it, in each container that calls one after the other."""
+    # By name: a list of modules would be one more holder of each.
+    paths = {path: list(_pairs(module)) for path, module in model.named_modules()}
+    paths = {path: names for path, names in paths.items() if names}
+    if not paths:
+        return []
+    owners = Owners(model, [_joined(path, name) for path, pairs in paths.items() for pair in pairs for name in pair])
+    kinds: dict[tuple[str, str], _Kind] = {}
+    for path, pairs in paths.items():
+        container = at(model, path)
+        for names in pairs:
+            modules = tuple(at(container, name) for name in names)
+            swap = recognizing.first(recognizing.NEIGHBOURS, *modules)
+            assert swap is not None
+            why = swap.left or owners.why_not(container, *names)
+            kind = kinds.setdefault((swap.shown, why), _Kind(swap, why))
+            kind.places.append(_Place(_joined(path, names[0]), modules, container, names))
+    return list(kinds.values())
 
 
-def _shown(module: torch.nn.Module) -> str:
-    return f"{type(module).__name__}({module.extra_repr()})"
+def _pairs(module: Module) -> Iterator[tuple[str, str]]:
+    """The names of neighbours that a recogniser knows."""
+    if not isinstance(module, torch.nn.Sequential):
+        return
+    for (name, one), (after, other) in pairwise(module._modules.items()):
+        if one is not None and other is not None and recognizing.first(recognizing.NEIGHBOURS, one, other):
+            yield name, after
 
 
-def _kinds(model: torch.nn.Module) -> Iterator[_Kind]:
-    found: dict[str, _Kind] = {}
+def _singles(model: Module, taken: set[int]) -> list[_Kind]:
+    """Activations, but for those that are taken by a pair."""
+    kinds: dict[tuple[str, str], _Kind] = {}
     for name, module in model.named_modules():
-        ours = _subclass(module, type(module).__name__)
-        if ours is not None:
-            kind = found.setdefault(_shown(module), _Kind(_shown(module), "swapped", partial(_become, ours=ours)))
-            kind.found[name] = module
-    yield from found.values()
+        swap = None if id(module) in taken else recognizing.first(recognizing.SINGLE, module)
+        if swap is not None:
+            why = swap.left or ("its forward was set on the instance" if "forward" in module.__dict__ else "")
+            kinds.setdefault((swap.shown, why), _Kind(swap, why)).places.append(_Place(name, (module,), None, ()))
+    return list(kinds.values())
 
 
-def _become(module: torch.nn.Module, ours: type[torch.nn.Module]) -> None:
-    module.__class__ = ours
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
-def _pairs(model: torch.nn.Module) -> Iterator[_Kind]:
-    """A norm and the activation behind it, as a `Sequential` of the two that shares both with the model's."""
-    found: dict[str, _Kind] = {}
-    for path, sequence in model.named_modules():
-        if type(sequence).forward is not torch.nn.Sequential.forward:
-            continue
-        children = list(sequence.named_children())
-        for (name, norm), (after, act) in pairwise(children):
-            if _fused(norm) is None or _row_of(act) is None or _is_hooked(norm) or _is_hooked(act):
-                continue
-            shown = f"{_shown(norm)} + {_shown(act)}"
-            kind = found.setdefault(shown, _Kind(shown, "fused", _fuse))
-            kind.found[f"{path}.{name}" if path else name] = _Pair(sequence, name, after)
-    yield from found.values()
+def _line(kind: _Kind, pays: bool, why: str) -> str:
+    names = [place.name or "the model" for place in kind.places]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    verb = kind.swap.verb if pays else "left"
+    return f"{verb} {len(names):2} {kind.swap.shown}  {why}  {', '.join(names[:3])}{more}"
 
 
-class _Pair(torch.nn.Module):
-    """Two neighbours in a `Sequential`, called one after the other."""
-
-    def __init__(self, sequence: torch.nn.Module, first: str, second: str) -> None:
-        super().__init__()
-        self.sequence, self.first, self.second = [sequence], first, second
-        self.norm, self.act = sequence.get_submodule(first), sequence.get_submodule(second)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.norm(x))
+def _apply(edits: Edits, swap: Swap, place: _Place) -> None:
+    after = swap.change(edits, *place.modules)
+    for name, old, new in zip(place.names, place.modules, after, strict=False):
+        if new is not old and place.container is not None:
+            edits.put(place.container, name, new)
 
 
-def _fuse(pair: torch.nn.Module) -> None:
-    assert isinstance(pair, _Pair)
-    norm, ours, row = pair.norm, _fused(pair.norm), _row_of(pair.act)
-    assert ours is not None and row is not None
-    norm.__class__ = ours
-    norm.activation = row.name  # type: ignore[assignment]
-    norm.constants = {name: float(getattr(pair.act, name)) for name in row.parameters}  # type: ignore[assignment]
-    norm.process_group = None  # type: ignore[assignment]
-    pair.act = torch.nn.Identity()
-    setattr(pair.sequence[0], pair.second, pair.act)
-
-
-def _fused(norm: torch.nn.Module) -> type[torch.nn.Module] | None:
-    """Our class of the norm with an activation."""
-    name = type(norm).__name__
-    return _subclass(norm, name.replace("Norm", "NormAct")) if "Norm" in name else None
-
-
-def _is_hooked(module: torch.nn.Module) -> bool:
-    """Whether somebody listens to what goes in and out."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+def _decide(kind: _Kind, model: Module, always: bool, random: bool) -> tuple[bool, str]:
+    """Whether the kind is swapped, and why."""
+    if kind.why:
+        return False, kind.why
+    if kind.swap.draws and not random:
+        return False, "it draws random numbers: only with random=True"
+    if always:
+        return True, "unconditionally"
+    modules = kind.places[0].modules
+    device, dtype = next(
+        (place for module in (*modules, model) if (place := _place(module))), (torch.device("cpu"), torch.float32)
     )
-
-
-def _row_of(module: torch.nn.Module) -> Activation | None:
-    """The catalogue's row of a module that is torch's own or ours."""
-    name = type(module).__name__
-    if type(module) not in (getattr(torch.nn, name, None), getattr(nn, name, None) if name in nn.__all__ else None):
-        return None
-    if isinstance(module, torch.nn.GELU):
-        return variant(module.approximate)
-    return next((row for row in catalogue(Activation) if row.module == name), None)
-
-
-def _subclass(module: torch.nn.Module, name: str) -> type[torch.nn.Module] | None:
-    """Our class called `name`, if it is a subclass of the very class of torch that `module` is of."""
-    theirs, ours = type(module), getattr(nn, name) if name in nn.__all__ else None
-    same = getattr(torch.nn, theirs.__name__, None) is theirs
-    return ours if same and ours is not theirs else None
-
-
-def _judge(kind: _Kind, device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
-    """Whether the swap pays, and what says so."""
     if device.type not in _SIZES:
         return False, f"not timed on {device.type}"
-    theirs, mine = (copy.deepcopy(next(iter(kind.found.values()))) for _ in range(2))
-    kind.swap(mine)
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            x = torch.randn(_shape(theirs, _SIZES[device.type]), device=device, dtype=dtype, requires_grad=True)
-            fast, slow = best_of_rounds([_step(side, x) for side in (mine, theirs)], _ROUNDS, device.type)
-    except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
-        return False, f"not timed: {str(error).splitlines()[0]}"
-    return slow / fast >= _PAYS, f"{slow / fast:.2f} x torch's speed on {device.type} in {str(dtype)[6:]}"
+        with torch.inference_mode(False), torch.enable_grad():
+            return _judge(kind.swap, modules, device, dtype)
+    except Exception as error:  # whatever a configuration does to a constructor or a kernel
+        return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}"
 
 
-def _shape(module: torch.nn.Module, size: int) -> tuple[int, ...]:
+def _place(module: Module) -> tuple[torch.device, torch.dtype] | None:
+    tensors = (tensor for one in (module.parameters(), module.buffers()) for tensor in one)
+    return next(((tensor.device, tensor.dtype) for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def _judge(swap: Swap, modules: tuple[Module, ...], device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether the swap pays, and what says so: the best rounds do, and all trials but one agree."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        theirs = tuple(fresh(module, device, dtype) for module in modules)
+        mine = swap.change(Edits(), *(fresh(module, device, dtype) for module in modules))
+        x = torch.randn(_shape(theirs[0], _SIZES[device.type]), device=device, dtype=dtype, requires_grad=True)
+        steps: list[Callable[[], object]] = [_step(side, x) for side in (mine, theirs)]
+        trials: list[list[float]] = []
+        wins = 0
+        while len(trials) < _TRIALS or (len(trials) < _DOUBTED and 0 < wins < len(trials)):
+            trials.append(best_of_rounds(steps, _ROUNDS, device.type))
+            wins += trials[-1][1] / trials[-1][0] >= _PAYS
+    fast, slow = (min(trial[side] for trial in trials) for side in range(2))
+    pays, agreed = slow / fast >= _PAYS, 2 * wins > len(trials)
+    doubt = f", but only in {wins} of {len(trials)} trials" if pays and not agreed else ""
+    return pays and agreed, f"{slow / fast:.2f} x torch's speed on {device.type} in {str(dtype)[6:]}{doubt}"
+
+
+def _shape(layer: Module, size: int) -> tuple[int, ...]:
     """Of an input that suits the module and has about `size` elements."""
-    layer = module.norm if isinstance(module, _Pair) else module
     if isinstance(layer, (torch.nn.LayerNorm, torch.nn.RMSNorm)):
         whole = tuple(layer.normalized_shape)
         return (max(1, size // prod(whole)), *whole)
@@ -207,16 +230,25 @@ def _shape(module: torch.nn.Module, size: int) -> tuple[int, ...]:
     channels = next((count for count in counts if count > 1), 64)
     pixels = {torch.nn.BatchNorm1d: (256,), torch.nn.BatchNorm3d: (4, 8, 8)}
     inside = next((shape for base, shape in pixels.items() if isinstance(layer, base)), (16, 16))
+    if 2 * channels * prod(inside) > size:
+        inside = (1,) * len(inside)
     return (max(2, size // (channels * prod(inside))), channels, *inside)
 
 
-def _step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    """Forward and backward."""
-    inplace = getattr(module, "inplace", False)
-    grad = torch.ones_like(module(x.clone() if inplace else x))
-    leaves = [x, *(p for p in module.parameters() if p.requires_grad)]
+def _step(modules: tuple[Module, ...], x: torch.Tensor) -> Callable[[], None]:
+    """Forward and backward. Not by calling the modules: hooks for all modules of the process are somebody's."""
+    inplace = getattr(modules[0], "inplace", False)
+
+    def forward() -> torch.Tensor:
+        y = x.clone() if inplace else x
+        for module in modules:
+            y = module.forward(y)
+        return y
+
+    grad = torch.ones_like(forward())
+    leaves = [x, *(p for module in modules for p in module.parameters() if p.requires_grad)]
 
     def step() -> None:
-        torch.autograd.grad(module(x.clone() if inplace else x), leaves, grad)
+        torch.autograd.grad(forward(), leaves, grad)
 
     return step

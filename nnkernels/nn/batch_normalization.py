@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from .. import functional
 from ..fusing import inner
 
-__all__ = ["BatchNormAct1d", "BatchNormAct2d", "BatchNormAct3d", "GroupNormAct"]
+__all__ = ["BatchNormAct1d", "BatchNormAct2d", "BatchNormAct3d", "GroupNormAct", "SyncBatchNormAct"]
 
 
 def _with_activation(shown: str, activation: str, constants: dict[str, float]) -> str:
     return ", ".join([shown, repr(activation), *(f"{name}={value}" for name, value in constants.items())])
 
 
-class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
-    """What the three share: torch's constructor, buffers and bookkeeping."""
+class _BatchNormAct(_NormBase):
+    """What all share: the constructor, buffers, state dict and bookkeeping of torch's batch norms.
+
+    None is an instance of torch's batch norms: whatever looks for those rebuilds what it finds as a norm, without the
+    activation. `convert_sync_batchnorm`, torch's or timm's, is the exception, and has to find something. It asks every
+    module for its children and puts their conversions in their place, so it is shown a batch norm without channels
+    (`_StandIn`), and what it makes of that says which processes are to be synchronised.
+    """
+
+    process_group: Any = None
 
     def __init__(
         self,
@@ -62,12 +72,43 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
             self.eps,
             self.activation,
             residual=residual,
-            process_group=self.process_group if self.training else None,
+            process_group=self._synchronized() if self.training else None,
             **self.constants,
         )
 
     def extra_repr(self) -> str:
         return _with_activation(super().extra_repr(), self.activation, self.constants)
+
+    def children(self) -> Iterator[torch.nn.Module]:
+        return (child for _, child in super().named_children())
+
+    def named_children(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        yield from super().named_children()
+        yield _StandIn.name, _StandIn()
+
+    def add_module(self, name: str, module: torch.nn.Module | None) -> None:
+        if name != _StandIn.name:
+            super().add_module(name, module)
+        elif isinstance(module, _BatchNorm) and hasattr(module, "process_group"):
+            if type(self) not in (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d, SyncBatchNormAct):
+                raise TypeError(f"{type(self).__name__} cannot become a SyncBatchNormAct: what it adds would be lost")
+            self.__class__ = SyncBatchNormAct
+            self.process_group = module.process_group
+        elif not isinstance(module, _StandIn):
+            raise TypeError(f"{type(self).__name__} cannot be rebuilt as a {type(module).__name__}")
+
+    def _synchronized(self) -> Any:
+        """The processes over whose batches statistics are taken."""
+        return self.process_group
+
+
+class _StandIn(_BatchNorm):
+    """A batch norm without channels, parameters and buffers: it only is there to be converted."""
+
+    name = "statistics"
+
+    def __init__(self) -> None:
+        super().__init__(0, affine=False, track_running_stats=False)
 
 
 _DOCUMENT = """f(batch_norm(x) + residual) in fewer passes: `torch.nn.BatchNorm{n}d` followed by an activation.
@@ -85,7 +126,10 @@ _DOCUMENT = """f(batch_norm(x) + residual) in fewer passes: `torch.nn.BatchNorm{
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Shape: input and output alike, {shape}. The optional `residual` of `forward` has that shape too.
-    The state dict is that of `torch.nn.BatchNorm{n}d`.
+    The state dict is that of `torch.nn.BatchNorm{n}d`, of which it is no instance: tools that look for batch norms to
+    rebuild, fold or freeze them would lose the activation, and pass it by. `SyncBatchNorm.convert_sync_batchnorm`, of
+    torch or ours, makes a `SyncBatchNormAct` of it. Not asked for its class it is taken for any batch norm: do not hand
+    it to `torch.nn.utils.fuse_conv_bn_eval` yourself, nor expect `torch.optim.swa_utils.update_bn` to find it.
 
     Raises:
         ValueError: the activation is unknown; from `forward`, what `functional.batch_norm_act` raises.
@@ -101,16 +145,98 @@ _DOCUMENT = """f(batch_norm(x) + residual) in fewer passes: `torch.nn.BatchNorm{
     """
 
 
-class BatchNormAct1d(_BatchNormAct, torch.nn.BatchNorm1d):
+class BatchNormAct1d(_BatchNormAct):
     __doc__ = _DOCUMENT.format(n=1, shape="(N, C) or (N, C, L)", example="8, 4, 5")
+    _check_input_dim = torch.nn.BatchNorm1d._check_input_dim
 
 
-class BatchNormAct2d(_BatchNormAct, torch.nn.BatchNorm2d):
+class BatchNormAct2d(_BatchNormAct):
     __doc__ = _DOCUMENT.format(n=2, shape="(N, C, H, W)", example="8, 4, 5, 5")
+    _check_input_dim = torch.nn.BatchNorm2d._check_input_dim
 
 
-class BatchNormAct3d(_BatchNormAct, torch.nn.BatchNorm3d):
+class BatchNormAct3d(_BatchNormAct):
     __doc__ = _DOCUMENT.format(n=3, shape="(N, C, D, H, W)", example="8, 4, 2, 5, 5")
+    _check_input_dim = torch.nn.BatchNorm3d._check_input_dim
+
+
+class SyncBatchNormAct(_BatchNormAct):
+    """f(batch_norm(x) + residual), in training by the statistics of the batches of all processes.
+
+    It is `torch.nn.SyncBatchNorm` followed by an activation, and serves CPUs too.
+
+    Args:
+        num_features: the number of channels C.
+        eps: added to the variance.
+        momentum: how far a batch moves the running statistics; None keeps the mean over all batches.
+        affine: whether there are weight and bias, which start at 1 and 0.
+        track_running_stats: whether evaluation uses running statistics; otherwise the batch's of this process.
+        process_group: of `torch.distributed`; None is all processes, or this one where nothing is distributed.
+        device, dtype: of parameters and running statistics.
+        activation: the name of a stateless activation, or "identity".
+        bias: False leaves the bias out.
+        **constants: those of the activation, such as `negative_slope` of leaky_relu.
+
+    Shape: input and output alike, (N, C, ...). The optional `residual` of `forward` has that shape too.
+    The state dict is that of `torch.nn.SyncBatchNorm`.
+
+    Raises:
+        ValueError: the activation is unknown; from `forward`, an input without channels, or what
+            `functional.batch_norm_act` raises.
+
+    Source: Ioffe & Szegedy 2015.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), nnkernels.nn.BatchNormAct2d(4, activation="silu"))
+        >>> nnkernels.nn.SyncBatchNormAct.convert_sync_batchnorm(model)[1].activation
+        'silu'
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        activation: str = "identity",
+        *,
+        bias: bool = True,
+        **constants: float,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, activation,
+            bias=bias, process_group=process_group, **constants,
+        )  # fmt: skip
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: torch.nn.Module, process_group: Any = None) -> torch.nn.Module:
+        """Makes every batch norm in `module` one over all processes: ours in place, torch's as torch does.
+
+        Args:
+            module: the model.
+            process_group: as of this class.
+
+        Returns:
+            `module`, or a new module if it is itself a batch norm of torch.
+
+        `torch.nn.SyncBatchNorm.convert_sync_batchnorm` does the same.
+        """
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(module, process_group)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2 or input.size(1) == 0:
+            raise ValueError(f"expected an input of shape (N, C, ...) with channels, got {tuple(input.shape)}")
+
+    def _synchronized(self) -> Any:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return None
+        group = torch.distributed.group.WORLD if self.process_group is None else self.process_group
+        return group if torch.distributed.get_world_size(group) > 1 else None
 
 
 class GroupNormAct(torch.nn.GroupNorm):
