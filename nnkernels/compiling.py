@@ -73,6 +73,8 @@ def judge(row: Activation, x: Tensor, y: Tensor, d1: Tensor) -> Found:
     floor = _FLOORS.get(x.dtype, 0.0)
     slope = truth_of(row, "d1", x, a, b)
     near = accuracy.near_root(x.double(), slope, _NEAR_ROOT)
+    # Which piece's derivative NaN has, or NaN itself, is no promise.
+    slope = torch.where(x.isnan() & slope.isfinite(), d1.double(), slope)
     off = errors(d1, slope, torch.where(near, _ROOT_FLOOR, torch.tensor(floor, dtype=torch.float64, device=x.device)))
     return Found(
         x.dtype,
