@@ -159,8 +159,8 @@ class Promise(NamedTuple):
 
 COMPILED = {
     torch.float64: Promise(64.0, 64.0, 64.0),
-    torch.float32: Promise(6.0, 12.0, 64.0),
+    torch.float32: Promise(8.0, 16.0, 128.0),
     torch.bfloat16: Promise(1.0, 1.0, 1.0),
     torch.float16: Promise(1.0, 1.0, 1.0),
 }
-"""What is promised of calls under torch.compile, which no kernel serves; 64 ulp of 2^-6 in float32 are 2^-23."""
+"""What is promised of calls under torch.compile, which no kernel serves; 128 ulp of 2^-6 in float32 are 2^-22."""

@@ -1,4 +1,4 @@
-"""Compiled calls over the whole range of a type: what the tests, docs/compiled.md and `nnkernels check` measure alike."""
+"""Compiled calls over the whole range of a type: what tests, docs/compiled.md and `nnkernels check` measure alike."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class Found:
-    """The worst errors of a compiled value, of its gradient, and of that near the derivative's roots, if there are any."""
+    """The worst errors of a compiled value, of its gradient, and of the latter near its roots, if it has any."""
 
     dtype: torch.dtype
     value: Worst

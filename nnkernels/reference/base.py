@@ -42,7 +42,7 @@ def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:
 
 
 class Tail:
-    """e = exp(z + error), z <= 0, held as the square of `root`; `times(v)` is v e, exact down to the subnormal numbers."""
+    """e = exp(z + error), z <= 0, as the square of `root`; `times(v)` is v e, exact down to the subnormal numbers."""
 
     def __init__(self, z: Tensor, error: Tensor | None = None) -> None:
         self.root = torch.exp(0.5 * z)
