@@ -73,9 +73,8 @@ def judge(row: Activation, x: Tensor, y: Tensor, d1: Tensor) -> Found:
     floor = _FLOORS.get(x.dtype, 0.0)
     slope = truth_of(row, "d1", x, a, b)
     near = accuracy.near_root(x.double(), slope, _NEAR_ROOT)
-    # Which piece's derivative NaN has, or NaN itself, is no promise.
-    slope = torch.where(x.isnan() & slope.isfinite(), d1.double(), slope)
     off = errors(d1, slope, torch.where(near, _ROOT_FLOOR, torch.tensor(floor, dtype=torch.float64, device=x.device)))
+    off = torch.where(x.isnan(), 0.0, off)  # whether a derivative there is NaN or a piece's, torch has it either way
     return Found(
         x.dtype,
         _worst(errors(y, truth_of(row, "value", x, a, b), floor), x),
