@@ -1,6 +1,6 @@
 """Fit the polynomials of the formula layer and write them where the kernels read them.
 
-    python tools/fit_polynomials.py            # rewrites csrc/polynomials.h and nnkernels/triton/polynomials.py
+    python tools/fit_polynomials.py    # rewrites csrc/polynomials.h, nnkernels/{triton,reference}/polynomials.py
 
 Each fit interpolates the exact function at Chebyshev nodes (mpmath, 60 digits), which is within a small factor of the
 best polynomial of its degree, and prints the worst relative error of what the rounded coefficients give. `fast` serves
@@ -13,8 +13,10 @@ best polynomial of its degree, and prints the worst relative error of what the r
     gelu_tail     Phi(-a) = 2^(P(a) - 24)                         0 <= a <= 14, beyond which 16 bits have 0 alone
     gelu_slope    Phi(-a) - a phi(a) = (r - a) 2^(P(a) - 24)      the same, r being its root
 
-The factor 2^24 of the last two keeps what a GPU's exp2 would flush to 0; they serve Triton alone, as exp2 is one
-instruction there.
+    mills_whole   as mills with another k, for every a, and with a derivative as exact
+
+The factor 2^24 of the gelu_ fits keeps what a GPU's exp2 would flush to 0; they serve Triton alone, as exp2 is one
+instruction there. mills_whole serves the reference alone, which autograd differentiates.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import numpy as np
 mp.mp.dps = 60
 ROOT = Path(__file__).resolve().parent.parent
 MILLS_K = 5.0
+WHOLE_K = 2.5
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ FITS = [
     _mills_fit("fast", 0.0, 15.0, 6),
     _mills_fit("float", 3.0, 15.0, 7),
     _mills_fit("double", 3.0, 40.0, 17),
+    Fit("mills_whole", _mills(WHOLE_K), (-1, 5 / 7), lambda w, p: p, {"float": 12}),
     Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"float": 12, "double": 23}),
     Fit("gelu_d1", _gelu_slope, (-1.125, 1.125), lambda v, p: p, {"float": 13, "double": 23}),
     Fit("gelu_tail", _gelu_tail, (0, 14), lambda a, p: mp.power(2, p), {"fast": 9}),
@@ -118,6 +122,7 @@ FITS = [
 
 
 TRITON_ALONE = ("gelu_tail", "gelu_slope")
+REFERENCE_ALONE = ("mills_whole",)
 
 
 def chebyshev_fit(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
@@ -153,8 +158,10 @@ def main() -> None:
             error = worst_error(fit, table[fit.name, precision])
             print(f"{fit.name:8} {precision:7} degree {degree:2}   relative error 2^{error:.1f}")
     note = "Written by tools/fit_polynomials.py, which says what each serves. Lowest power first."
+    theirs = {key: table.pop(key) for key in list(table) if key[0] in REFERENCE_ALONE}
     (ROOT / "csrc/polynomials.h").write_text(as_cpp(table, note))
     (ROOT / "nnkernels/triton/polynomials.py").write_text(as_python(table, note))
+    (ROOT / "nnkernels/reference/polynomials.py").write_text(as_python(theirs, note))
 
 
 def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
@@ -184,8 +191,8 @@ def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
         lines.append(f"{name.upper()}_{precision.upper()} = (")
         lines += [f"    {v!r}," for v in values]
         lines.append(")")
-    lines.append(f"MILLS_K = {MILLS_K}")
-    for precision in ("float", "double"):
+    lines.append(f"MILLS_K = {MILLS_K}" if ("mills", "float") in table else f"WHOLE_K = {WHOLE_K}")
+    for precision in [of for name, of in table if name == "gelu_d1"]:
         high = rounded(GELU_ROOT, precision)
         lines.append(f"GELU_ROOT_{precision.upper()} = ({high!r}, {rounded(GELU_ROOT - high, precision)!r})")
     return "\n".join([*lines, ""])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,14 +42,34 @@ def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:
 
 
 class Tail:
-    """e = exp(z), z <= 0, held as the square of `root`; `times(v)` is v e, exact down to the subnormal numbers."""
+    """e = exp(z + error), z <= 0, as the square of `root`; `times(v)` is v e, exact down to the subnormal numbers."""
 
     def __init__(self, z: Tensor, error: Tensor | None = None) -> None:
-        self.root = torch.exp(0.5 * z) if error is None else torch.exp(0.5 * z) * (1 + 0.5 * error)
-        self.e = self.root * self.root
+        self.root = torch.exp(0.5 * z)
+        self.more = None if error is None else 1 + error
+        self.e = self.times(1.0)
 
     def times(self, v: Tensor | float) -> Tensor:
+        if self.more is not None:
+            v = self.more * v
         return (self.root * v) * self.root
+
+
+_TERMS = {torch.float32: 10, torch.float64: 18}
+"""So many terms of exp's series leave an error below a last bit for |z| < log(2), one less, its derivative, as well."""
+
+
+def expm1(z: Tensor, error: Tensor | None = None) -> Tensor:
+    """exp(z + error) - 1, near zero by its series.
+
+    `torch.expm1` would do but for what autograd takes for its derivative, the result plus 1: for z = -20 that is 0.
+    """
+    small = z.abs() < math.log(2)
+    near = torch.where(small, z, 0.0)
+    series = torch.zeros_like(z)
+    for n in range(_TERMS[z.dtype], 0, -1):
+        series = series * near + 1 / math.factorial(n)
+    return torch.where(small, near * series, Tail(z, error).e - 1)
 
 
 class Logistic:

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import FAR, Formula, Logistic, Tail, at_most_zero, near, negative_abs, product_error
+from .base import FAR, Formula, Logistic, Tail, at_most_zero, expm1, near, negative_abs, product_error
+from .polynomials import MILLS_WHOLE_FLOAT, WHOLE_K
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
@@ -34,7 +35,7 @@ def _lost(constant: float, dtype: torch.dtype) -> float:
 
 
 def _tanh(x: Tensor) -> Tensor:
-    m = torch.expm1(2 * negative_abs(x))
+    m = expm1(2 * negative_abs(x))
     return torch.where(x < 0, m, -m) / (2 + m)
 
 
@@ -103,7 +104,7 @@ class tanh(Formula):
 class elu(Formula):
     @staticmethod
     def value(x, a, b):
-        return torch.where(x > 0, x, a * torch.expm1(at_most_zero(x)))
+        return torch.where(x > 0, x, a * expm1(at_most_zero(x)))
 
     @staticmethod
     def d1(x, a, b):
@@ -116,22 +117,23 @@ class elu(Formula):
 
 class celu(Formula):
     @staticmethod
-    def _tail(x: Tensor, a: float) -> Tail:
+    def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor | None]:
+        """x / a and what rounding took from it, for x <= 0."""
         x = at_most_zero(near(x, FAR * abs(a)))
         z = x / a
-        return Tail(z, -product_error(z, a, x) / a)
+        return z, None if a == 1 else -product_error(z, a, x) / a
 
     @staticmethod
     def value(x, a, b):
-        return torch.where(x > 0, x, a * torch.expm1(at_most_zero(x) / a))
+        return torch.where(x > 0, x, a * expm1(*celu._argument(x, a)))
 
     @staticmethod
     def d1(x, a, b):
-        return torch.where(x > 0, 1.0, celu._tail(x, a).times(1.0))
+        return torch.where(x > 0, 1.0, Tail(*celu._argument(x, a)).times(1.0))
 
     @staticmethod
     def d2(x, a, b):
-        return torch.where(x > 0, 0.0, celu._tail(x, a).times(1 / a))
+        return torch.where(x > 0, 0.0, Tail(*celu._argument(x, a)).times(1 / a))
 
 
 class selu(Formula):
@@ -158,7 +160,7 @@ class swish(_Gate):
     @staticmethod
     def _argument(x, a):
         z = a * x
-        return z, product_error(x, a, z), a, 0.0
+        return z, None if a == 1 else product_error(x, a, z), a, 0.0
 
 
 class gelu_sigmoid(_Gate):
@@ -184,13 +186,23 @@ class gelu_tanh(_Gate):
         return z, error.detach(), _GELU_C1 + 3 * cubic, 6 * _GELU_C2 * x
 
 
+def _mills(a: Tensor) -> Tensor:
+    """R(a), a >= 0: what remains of the normal tail Phi(-a) = R(a) exp(-a^2/2) without its exponential."""
+    t = 1 / (a + WHOLE_K)
+    w = (a - WHOLE_K) * t
+    p = torch.full_like(w, MILLS_WHOLE_FLOAT[-1])
+    for c in reversed(MILLS_WHOLE_FLOAT[:-1]):
+        p = p * w + c
+    return p * t
+
+
 class gelu(Formula):
     @staticmethod
     def _normal(x: Tensor) -> tuple[Tensor, Tensor, Tail]:
         """a = |x|, R with Phi(-a) = R exp(-a^2/2), and that exponential."""
         a = -negative_abs(near(x, 100.0))
         square = a * a
-        mills = 0.5 * torch.special.erfcx(a * math.sqrt(0.5))
+        mills = _mills(a) if x.dtype == torch.float32 else 0.5 * torch.special.erfcx(a * math.sqrt(0.5))
         return a, mills, Tail(-0.5 * square, -0.5 * product_error(a, a, square))
 
     @staticmethod
@@ -211,14 +223,18 @@ class gelu(Formula):
 
 
 class mish(Formula):
-    """x N/D: for x < 0, e = exp(x), N = e (2 + e), D = N + 2; above, with e = exp(-x), N = 1 + 2e and D = N + 2e^2."""
+    """x N/D: for x < 0, e = exp(x), N = e (2 + e), D = N + 2; above, with e = exp(-x), N = 1 + 2e and D = N + 2e^2.
+
+    There the value is x (1 - 2e^2/D), so that autograd's second derivative does not cancel.
+    """
 
     @staticmethod
     def value(x, a, b):
         tail = Tail(negative_abs(near(x)))
         e = tail.e
         below = tail.times(near(x) * (2 + e) / (e * (2 + e) + 2))
-        return torch.where(x < 0, below, x * ((1 + 2 * e) / (1 + 2 * e + 2 * e * e)))
+        above = 1 - 2 * e * e / (1 + 2 * e + 2 * e * e)
+        return torch.where(x < 0, below, x * above)
 
     @staticmethod
     def d1(x, a, b):
@@ -247,15 +263,14 @@ class softplus(Formula):
         z = a * x
         x = near(x, FAR / abs(a)) if a else x
         bounded = a * x
-        return z, Logistic(bounded, product_error(x, a, bounded))
+        return z, Logistic(bounded, None if a == 1 else product_error(x, a, bounded))
 
     @staticmethod
     def value(x, a, b):
         z, s = softplus._logistic(x, a)
         e = s.tail.e
-        safe = torch.where(e > 1e-6, e, 1.0)  # e^2 in the derivative of the quotient would underflow
-        ratio = torch.where(e > 1e-6, torch.log1p(safe) / safe, 1 - e * (0.5 - e / 3))
-        return torch.where(z > b, x, (torch.where(z < 0, 0.0, z) + s.tail.times(ratio)) / a)
+        log = torch.where(e > 1e-20, torch.log1p(e), e)  # a GPU's log1p of a subnormal number may be 0
+        return torch.where(z > b, x, (torch.where(z < 0, 0.0, z) + log) / a)
 
     @staticmethod
     def d1(x, a, b):
@@ -271,8 +286,11 @@ class softplus(Formula):
 class softsign(Formula):
     @staticmethod
     def value(x, a, b):
-        x = near(x, torch.finfo(x.dtype).max)
-        return x / (1 - negative_abs(x))
+        """Beyond 1 as 1 - 1 / (1 + |x|), whose derivative does not cancel."""
+        r = 1 / (1 + x.abs())
+        small = x.abs() < 1
+        far = torch.where(x < 0, r - 1, 1 - r)
+        return torch.where(small, torch.where(small, x, 0.0) * r, far)
 
     @staticmethod
     def d1(x, a, b):
@@ -304,13 +322,17 @@ class tanhshrink(Formula):
 
     @staticmethod
     def value(x, a, b):
-        small = near(x, 1.5)
+        tail = Tail(2 * negative_abs(x))
+        e, is_small = tail.e, x.abs() < 1.5
+        small = torch.where(is_small, x, 0.0)
         square = small * small
         series = torch.zeros_like(small)
-        for k in range(15, 0, -1):
+        for k in range(15 if x.dtype == torch.float64 else 9, 0, -1):
             series = series * square + 2 * k / math.factorial(2 * k + 1)
         # square * series first: x^3 alone would pass through the subnormal numbers before its last factor
-        return torch.where((x > -1.5) & (x < 1.5), small * (square * series / torch.cosh(small)), x - _tanh(x))
+        near_zero = small * (square * series) * (2 * tail.root)  # 1 / cosh x = 2 exp(-|x|) / (1 + exp(-2 |x|))
+        part = torch.where(is_small, near_zero, torch.where(x < 0, 1 - e, e - 1)) / (1 + e)
+        return torch.where(is_small, part, x + part)
 
     @staticmethod
     def d1(x, a, b):
