@@ -15,14 +15,14 @@ struct Slope {
   bool reflected;
   T x;  // where z is as it enters here
   Growth<M> tail;
-  T bracket;
+  T bracket;  // B, weighted
 
   template <class ArgumentOfX>
   NNK_HD Slope(const ArgumentOfX& argument, T given)
       : reflected(M::precise && !argument.is_below(given)),
         x(M::precise ? argument.below(given) : argument.open(given)),
         tail(argument.from_root(x)),
-        bracket(argument.add_w_from_root(x, tail.above_root)) {}
+        bracket(argument.add_w_from_root(x, tail.weighted)) {}
 
   NNK_HD T from(T below) const { return reflected ? T(1) - below : below; }
   NNK_HD T value() const { return from(tail.times(divide<M>(bracket, square_of_one_plus(tail.e)))); }
@@ -60,6 +60,8 @@ struct Argument {
   static constexpr T far = T(1e5);
   // A z beyond which the derivative is 1, while the square of e^z is finite.
   static constexpr T large = T(40);
+  // Where x e^z is 0.
+  static constexpr T closing = T(sizeof(T) == 8 ? -753.5 : -109);
 
   // Where the derivatives no longer change.
   static NNK_HD T bounded(T x) { return at_least(at_most(x, far), -far); }
@@ -77,20 +79,28 @@ struct LinearArgument : Argument<M> {
   template <class Lo>
   static constexpr bool near = M::precise || !__is_same(Lo, Exact);
 
-  // z + lo - r + y. What is small comes first.
+  static constexpr T weight = Table::silu_root_e_hi * Growth<M>::unit;
+
+  // weight (z + lo - r) + y. What is small comes first.
   template <class Lo>
   static NNK_HD T add_distance(T z, Lo lo, T y) {
     const T d = z - Table::silu_root_hi;
-    T small = near<Lo> ? plus(-Table::silu_root_lo, lo) : T(0);
-    if constexpr (M::precise && !__is_same(Lo, Exact)) small = small + difference_error(z, Table::silu_root_hi, d);
-    return d + (near<Lo> ? y + small : y);
+    if constexpr (!near<Lo>) return madd(d, weight, y);
+    T small = plus(-Table::silu_root_lo, lo);
+    if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
+    return madd(d, weight, madd(small, weight, y));
   }
 
   template <class Lo>
   static NNK_HD Growth<M> growth(T z, Lo lo) {
     constexpr Pair<T> e_r = {Table::silu_root_e_hi, Table::silu_root_e_lo};
-    if constexpr (!M::precise) return {e_r, near<Lo> ? add_distance(z, lo, T(0)) : z - Table::silu_root_hi, Exact(), Exact()};
-    return {e_r, z, plus(-Table::silu_root_lo, lo), Table::silu_root_hi};
+    if constexpr (M::precise) {
+      return {e_r, z, plus(-Table::silu_root_lo, lo), Table::silu_root_hi};
+    } else if constexpr (near<Lo>) {
+      return {e_r, (z - Table::silu_root_hi) + (lo - Table::silu_root_lo), Exact(), Exact()};
+    } else {
+      return {e_r, z - Table::silu_root_hi, Exact(), Exact()};
+    }
   }
 };
 
@@ -102,8 +112,8 @@ struct SameArgument : LinearArgument<M> {
   NNK_HD T ddz(T) const { return T(0); }
 
   static NNK_HD bool is_below(T x) { return x < T(0); }
-  static NNK_HD T below(T x) { return at_least(negative_magnitude(x), -Float<T>::far); }
-  static NNK_HD T open(T x) { return at_least(at_most(x, Argument<M>::large), -Float<T>::far); }
+  static NNK_HD T below(T x) { return at_least(negative_magnitude(x), Argument<M>::closing); }
+  static NNK_HD T open(T x) { return at_least(at_most(x, Argument<M>::large), Argument<M>::closing); }
   NNK_HD T add_w_from_root(T x, T y) const { return this->add_distance(x, Exact(), y); }
   NNK_HD Growth<M> from_root(T x) const { return this->growth(x, Exact()); }
 };
@@ -122,7 +132,7 @@ struct ScaledArgument : LinearArgument<M> {
     far = at_most(Argument<M>::far * one, most);
     low = beta.hi > T(0) ? -far : -infinity;
     high = beta.hi < T(0) ? far : infinity;
-    const T closing = at_most(Float<T>::far * one, most), opening = at_most(Argument<M>::large * one, most);
+    const T closing = at_most(-Argument<M>::closing * one, most), opening = at_most(Argument<M>::large * one, most);
     const bool turned = beta.hi < T(0);
     range = turned && !M::precise ? Interval<T>{-opening, closing} : Interval<T>{-closing, opening};
     if (turned && M::precise) positive = {-beta.hi, -beta.lo};
@@ -161,6 +171,7 @@ template <class M>
 struct CubicArgument : Argument<M> {
   using T = typename M::T;
   using Table = typename M::Table;
+  static constexpr T weight = Table::gelu_tanh_root_e_hi * Growth<M>::unit;
   static constexpr double c1_hi = 1.5957691216057308, c1_lo = -9.96930880911092e-17;
   static constexpr double c2_hi = 0.07135481627260025, c2_lo = -6.175149918155315e-19;
 
@@ -182,16 +193,16 @@ struct CubicArgument : Argument<M> {
   NNK_HD T dz(T x) const { return madd(T(3 * c2_hi), near(x) * near(x), T(c1_hi)); }
   NNK_HD T ddz(T x) const { return T(6 * c2_hi) * near(x); }
 
-  static constexpr T closing = T(sizeof(T) == 8 ? -24 : -11.5);  // where z is -far
+  static constexpr T closing = T(sizeof(T) == 8 ? -21.61 : -10.92);  // where x e^z is 0
   static NNK_HD bool is_below(T x) { return x < T(0); }
   static NNK_HD T below(T x) { return at_least(negative_magnitude(x), closing); }
   static NNK_HD T open(T x) { return at_least(at_most(x, T(7.2)), closing); }  // 7.2: where z is almost `large`
 
-  // w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins r^2.
+  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins r^2.
   NNK_HD T add_w_from_root(T x, T y) const {
     constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo, c1 = T(c1_hi);
     constexpr T square = T(double(r) * r + (sizeof(T) == 8 ? 0 : c1_hi - double(c1)) / (3 * c2_hi));
-    const T k = madd(T(3 * c2_hi), madd(x, x + r, square), c1);
+    const T k = madd(T(3 * c2_hi) * weight, madd(x, x + r, square), c1 * weight);
     return madd(x - r, k, M::precise ? madd(-r_lo, k, y) : y);
   }
 
@@ -320,15 +331,15 @@ struct mish {
       using Table = typename M::Table;
       constexpr T root = Table::mish_root_hi, root_lo = Table::mish_root_lo;
       constexpr Pair<T> e_r = {Table::mish_root_e_hi, Table::mish_root_e_lo};
-      x = at_least(at_most(x, T(sizeof(T) == 8 ? 30 : 20)), -Float<T>::far);
+      x = at_least(at_most(x, T(sizeof(T) == 8 ? 30 : 20)), Argument<M>::closing);
       const bool negative = x < T(0);
       const Growth<M> tail(e_r, x, -root_lo, root);
       const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
       const T lost = madd(e, n, T(2) - d);  // what rounding took from d, which its square doubles
       const T factor = madd(e, e + (T(4) + e_r.hi), madd(T(4), x, T(6) + e_r.hi * (T(4) + e_r.hi)));
-      constexpr T k = T(4) + T(4) * e_r.hi;
+      constexpr T k = (T(4) + T(4) * e_r.hi) * e_r.hi * Growth<M>::unit;
       const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
-      const T low = madd(k, from_root, madd(tail.above_root, factor, k * small));
+      const T low = madd(k, from_root, madd(tail.weighted, factor, k * small));
       const T high = madd(e, madd(e, madd(T(-4), x, T(2)), madd(T(-4), x, T(4))), T(4));
       const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
       return negative ? tail.times(ratio) : T(1) - ratio;

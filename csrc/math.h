@@ -388,38 +388,41 @@ struct Multiple {
   }
 };
 
-// e = (e_r + its lo) e^(z - r + lo) and what it is above e_r, to full relative precision near r. z is to be held above
-// -far and so that e is at most e^42.
+// e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and for
+// that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to be held
+// where unit e is normal, and e at most e^42.
 template <class M>
 struct Growth {
   using T = typename M::T;
+  static constexpr int shift = sizeof(T) == 8 ? 66 : 32;
+  static constexpr T unit = sizeof(T) == 8 ? T(1.3552527156068805e-20) : T(2.3283064365386963e-10);  // 2^-shift
 
-  T scaled;  // e in larger units: a product with it is rounded once also where it is subnormal
-  T e, above_root;
+  T tail, scale;
+  T e, weighted;  // weighted = weight (e - e_r)
 
   template <class Lo, class Origin>
   NNK_HD Growth(Pair<T> e_r, T z, Lo lo, Origin origin) {
-    constexpr T unit = Float<T>::subnormal_unit;
-    const Reduced<M> reduced(z, lo, origin);
-    const T leading = e_r.hi * reduced.scale, power = leading * unit;
-    above_root = madd(power, reduced.tail, power - e_r.hi);
-    const T tail = M::precise ? reduced.tail + e_r.lo / e_r.hi : reduced.tail;
-    scaled = madd(leading, tail, leading);
-    e = scaled * unit;
+    const Reduced<M, shift> reduced(z, lo, origin);
+    const T weight = e_r.hi * unit, leading = weight * reduced.scale, both = (weight * weight) * reduced.scale;
+    weighted = madd(both, reduced.tail, both - weight * e_r.hi);
+    tail = M::precise ? reduced.tail + e_r.lo / e_r.hi : reduced.tail;
+    scale = reduced.scale;
+    e = madd(leading, tail, leading);
   }
 
-  // v e
-  NNK_HD T times(T v) const { return v * scaled * Float<T>::subnormal_unit; }
+  // e v / weight, rounded once also where it is subnormal
+  NNK_HD T times(T v) const { return madd(v, tail, v) * scale; }
 };
 
 #if defined(__CUDA_ARCH__)
 template <>
 struct Growth<Fast> {
-  float e, above_root;
+  static constexpr float unit = 1.0f;
+  float e, weighted, inverse_weight;
 
   NNK_HD Growth(Pair<float> e_r, float z, Exact, Exact)
-      : e(e_r.hi * Exponential<Fast>(z).value()), above_root(e - e_r.hi) {}
-  NNK_HD float times(float v) const { return v * e; }
+      : e(e_r.hi * Exponential<Fast>(z).value()), weighted(e_r.hi * (e - e_r.hi)), inverse_weight(1.0f / e_r.hi) {}
+  NNK_HD float times(float v) const { return v * inverse_weight * e; }
 };
 #endif
 

@@ -143,7 +143,7 @@ NNK_HD Both<typename M::T> both(const Gate<M, ArgumentOfX>& f, typename M::T x) 
   const T closed = f.argument.closed(x);
   const Slope<M> slope(f.argument, x);
   const T e = slope.tail.e, q = reciprocal<M>(square_of_one_plus(e)), ratio = closed * ((T(1) + e) * q);
-  const T below = slope.tail.times(ratio), d1 = slope.from(slope.tail.times(slope.bracket * q));
+  const T below = slope.tail.times(ratio * ArgumentOfX::weight), d1 = slope.from(slope.tail.times(slope.bracket * q));
   if constexpr (M::precise) return {slope.reflected ? ratio : below, d1};
   return {e > T(1e17) ? closed : below, d1};
 }
