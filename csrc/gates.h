@@ -86,20 +86,20 @@ struct LinearArgument : Argument<M> {
   static NNK_HD T add_distance(T z, Lo lo, T y) {
     const T d = z - Table::silu_root_hi;
     if constexpr (!near<Lo>) return madd(d, weight, y);
-    T small = plus(-Table::silu_root_lo, lo);
+    T small = plus(M::precise ? -Table::silu_root_lo - Table::silu_root_e_lo : -Table::silu_root_lo, lo);
     if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
     return madd(d, weight, madd(small, weight, y));
   }
 
   template <class Lo>
   static NNK_HD Growth<M> growth(T z, Lo lo) {
-    constexpr Pair<T> e_r = {Table::silu_root_e_hi, Table::silu_root_e_lo};
+    constexpr T root = Table::silu_root_hi, root_lo = Table::silu_root_lo, e_r = Table::silu_root_e_hi;
     if constexpr (M::precise) {
-      return {e_r, z, plus(-Table::silu_root_lo, lo), Table::silu_root_hi};
+      return {e_r, z, plus(Table::silu_root_e_lo / e_r - root_lo, lo), root};
     } else if constexpr (near<Lo>) {
-      return {e_r, (z - Table::silu_root_hi) + (lo - Table::silu_root_lo), Exact(), Exact()};
+      return {e_r, (z - root) + (lo - root_lo), Exact(), Exact()};
     } else {
-      return {e_r, z - Table::silu_root_hi, Exact(), Exact()};
+      return {e_r, z - root, Exact(), Exact()};
     }
   }
 };
@@ -203,14 +203,16 @@ struct CubicArgument : Argument<M> {
     constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo, c1 = T(c1_hi);
     constexpr T square = T(double(r) * r + (sizeof(T) == 8 ? 0 : c1_hi - double(c1)) / (3 * c2_hi));
     const T k = madd(T(3 * c2_hi) * weight, madd(x, x + r, square), c1 * weight);
-    return madd(x - r, k, M::precise ? madd(-r_lo, k, y) : y);
+    if constexpr (!M::precise) return madd(x - r, k, y);
+    return madd(x - r, k, madd(-r_lo, k, y - weight * Table::gelu_tanh_root_e_lo));
   }
 
   NNK_HD Growth<M> from_root(T x) const {
     const Pair<T> z = this->z(x);
-    constexpr Pair<T> e_r = {Table::gelu_tanh_root_e_hi, Table::gelu_tanh_root_e_lo};
-    if constexpr (!M::precise) return {e_r, z.hi - Table::gelu_tanh_root_z_hi, Exact(), Exact()};
-    return {e_r, z.hi, z.lo - Table::gelu_tanh_root_z_lo, Table::gelu_tanh_root_z_hi};
+    constexpr T root = Table::gelu_tanh_root_z_hi, root_lo = Table::gelu_tanh_root_z_lo;
+    constexpr T e_r = Table::gelu_tanh_root_e_hi;
+    if constexpr (!M::precise) return {e_r, z.hi - root, Exact(), Exact()};
+    return {e_r, z.hi, z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo), root};
   }
 };
 
@@ -282,7 +284,10 @@ struct gelu {
       const T inside = from_root * polynomial<M::Table::gelu_d1>(x + T(0.625));
       return (x > T(-1.75)) & (x < T(0.5)) ? inside : outside;
     } else {
-      return outside;
+      // 16 bits show the root's neighbourhood no nearer than 1e-4: three terms of the Taylor series do.
+      const T d = x - T(-0.7517915246935645);
+      const T inside = d * madd(d, madd(d, T(-0.018199676398671084), T(0.3882849829905521)), T(0.43149399231404695));
+      return magnitude(d) < T(1.0 / 16) ? inside : outside;
     }
   }
 
@@ -330,16 +335,16 @@ struct mish {
     } else {
       using Table = typename M::Table;
       constexpr T root = Table::mish_root_hi, root_lo = Table::mish_root_lo;
-      constexpr Pair<T> e_r = {Table::mish_root_e_hi, Table::mish_root_e_lo};
+      constexpr T e_r = Table::mish_root_e_hi, e_r_lo = Table::mish_root_e_lo;
       x = at_least(at_most(x, T(sizeof(T) == 8 ? 30 : 20)), Argument<M>::closing);
       const bool negative = x < T(0);
-      const Growth<M> tail(e_r, x, -root_lo, root);
+      const Growth<M> tail(e_r, x, e_r_lo / e_r - root_lo, root);
       const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
       const T lost = madd(e, n, T(2) - d);  // what rounding took from d, which its square doubles
-      const T factor = madd(e, e + (T(4) + e_r.hi), madd(T(4), x, T(6) + e_r.hi * (T(4) + e_r.hi)));
-      constexpr T k = (T(4) + T(4) * e_r.hi) * e_r.hi * Growth<M>::unit;
+      const T factor = madd(e, e + (T(4) + e_r), madd(T(4), x, T(6) + e_r * (T(4) + e_r)));
+      constexpr T k = (T(4) + T(4) * e_r) * e_r * Growth<M>::unit;
       const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
-      const T low = madd(k, from_root, madd(tail.weighted, factor, k * small));
+      const T low = madd(k, from_root, madd(tail.weighted - e_r * Growth<M>::unit * e_r_lo, factor, k * small));
       const T high = madd(e, madd(e, madd(T(-4), x, T(2)), madd(T(-4), x, T(4))), T(4));
       const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
       return negative ? tail.times(ratio) : T(1) - ratio;

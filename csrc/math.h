@@ -390,7 +390,8 @@ struct Multiple {
 
 // e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and for
 // that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to be held
-// where unit e is normal, and e at most e^42.
+// where unit e is normal, and e at most e^42. What rounding took from e_r, the caller adds to lo as e_r_lo / e_r, and takes
+// from the difference.
 template <class M>
 struct Growth {
   using T = typename M::T;
@@ -401,11 +402,11 @@ struct Growth {
   T e, weighted;  // weighted = weight (e - e_r)
 
   template <class Lo, class Origin>
-  NNK_HD Growth(Pair<T> e_r, T z, Lo lo, Origin origin) {
+  NNK_HD Growth(T e_r, T z, Lo lo, Origin origin) {
     const Reduced<M, shift> reduced(z, lo, origin);
-    const T weight = e_r.hi * unit, leading = weight * reduced.scale, both = (weight * weight) * reduced.scale;
-    weighted = madd(both, reduced.tail, both - weight * e_r.hi);
-    tail = M::precise ? reduced.tail + e_r.lo / e_r.hi : reduced.tail;
+    tail = reduced.tail;
+    const T weight = e_r * unit, leading = weight * reduced.scale, both = (weight * weight) * reduced.scale;
+    weighted = madd(both, reduced.tail, both - weight * e_r);
     scale = reduced.scale;
     e = madd(leading, tail, leading);
   }
@@ -420,8 +421,8 @@ struct Growth<Fast> {
   static constexpr float unit = 1.0f;
   float e, weighted, inverse_weight;
 
-  NNK_HD Growth(Pair<float> e_r, float z, Exact, Exact)
-      : e(e_r.hi * Exponential<Fast>(z).value()), weighted(e_r.hi * (e - e_r.hi)), inverse_weight(1.0f / e_r.hi) {}
+  NNK_HD Growth(float e_r, float z, Exact, Exact)
+      : e(e_r * Exponential<Fast>(z).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
   NNK_HD float times(float v) const { return v * inverse_weight * e; }
 };
 #endif

@@ -82,15 +82,20 @@ class _Gate(Formula):
     def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor | None, Tensor | float, Tensor | float]:
         raise TypeError("a gate has to define its argument")
 
+    @staticmethod
+    def _far(a: float) -> float:
+        """Where |x| no longer matters."""
+        return 1e5
+
     @classmethod
     def value(cls, x: Tensor, a: float, b: float) -> Tensor:
-        z, error, _, _ = cls._argument(near(x, 1e5), a)
+        z, error, _, _ = cls._argument(near(x, cls._far(a)), a)
         s = Logistic(z, error)
-        return torch.where(s.positive, x * s.r, s.tail.times(near(x, 1e5) * s.r))
+        return torch.where(s.positive, x * s.r, s.tail.times(near(x, cls._far(a)) * s.r))
 
     @classmethod
     def d1(cls, x: Tensor, a: float, b: float) -> Tensor:
-        x = near(x, 1e5)
+        x = near(x, cls._far(a))
         z, error, dz, _ = cls._argument(x, a)
         s = Logistic(z, error)
         w = x * dz
@@ -106,7 +111,7 @@ class _Gate(Formula):
 
     @classmethod
     def d2(cls, x: Tensor, a: float, b: float) -> Tensor:
-        x = near(x, 1e5)
+        x = near(x, cls._far(a))
         z, error, dz, ddz = cls._argument(x, a)
         s = Logistic(z, error)
         return s.slope(2 * dz + x * ddz) + s.curvature(x * dz * dz)
@@ -199,6 +204,10 @@ class silu(_Gate):
 
 
 class swish(_Gate):
+    @staticmethod
+    def _far(a):
+        return min(1e5 / abs(a), 3e38) if a else 3e38
+
     @staticmethod
     def _argument(x, a):
         z = a * x

@@ -230,7 +230,7 @@ def _celu_argument(x, a):
     finite = tl.abs(inverse) <= LARGEST
     inverse_lo = tl.where(finite, inverse_lo, 0.0)
     inverse = tl.where(finite, inverse, tl.where(a < 0, -LARGEST, LARGEST))
-    HIGHEST: tl.constexpr = 800.0 if x.dtype == tl.float64 else 130.0
+    HIGHEST: tl.constexpr = 1418.0 if x.dtype == tl.float64 else 176.0
     bound = tl.minimum(tl.abs(a) * tl.where(a > 0, 2000.0, HIGHEST), LARGEST)
     x = near(tl.where(x > 0, 0.0, x), bound)
     z = x * inverse
