@@ -5,9 +5,9 @@
 
 namespace nnk::NNK_ISA {
 
-// The derivative of x sigmoid(z(x)), e B / (1 + e)^2 with e = e^z, B = 1 + w + e and w = x z'. B has a root; there 1 + w
-// = -e_r, and with w counted from it B is w + (e - e_r): both terms have the root, and the same sign, so that no digits
-// are lost around it. Precisely only below 0; above, it is 1 minus itself at -z.
+// The derivative of x sigmoid(z(x)), e B / (1 + e)^2 with e = e^z, B = 1 + w + e and w = x z'. B has a root; there 1 +
+// w = -e_r, and with w counted from it B is w + (e - e_r): both terms have the root, and the same sign, so that no
+// digits are lost around it. Precisely only below 0; above, it is 1 minus itself at -z.
 template <class M>
 struct Slope {
   using T = typename M::T;
@@ -41,9 +41,7 @@ struct Gate {
     return Odds<M>(z.hi, z.lo).times(x);
   }
 
-  NNK_HD T d1(T x) const {
-    return Slope<M>(argument, x).value();
-  }
+  NNK_HD T d1(T x) const { return Slope<M>(argument, x).value(); }
 
   NNK_HD T d2(T x) const {
     x = argument.bounded(x);
@@ -198,7 +196,8 @@ struct CubicArgument : Argument<M> {
   static NNK_HD T below(T x) { return at_least(negative_magnitude(x), closing); }
   static NNK_HD T open(T x) { return at_least(at_most(x, T(7.2)), closing); }  // 7.2: where z is almost `large`
 
-  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins r^2.
+  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins
+  // r^2.
   NNK_HD T add_w_from_root(T x, T y) const {
     constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo, c1 = T(c1_hi);
     constexpr T square = T(double(r) * r + (sizeof(T) == 8 ? 0 : c1_hi - double(c1)) / (3 * c2_hi));
@@ -211,8 +210,11 @@ struct CubicArgument : Argument<M> {
     const Pair<T> z = this->z(x);
     constexpr T root = Table::gelu_tanh_root_z_hi, root_lo = Table::gelu_tanh_root_z_lo;
     constexpr T e_r = Table::gelu_tanh_root_e_hi;
-    if constexpr (!M::precise) return {e_r, z.hi - root, Exact(), Exact()};
-    return {e_r, z.hi, z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo), root};
+    if constexpr (M::precise) {
+      return {e_r, z.hi, z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo), root};
+    } else {
+      return {e_r, z.hi - root, Exact(), Exact()};
+    }
   }
 };
 

@@ -237,7 +237,8 @@ struct Float<double> {
   static constexpr int mantissa = 52, bias = 1023, subnormal_shift = 512;
   static constexpr double largest = 1.7976931348623157e308, half_ulp = 1.1102230246251565e-16;
   static constexpr double magic = 6755399441055744.0;
-  static constexpr double log2e = 1.4426950408889634, ln2 = 0.6931471805599453, ln2_hi = 0.69314718036912382, ln2_lo = 1.9082149292705877e-10;
+  static constexpr double log2e = 1.4426950408889634, ln2 = 0.6931471805599453, ln2_hi = 0.69314718036912382,
+                          ln2_lo = 1.9082149292705877e-10;
   static constexpr double subnormal_unit = 7.4583407312002070e-155;  // 2^-512
   static constexpr double far = 1000.0;
   static constexpr int odds_shift = -96;
@@ -372,8 +373,8 @@ struct Multiple {
     if (k - lift > F::bias) lift = k - F::bias;
     exponent = k - lift;
     // The scale's exponent is the greatest at one end, and at the other its bits are those of 0.
-    range = grows ? Interval<T>{T(0), T(F::bias - exponent) * F::ln2}
-                  : Interval<T>{T(-F::bias - exponent) * F::ln2, T(0)};
+    range =
+        grows ? Interval<T>{T(0), T(F::bias - exponent) * F::ln2} : Interval<T>{T(-F::bias - exponent) * F::ln2, T(0)};
     // Where infinity times (1 + tail) is formed, the tail must not be negative.
     if (magnitude(c) > F::largest) range = {T(0.25), T(0.25)};
     // c 2^-k in two steps, either of which is in range.
@@ -388,10 +389,10 @@ struct Multiple {
   }
 };
 
-// e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and for
-// that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to be held
-// where unit e is normal, and e at most e^42. What rounding took from e_r, the caller adds to lo as e_r_lo / e_r, and takes
-// from the difference.
+// e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and
+// for that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to
+// be held where unit e is normal, and e at most e^42. What rounding took from e_r, the caller adds to lo as e_r_lo /
+// e_r, and takes from the difference.
 template <class M>
 struct Growth {
   using T = typename M::T;

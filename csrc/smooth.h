@@ -141,7 +141,8 @@ struct tanhshrink {
 
   NNK_HD T d1(T x) const {
     const Reduced<M, 0> reduced(at_least(T(-2) * magnitude(x), T(-40)), Exact());
-    const T m = madd(reduced.scale, reduced.tail, reduced.scale - T(1)), e = madd(reduced.scale, reduced.tail, reduced.scale);
+    const T m = madd(reduced.scale, reduced.tail, reduced.scale - T(1)),
+            e = madd(reduced.scale, reduced.tail, reduced.scale);
     // Where tanh^2 nears 1, its complement has fewer roundings to square.
     const bool near = magnitude(x) < T(1);
     const T ratio = divide<M>(near ? m * m : T(4) * e, square_of_one_plus(e));
@@ -214,14 +215,17 @@ struct ExponentialUnit {
   T knee;  // below it a result differs from above x
   Pair<T> inverse_width;
   Multiple<M> slope, bend;  // of e^z
-  // (c width) 2^lift and 2^-lift: a power of two that a large z leaves to the factor, lest e^z be infinite before c e^z.
+  // (c width) 2^lift and 2^-lift: a power of two that a large z leaves to the factor, lest e^z be infinite before c
+  // e^z.
   T lifted, unit;
   Bits lift;
   Interval<T> value_range, slope_range, bend_range;
 
   explicit NNK_HD ExponentialUnit(T above, T c, T width = T(1))
-      : above(above), knee(has_width ? F::half_ulp * -magnitude(width) : T(0)),
-        inverse_width(inverse(width)), slope(has_width ? T(1) : c, width < T(0)),
+      : above(above),
+        knee(has_width ? F::half_ulp * -magnitude(width) : T(0)),
+        inverse_width(inverse(width)),
+        slope(has_width ? T(1) : c, width < T(0)),
         bend(has_width ? inverse_width.hi : c, width < T(0)) {
     const T factor = has_width ? width : c;
     const bool grows = width < T(0);
@@ -266,7 +270,8 @@ struct ExponentialUnit {
   // Where x / width is beyond what `multiple` takes.
   static NNK_HD Interval<T> range(const Multiple<M>& multiple, T width) {
     const Interval<T> z = multiple.range;
-    return width < T(0) ? Interval<T>{held(z.high * width), z.low * width} : Interval<T>{held(z.low * width), z.high * width};
+    return width < T(0) ? Interval<T>{held(z.high * width), z.low * width}
+                        : Interval<T>{held(z.low * width), z.high * width};
   }
 
   static NNK_HD T held(T bound) { return at_least(bound, -F::largest); }

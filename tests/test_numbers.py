@@ -210,7 +210,7 @@ def test_extreme_constants(name, a, b, dtype, backend, device):
 
 
 def test_truth_of_extreme_celus_and_elus():
-    """The reference, which the kernels are held against, where exp(x / alpha) grows and where a product leaves float32."""
+    """The reference, which the kernels are held against, where exp(x / alpha) grows or a product leaves float32."""
     x = torch.tensor([-100.0], dtype=torch.float64)
     for name, a in (("celu", -2.0), ("celu", -30.0), ("elu", 1e30), ("elu", -2.0)):
         for order, exact in (("value", truth.value(name, -100.0, a, 0)), ("d1", truth.derivative(name, -100.0, a, 0))):
@@ -220,8 +220,10 @@ def test_truth_of_extreme_celus_and_elus():
 
 @pytest.mark.parametrize("dtype", accuracy.LIMITS, ids=lambda dtype: str(dtype)[6:])
 def test_the_sign_of_zero(row, backend, device, dtype):
-    """Where torch has the function, as there; softshrink and tanhshrink as the odd functions that they are, since torch's
-    sign depends on the lane and on a difference; elsewhere x times something keeps the sign."""
+    """Where torch has the function, as there; elsewhere x times something keeps the sign.
+
+    softshrink and tanhshrink are odd: torch's sign depends on the lane and on a difference.
+    """
     a, b = accuracy.constants_of(row)
     x = torch.tensor([-0.0, 0.0] * 9, dtype=dtype)
     got = backend.forward(row.name, x.to(device), a, b).cpu()

@@ -135,8 +135,8 @@ NNK_HD Both<typename M::T> both(const gelu<M>& f, typename M::T x) {
   return {f.value(x), f.d1(x)};
 }
 
-// With e = e^z and D = (1 + e)^2 the value is x e (1 + e)/D; reflected, where e = e^-z, x (1 + e)/D. Fast arithmetic does
-// not reflect: there the value is x where z is large.
+// With e = e^z and D = (1 + e)^2 the value is x e (1 + e)/D; reflected, where e = e^-z, x (1 + e)/D. Fast arithmetic
+// does not reflect: there the value is x where z is large.
 template <class M, class ArgumentOfX>
 NNK_HD Both<typename M::T> both(const Gate<M, ArgumentOfX>& f, typename M::T x) {
   using T = typename M::T;

@@ -31,7 +31,12 @@ GELU_ROOT = tl.constexpr(
 SILU_ROOT = tl.constexpr(
     (
         None,
-        (fitted.SILU_ROOT_HI_FLOAT, fitted.SILU_ROOT_LO_FLOAT, fitted.SILU_ROOT_E_HI_FLOAT, fitted.SILU_ROOT_E_LO_FLOAT),
+        (
+            fitted.SILU_ROOT_HI_FLOAT,
+            fitted.SILU_ROOT_LO_FLOAT,
+            fitted.SILU_ROOT_E_HI_FLOAT,
+            fitted.SILU_ROOT_E_LO_FLOAT,
+        ),
         (
             fitted.SILU_ROOT_HI_DOUBLE,
             fitted.SILU_ROOT_LO_DOUBLE,
@@ -67,7 +72,12 @@ GELU_TANH_ROOT_Z = tl.constexpr(
 MISH_ROOT = tl.constexpr(
     (
         None,
-        (fitted.MISH_ROOT_HI_FLOAT, fitted.MISH_ROOT_LO_FLOAT, fitted.MISH_ROOT_E_HI_FLOAT, fitted.MISH_ROOT_E_LO_FLOAT),
+        (
+            fitted.MISH_ROOT_HI_FLOAT,
+            fitted.MISH_ROOT_LO_FLOAT,
+            fitted.MISH_ROOT_E_HI_FLOAT,
+            fitted.MISH_ROOT_E_LO_FLOAT,
+        ),
         (
             fitted.MISH_ROOT_HI_DOUBLE,
             fitted.MISH_ROOT_LO_DOUBLE,
