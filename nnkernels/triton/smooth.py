@@ -441,7 +441,8 @@ def mish_d1(x, a, b, FAST: tl.constexpr):
     """e B/D^2 with e = exp(x), D = e^2 + 2e + 2 and B = 4 (1 + x) + e (4x + 6) + 4e^2 + e^3.
 
     Below, B is counted from its root r: with d = x - r and E = e - e_r it is
-    4 (1 + e_r) d + E (e^2 + (4 + e_r)(e + e_r) + 4x + 6). Above, the derivative is 1 - (4 + 4e (1 - x) + e^2 (2 - 4x))/D^2.
+    4 (1 + e_r) d + E (e^2 + (4 + e_r)(e + e_r) + 4x + 6). Above, the derivative is
+    1 - (4 + 4e (1 - x) + e^2 (2 - 4x))/D^2.
     """
     if FAST:
         x, p, s, t, e, _, n, r, _ = _mish_parts(x, FAST)
