@@ -182,7 +182,7 @@ EXTREMES = {
     "leaky_relu": [(c, 0.0) for c in (-3.0, 0.0, 1e-30, 1e30, math.inf)],
     "elu": [(c, 0.0) for c in (-2.0, 0.0, 1e-30, -1e-30, 1e30, -1e30)],
     "celu": [(c, 0.0) for c in (-2.0, -0.7, 1e-30, -1e-30, 1e30, -1e30)],
-    "swish": [(c, 0.0) for c in (-2.0, 0.0, 1e-20, -1e-20, 1e20, -1e20)],
+    "swish": [(c, 0.0) for c in (-2.0, 0.0, 1e-6, -1e-6, 1e20, -1e20)],
     "softplus": [(c, 20.0) for c in (-2.0, 1e-10, 1e10, -1e10)] + [(1.0, c) for c in (-5.0, 0.0, 1e30, math.inf)],
     "hardtanh": [(-1e30, 1e-30), (-math.inf, math.inf), (2.0, 3.0)],
     "threshold": [(c, d) for c in (-math.inf, 1e-30, 1e30) for d in (-1e30, math.inf)],
