@@ -5,8 +5,31 @@
 
 namespace nnk::NNK_ISA {
 
-// x sigmoid(z(x)). `ArgumentOfX` gives z and z' with their rounding errors, z'', and the bounds beyond which |x| no
-// longer matters: infinity must not meet zero.
+// The derivative of x sigmoid(z(x)), e B / (1 + e)^2 with e = e^z, B = 1 + w + e and w = x z'. B has a root; there 1 +
+// w = -e_r, and with w counted from it B is w + (e - e_r): both terms have the root, and the same sign, so that no
+// digits are lost around it. Precisely only below 0; above, it is 1 minus itself at -z.
+template <class M>
+struct Slope {
+  using T = typename M::T;
+
+  bool reflected;
+  T x;  // where z is as it enters here
+  Growth<M> tail;
+  T bracket;  // B, weighted
+
+  template <class ArgumentOfX>
+  NNK_HD Slope(const ArgumentOfX& argument, T given)
+      : reflected(M::precise && !argument.is_below(given)),
+        x(M::precise ? argument.below(given) : argument.open(given)),
+        tail(argument.from_root(x)),
+        bracket(argument.add_w_from_root(x, tail.weighted)) {}
+
+  NNK_HD T from(T below) const { return reflected ? T(1) - below : below; }
+  NNK_HD T value() const { return from(tail.times(divide<M>(bracket, square_of_one_plus(tail.e)))); }
+};
+
+// x sigmoid(z(x)). `ArgumentOfX` gives z with its rounding error, z', z'', and the bounds beyond which |x| no longer
+// matters: infinity must not meet zero.
 template <class M, class ArgumentOfX>
 struct Gate {
   using T = typename M::T;
@@ -18,112 +41,181 @@ struct Gate {
     return Odds<M>(z.hi, z.lo).times(x);
   }
 
-  NNK_HD T d1(T x) const {
-    x = argument.bounded(x);
-    const auto z = argument.z(x);
-    const Logistic<M> s(z.hi, z.lo);
-    const auto dz = argument.dz(x);
-    // s (1 + w (1 - s)), w = x z', over (1 + e)^2: above 0 it is 1 + e (1 + w), below 0 e (1 + w + e), whose root is
-    // where the exact 1 + w meets -e.
-    const T above = madd(s.e, madd(x, leading(dz), T(1)), T(1));
-    const T below = argument.bracket(x, dz, s.e, s.tail.lost());
-    const T ratio = divide<M>(s.positive ? above : below, square_of_one_plus(s.e));
-    const T tail = s.tail.times(ratio);
-    return s.positive ? ratio : tail;
-  }
+  NNK_HD T d1(T x) const { return Slope<M>(argument, x).value(); }
 
   NNK_HD T d2(T x) const {
     x = argument.bounded(x);
     const auto z = argument.z(x);
     const Logistic<M> s(z.hi, z.lo);
-    const T dz = leading(argument.dz(x));
+    const T dz = argument.dz(x);
     return s.slope(T(2) * dz + x * argument.ddz(x)) + s.curvature(x * dz * dz);
   }
-
- private:
-  static NNK_HD T leading(T dz) { return dz; }
-  static NNK_HD T leading(Pair<T> dz) { return dz.hi; }
 };
 
 template <class M>
 struct Argument {
   using T = typename M::T;
   static constexpr T far = T(1e5);
+  // A z beyond which the derivative is 1, while the square of e^z is finite.
+  static constexpr T large = T(40);
+  // Where x e^z is 0.
+  static constexpr T closing = T(sizeof(T) == 8 ? -753.5 : -109);
 
   // Where the derivatives no longer change.
   static NNK_HD T bounded(T x) { return at_least(at_most(x, far), -far); }
   // Where the gate is closed.
   static NNK_HD T closed(T x) { return at_least(x, -far); }
+};
 
-  // 1 + x z' + e. Where the large terms cancel they do so exactly, and leave what rounding took from each.
-  static NNK_HD T bracket(T x, Pair<T> dz, T e, T e_lost) {
-    const Pair<T> w = multiply<M>(x, dz);
-    if constexpr (!M::precise) return (T(1) + w.hi) + e;
-    return ((T(1) + w.hi) + e) + (w.lo + e_lost);
+// z is x, or a multiple of x whose derivatives are those of x sigmoid(x) at z.
+template <class M>
+struct LinearArgument : Argument<M> {
+  using T = typename M::T;
+  using Table = typename M::Table;
+
+  // No 16-bit number is so near to the root that the low parts would show, but a product may be.
+  template <class Lo>
+  static constexpr bool near = M::precise || !__is_same(Lo, Exact);
+
+  static constexpr T weight = Table::silu_root_e_hi * Growth<M>::unit;
+
+  // weight (z + lo - r) + y. What is small comes first.
+  template <class Lo>
+  static NNK_HD T add_distance(T z, Lo lo, T y) {
+    const T d = z - Table::silu_root_hi;
+    if constexpr (!near<Lo>) return madd(d, weight, y);
+    T small = plus(M::precise ? -Table::silu_root_lo - Table::silu_root_e_lo : -Table::silu_root_lo, lo);
+    if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
+    return madd(d, weight, madd(small, weight, y));
+  }
+
+  template <class Lo>
+  static NNK_HD Growth<M> growth(T z, Lo lo) {
+    constexpr T root = Table::silu_root_hi, root_lo = Table::silu_root_lo, e_r = Table::silu_root_e_hi;
+    if constexpr (M::precise) {
+      return {e_r, z, plus(Table::silu_root_e_lo / e_r - root_lo, lo), root};
+    } else if constexpr (near<Lo>) {
+      return {e_r, (z - root) + (lo - root_lo), Exact(), Exact()};
+    } else {
+      return {e_r, z - root, Exact(), Exact()};
+    }
   }
 };
 
 template <class M>
-struct SameArgument : Argument<M> {
+struct SameArgument : LinearArgument<M> {
   using T = typename M::T;
   NNK_HD Pair<T, Exact> z(T x) const { return {x, {}}; }
   NNK_HD T dz(T) const { return T(1); }
   NNK_HD T ddz(T) const { return T(0); }
-  NNK_HD T bracket(T x, T, T e, T) const { return (T(1) + x) + e; }
+
+  static NNK_HD bool is_below(T x) { return x < T(0); }
+  static NNK_HD T below(T x) { return at_least(negative_magnitude(x), Argument<M>::closing); }
+  static NNK_HD T open(T x) { return at_least(at_most(x, Argument<M>::large), Argument<M>::closing); }
+  NNK_HD T add_w_from_root(T x, T y) const { return this->add_distance(x, Exact(), y); }
+  NNK_HD Growth<M> from_root(T x) const { return this->growth(x, Exact()); }
 };
 
 template <class M>
-struct ScaledArgument : Argument<M> {
+struct ScaledArgument : LinearArgument<M> {
   using T = typename M::T;
   static constexpr T infinity = T(__builtin_inf());
-  Pair<T> beta;
-  T far;        // where |z| is
-  T low, high;  // where the gate is closed
+  Pair<T> beta, positive;
+  T far;              // where |z| is
+  T low, high;        // where the gate is closed
+  Interval<T> range;  // where the derivative changes
 
-  explicit NNK_HD ScaledArgument(Pair<T> beta)
-      : beta(beta),
-        far(at_most(Argument<M>::far / magnitude(beta.hi), T(3e38))),
-        low(beta.hi > T(0) ? -far : -infinity),
-        high(beta.hi < T(0) ? far : infinity) {}
+  explicit NNK_HD ScaledArgument(Pair<T> beta) : beta(beta), positive(beta) {
+    const T one = T(1) / magnitude(beta.hi), most = T(3e38);  // where |z| is 1
+    far = at_most(Argument<M>::far * one, most);
+    low = beta.hi > T(0) ? -far : -infinity;
+    high = beta.hi < T(0) ? far : infinity;
+    const T closing = at_most(-Argument<M>::closing * one, most), opening = at_most(Argument<M>::large * one, most);
+    const bool turned = beta.hi < T(0);
+    range = turned && !M::precise ? Interval<T>{-opening, closing} : Interval<T>{-closing, opening};
+    if (turned && M::precise) positive = {-beta.hi, -beta.lo};
+  }
 
   NNK_HD T bounded(T x) const { return at_least(at_most(x, far), -far); }
   NNK_HD T closed(T x) const { return at_least(at_most(x, high), low); }
+  NNK_HD bool is_below(T x) const { return x * beta.hi < T(0); }
+  NNK_HD T below(T x) const { return at_least(negative_magnitude(x), range.low); }
+  NNK_HD T open(T x) const { return range.hold(x); }
 
   NNK_HD Pair<T> z(T x) const { return multiply<M>(bounded(x), beta); }
-  NNK_HD Pair<T> dz(T) const { return beta; }
+  NNK_HD T dz(T) const { return beta.hi; }
   NNK_HD T ddz(T) const { return T(0); }
+
+  NNK_HD T add_w_from_root(T x, T y) const {
+    const Pair<T> z = product(x);
+    return this->add_distance(z.hi, z.lo, y);
+  }
+
+  NNK_HD Growth<M> from_root(T x) const {
+    const Pair<T> z = product(x);
+    return this->growth(z.hi, z.lo);
+  }
+
+ private:
+  // With its error in every precision: the product may be as near to the root as any number. Precisely it is negative.
+  NNK_HD Pair<T> product(T x) const {
+    const T hi = x * positive.hi;
+    return {hi, madd(x, positive.lo, product_error(x, positive.hi, hi))};
+  }
 };
 
 // z = x (c1 + c2 x^2), which makes x sigmoid(z) the tanh approximation of GELU.
 template <class M>
 struct CubicArgument : Argument<M> {
   using T = typename M::T;
+  using Table = typename M::Table;
+  static constexpr T weight = Table::gelu_tanh_root_e_hi * Growth<M>::unit;
   static constexpr double c1_hi = 1.5957691216057308, c1_lo = -9.96930880911092e-17;
   static constexpr double c2_hi = 0.07135481627260025, c2_lo = -6.175149918155315e-19;
-  static constexpr double c2_times_3_hi = 0.21406444881780073, c2_times_3_lo = 1.2025242832367862e-17;
 
   // z(+-30) is far beyond what exp tells from 0, and z must not overflow.
   static NNK_HD T near(T x) { return at_least(at_most(x, T(30)), T(-30)); }
 
-  // c1 + c x^2, x being near.
-  static NNK_HD Pair<T> even(T x, Pair<T> c) {
-    const T square = x * x;
-    const Pair<T> c1 = constant<M>(c1_hi, c1_lo);
-    if constexpr (!M::precise) return {madd(c.hi, square, c1.hi), T(0)};
-    // Knuth's two-sum with a product that is never rounded; the errors of x^2 and of the constants join its own.
-    const T sum = madd(c.hi, square, c1.hi), part = sum - c1.hi;
-    const T lost = product_error(c.hi, square, part) + (c1.hi - (sum - part));
-    return {sum, lost + madd(c.hi, product_error(x, x, square), madd(c.lo, square, c1.lo))};
-  }
-
   NNK_HD Pair<T> z(T x) const {
     x = near(x);
-    return multiply<M>(x, even(x, constant<M>(c2_hi, c2_lo)));
+    const T square = x * x;
+    const Pair<T> c1 = constant<M>(c1_hi, c1_lo), c2 = constant<M>(c2_hi, c2_lo);
+    if constexpr (!M::precise) return {x * madd(c2.hi, square, c1.hi), T(0)};
+    // Knuth's two-sum with a product that is never rounded; the errors of x^2 and of the constants join its own.
+    const T sum = madd(c2.hi, square, c1.hi), part = sum - c1.hi;
+    const T lost = product_error(c2.hi, square, part) + (c1.hi - (sum - part));
+    const T lo = lost + madd(c2.hi, product_error(x, x, square), madd(c2.lo, square, c1.lo));
+    return multiply<M>(x, {sum, lo});
   }
 
-  NNK_HD Pair<T> dz(T x) const { return even(near(x), constant<M>(c2_times_3_hi, c2_times_3_lo)); }
-
+  NNK_HD T dz(T x) const { return madd(T(3 * c2_hi), near(x) * near(x), T(c1_hi)); }
   NNK_HD T ddz(T x) const { return T(6 * c2_hi) * near(x); }
+
+  static constexpr T closing = T(sizeof(T) == 8 ? -21.61 : -10.92);  // where x e^z is 0
+  static NNK_HD bool is_below(T x) { return x < T(0); }
+  static NNK_HD T below(T x) { return at_least(negative_magnitude(x), closing); }
+  static NNK_HD T open(T x) { return at_least(at_most(x, T(7.2)), closing); }  // 7.2: where z is almost `large`
+
+  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins
+  // r^2.
+  NNK_HD T add_w_from_root(T x, T y) const {
+    constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo, c1 = T(c1_hi);
+    constexpr T square = T(double(r) * r + (sizeof(T) == 8 ? 0 : c1_hi - double(c1)) / (3 * c2_hi));
+    const T k = madd(T(3 * c2_hi) * weight, madd(x, x + r, square), c1 * weight);
+    if constexpr (!M::precise) return madd(x - r, k, y);
+    return madd(x - r, k, madd(-r_lo, k, y - weight * Table::gelu_tanh_root_e_lo));
+  }
+
+  NNK_HD Growth<M> from_root(T x) const {
+    const Pair<T> z = this->z(x);
+    constexpr T root = Table::gelu_tanh_root_z_hi, root_lo = Table::gelu_tanh_root_z_lo;
+    constexpr T e_r = Table::gelu_tanh_root_e_hi;
+    if constexpr (M::precise) {
+      return {e_r, z.hi, z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo), root};
+    } else {
+      return {e_r, z.hi - root, Exact(), Exact()};
+    }
+  }
 };
 
 template <class M>
@@ -194,7 +286,10 @@ struct gelu {
       const T inside = from_root * polynomial<M::Table::gelu_d1>(x + T(0.625));
       return (x > T(-1.75)) & (x < T(0.5)) ? inside : outside;
     } else {
-      return outside;
+      // 16 bits show the root's neighbourhood no nearer than 1e-4: three terms of the Taylor series do.
+      const T d = x - T(-0.7517915246935645);
+      const T inside = d * madd(d, madd(d, T(-0.018199676398671084), T(0.3882849829905521)), T(0.43149399231404695));
+      return magnitude(d) < T(1.0 / 16) ? inside : outside;
     }
   }
 
@@ -231,26 +326,31 @@ struct mish {
     return negative ? below : x * ratio;
   }
 
+  // With e = e^x and D = e^2 + 2e + 2 it is e B/D^2, B = 4 (1 + x) + e (4x + 6) + 4e^2 + e^3. Around its root r, B is
+  // counted from there: with d = x - r and E = e - e^r it is 4 (1 + e^r) d + E (e^2 + (4 + e^r) (e + e^r) + 4x + 6).
+  // Above 0 it is 1 - (4 + 4e (1 - x) + e^2 (2 - 4x))/D^2.
   NNK_HD T d1(T x) const {
-    x = bounded(x);
     if constexpr (!M::precise) {
+      x = bounded(x);
       const T e = exponential(x), n = e * (T(2) + e), r = reciprocal<M>(n + T(2));
       return r * madd(T(4) * x * madd(e, e, e), r, n);
+    } else {
+      using Table = typename M::Table;
+      constexpr T root = Table::mish_root_hi, root_lo = Table::mish_root_lo;
+      constexpr T e_r = Table::mish_root_e_hi, e_r_lo = Table::mish_root_e_lo;
+      x = at_least(at_most(x, T(sizeof(T) == 8 ? 30 : 20)), Argument<M>::closing);
+      const bool negative = x < T(0);
+      const Growth<M> tail(e_r, x, e_r_lo / e_r - root_lo, root);
+      const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
+      const T lost = madd(e, n, T(2) - d);  // what rounding took from d, which its square doubles
+      const T factor = madd(e, e + (T(4) + e_r), madd(T(4), x, T(6) + e_r * (T(4) + e_r)));
+      constexpr T k = (T(4) + T(4) * e_r) * e_r * Growth<M>::unit;
+      const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
+      const T low = madd(k, from_root, madd(tail.weighted - e_r * Growth<M>::unit * e_r_lo, factor, k * small));
+      const T high = madd(e, madd(e, madd(T(-4), x, T(2)), madd(T(-4), x, T(4))), T(4));
+      const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
+      return negative ? tail.times(ratio) : T(1) - ratio;
     }
-    const Exponential<M> tail(negative_magnitude(x));
-    const T e = tail.value();
-    const bool negative = x < T(0);
-    const T n = negative ? T(2) + e : madd(T(2), e, T(1));
-    const T d = negative ? madd(e, n, T(2)) : madd(T(2) * e, e, n);
-    // Below 0 the numerator n d + 4 x (1 + e), multiplied out: 4 (1 + x), which cancels, is exact.
-    const T factor = madd(e, e, T(4) * e) + madd(T(4), x, T(6)), e_lost = tail.lost();
-    const T low = madd(e, factor, T(4) * (T(1) + x)) + e_lost * (factor + T(4) * e);
-    const T high = madd(n, d, T(4) * x * e * e * (T(1) + e));
-    // What rounding took from d, which its square doubles.
-    const T lost = negative ? madd(e, n, T(2) - d) + (n + e) * e_lost : T(0);
-    const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
-    const T below = tail.times(ratio);
-    return negative ? below : ratio;
   }
 
   NNK_HD T d2(T x) const {

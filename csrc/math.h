@@ -103,6 +103,13 @@ NNK_HD double product_error(double x, double y, double p) {
 #endif
 }
 
+// x - y - d, d being the rounded difference (Knuth).
+template <class T>
+NNK_HD T difference_error(T x, T y, T d) {
+  const T back = d - x;
+  return (x - (d - back)) - (y + back);
+}
+
 // A value with the error of its rounding: hi + lo. Fast drops every lo.
 template <class T, class Lo = T>
 struct Pair {
@@ -191,6 +198,12 @@ NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
   return x / y;
 }
 
+template <class T>
+struct Interval {
+  T low, high;
+  NNK_HD T hold(T x) const { return at_least(at_most(x, high), low); }
+};
+
 // Horner's rule over a constant table, lowest power first. The recursion keeps the coefficients in the instructions.
 template <auto& table, int I = 0, class T>
 NNK_HD T polynomial(T x) {
@@ -209,6 +222,7 @@ template <>
 struct Float<float> {
   using Bits = int32_t;
   static constexpr int mantissa = 23, bias = 127, subnormal_shift = 64;
+  static constexpr float largest = 3.40282347e38f, half_ulp = 5.96046448e-8f;
   static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float log2e = 1.44269504f, ln2 = 0.693147182f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
   static constexpr float subnormal_unit = 5.42101086e-20f;  // 2^-64
@@ -221,8 +235,10 @@ template <>
 struct Float<double> {
   using Bits = int64_t;
   static constexpr int mantissa = 52, bias = 1023, subnormal_shift = 512;
+  static constexpr double largest = 1.7976931348623157e308, half_ulp = 1.1102230246251565e-16;
   static constexpr double magic = 6755399441055744.0;
-  static constexpr double log2e = 1.4426950408889634, ln2_hi = 0.69314718036912382, ln2_lo = 1.9082149292705877e-10;
+  static constexpr double log2e = 1.4426950408889634, ln2 = 0.6931471805599453, ln2_hi = 0.69314718036912382,
+                          ln2_lo = 1.9082149292705877e-10;
   static constexpr double subnormal_unit = 7.4583407312002070e-155;  // 2^-512
   static constexpr double far = 1000.0;
   static constexpr int odds_shift = -96;
@@ -241,8 +257,15 @@ NNK_HD T plus(T x, Exact) {
   return x;
 }
 
-// z + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a normal
-// number.
+NNK_HD float minus(float x, float origin) { return x - origin; }
+NNK_HD double minus(double x, double origin) { return x - origin; }
+template <class T>
+NNK_HD T minus(T x, Exact) {
+  return x;
+}
+
+// z - origin + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a
+// normal number. The multiples of log(2) leave z before the origin does, which then costs no digits.
 template <class M, int shift = Float<typename M::T>::subnormal_shift>
 struct Reduced {
   using T = typename M::T;
@@ -251,19 +274,21 @@ struct Reduced {
 
   T tail, scale;
 
-  template <class Lo>
-  explicit NNK_HD Reduced(T z, Lo lo) {
-    const T shifted = madd(z, F::log2e, F::magic);
+  template <class Lo, class Origin = Exact>
+  explicit NNK_HD Reduced(T z, Lo lo, Origin origin = {}, Bits shift_more = 0) {
+    const T shifted = madd(minus(z, origin), F::log2e, F::magic);
     const Bits n = bits_of<Bits>(shifted) - bits_of<Bits>(F::magic);
     const T whole = shifted - F::magic;
     T r;
-    if constexpr (M::precise) {
-      r = plus(madd(whole, -F::ln2_lo, madd(whole, -F::ln2_hi, z)), lo);
+    if constexpr (M::precise && __is_same(Lo, Exact)) {
+      r = madd(whole, -F::ln2_lo, minus(madd(whole, -F::ln2_hi, z), origin));
+    } else if constexpr (M::precise) {
+      r = minus(madd(whole, -F::ln2_hi, z), origin) + madd(whole, -F::ln2_lo, lo);
     } else {
-      r = madd(whole, -F::ln2, z);
+      r = minus(madd(whole, -F::ln2, z), origin);
     }
     tail = madd(r * r, polynomial<M::Table::expm1>(r), r);
-    scale = bits_of<T>((n + F::bias + shift) << F::mantissa);
+    scale = bits_of<T>((n + (F::bias + shift + shift_more)) << F::mantissa);
   }
 };
 
@@ -287,10 +312,10 @@ struct Exponential {
   NNK_HD T times(T v) const { return madd(v, reduced.tail, v) * reduced.scale * Float<T>::subnormal_unit; }
   NNK_HD T value() const { return (T(1) + reduced.tail) * (reduced.scale * Float<T>::subnormal_unit); }
 
-  // e^z - value(): what rounding took from the sum of 1 and the tail.
-  NNK_HD T lost() const {
-    const T sum = T(1) + reduced.tail;
-    return (reduced.tail - (sum - T(1))) * (reduced.scale * Float<T>::subnormal_unit);
+  // value() - 1, to full precision near 0.
+  NNK_HD T minus_one() const {
+    const T power = reduced.scale * Float<T>::subnormal_unit;
+    return madd(power, reduced.tail, power - T(1));
   }
 };
 
@@ -307,17 +332,108 @@ struct Exponential<Fast> {
 
   NNK_HD float times(float v) const { return v * e; }
   NNK_HD float value() const { return e; }
-  NNK_HD float lost() const { return 0.0f; }
+  NNK_HD float minus_one() const { return e - 1.0f; }
 };
 #endif
 
-// e^z - 1 for z <= 0, to full relative precision near 0.
+// 2^n, a normal number.
+template <class T>
+NNK_HD T power_of_two(typename Float<T>::Bits n) {
+  return bits_of<T>((n + Float<T>::bias) << Float<T>::mantissa);
+}
+
+// k where 2^k <= |c| < 2^(k + 1); 0 for what has none.
+template <class T>
+NNK_HD typename Float<T>::Bits exponent_of(T c) {
+  using F = Float<T>;
+  using Bits = typename F::Bits;
+  const bool small = magnitude(c) < power_of_two<T>(1 - F::bias);
+  const T normal = small ? c * power_of_two<T>(F::mantissa + 1) : c;
+  const Bits k = ((bits_of<Bits>(magnitude(normal)) >> F::mantissa) - F::bias) - (small ? F::mantissa + 1 : 0);
+  return c == T(0) || !(magnitude(c) <= F::largest) ? Bits(0) : k;
+}
+
+// c e^z for a constant c of any size: its power of two joins that of e^z, so that neither leaves the range before their
+// product does. That is rounded once, with one exception: above 2^(bias - mantissa - 4), about 1e31 (double: 1e291), c
+// leaves no room for products below c 2^-(2 bias - 1), which are 0.
+template <class M>
+struct Multiple {
+  using T = typename M::T;
+  using F = Float<T>;
+  using Bits = typename F::Bits;
+
+  T factor;  // c = factor 2^exponent
+  Bits exponent;
+  Interval<T> range;  // what z has to be held in: at its ends the product is c, and 0 or infinite
+
+  NNK_HD Multiple(T c, bool grows) {
+    const Bits k = exponent_of(c), lowest = 1 - F::bias;
+    Bits lift = grows ? 2 : -F::mantissa - 4;
+    if (k - lift < lowest) lift = k - lowest;
+    if (k - lift > F::bias) lift = k - F::bias;
+    exponent = k - lift;
+    // The scale's exponent is the greatest at one end, and at the other its bits are those of 0.
+    range =
+        grows ? Interval<T>{T(0), T(F::bias - exponent) * F::ln2} : Interval<T>{T(-F::bias - exponent) * F::ln2, T(0)};
+    // Where infinity times (1 + tail) is formed, the tail must not be negative.
+    if (magnitude(c) > F::largest) range = {T(0.25), T(0.25)};
+    // c 2^-k in two steps, either of which is in range.
+    const Bits half = k / 2;
+    factor = c * power_of_two<T>(-half) * power_of_two<T>(half - k) * power_of_two<T>(lift);
+  }
+
+  template <class Lo>
+  NNK_HD T times_exponential(T z, Lo lo) const {
+    const Reduced<M, 0> reduced(z, lo, Exact(), exponent);
+    return madd(factor, reduced.tail, factor) * reduced.scale;
+  }
+};
+
+// e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and
+// for that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to
+// be held where unit e is normal, and e at most e^42. What rounding took from e_r, the caller adds to lo as e_r_lo /
+// e_r, and takes from the difference.
+template <class M>
+struct Growth {
+  using T = typename M::T;
+  static constexpr int shift = sizeof(T) == 8 ? 66 : 32;
+  static constexpr T unit = sizeof(T) == 8 ? T(1.3552527156068805e-20) : T(2.3283064365386963e-10);  // 2^-shift
+
+  T tail, scale;
+  T e, weighted;  // weighted = weight (e - e_r)
+
+  template <class Lo, class Origin>
+  NNK_HD Growth(T e_r, T z, Lo lo, Origin origin) {
+    const Reduced<M, shift> reduced(z, lo, origin);
+    tail = reduced.tail;
+    const T weight = e_r * unit, leading = weight * reduced.scale, both = (weight * weight) * reduced.scale;
+    weighted = madd(both, reduced.tail, both - weight * e_r);
+    scale = reduced.scale;
+    e = madd(leading, tail, leading);
+  }
+
+  // e v / weight, rounded once also where it is subnormal
+  NNK_HD T times(T v) const { return madd(v, tail, v) * scale; }
+};
+
+#if defined(__CUDA_ARCH__)
+template <>
+struct Growth<Fast> {
+  static constexpr float unit = 1.0f;
+  float e, weighted, inverse_weight;
+
+  NNK_HD Growth(float e_r, float z, Exact, Exact)
+      : e(e_r * Exponential<Fast>(z).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
+  NNK_HD float times(float v) const { return v * inverse_weight * e; }
+};
+#endif
+
+// e^z - 1 for z <= 0, to full relative precision near 0. Below -40 it is -1, and e^z is held where it is normal.
 template <class M>
 NNK_HD typename M::T expm1_of(typename M::T z) {
   using T = typename M::T;
-  const Reduced<M> reduced(not_too_far(z), Exact());
-  const T power = reduced.scale * Float<T>::subnormal_unit;
-  return madd(power, reduced.tail, power - T(1));
+  const Reduced<M, 0> reduced(at_least(z, T(-40)), Exact());
+  return madd(reduced.scale, reduced.tail, reduced.scale - T(1));
 }
 
 // log(1 + u) / u for 0 <= u <= 1.

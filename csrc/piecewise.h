@@ -30,7 +30,7 @@ struct relu : Mask<M> {
   using T = typename M::T;
   NNK_HD relu(double, double) {}
 
-  NNK_HD T value(T x) const { return x <= T(0) ? T(0) : x; }
+  NNK_HD T value(T x) const { return x < T(0) ? T(0) : x; }
   NNK_HD T d1(T x) const { return x <= T(0) ? T(0) : T(1); }
 };
 
@@ -125,7 +125,10 @@ struct softshrink : hardshrink<M> {
   using T = typename M::T;
   NNK_HD softshrink(double edge, double) : hardshrink<M>(edge, 0) {}
 
-  NNK_HD T value(T x) const { return this->inside(x) ? T(0) : x - with_sign(this->edge, x); }
+  NNK_HD T value(T x) const {
+    const T edge = with_sign(this->edge, x);
+    return this->inside(x) ? with_sign(T(0), x) : x - edge;
+  }
 };
 
 }  // namespace nnk::NNK_ISA

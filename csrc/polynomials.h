@@ -9,6 +9,22 @@ struct FastPolynomials {
   static constexpr float tanhres[] = {0.23024970293045044f, -0.06299170851707458f, 0.01749318651854992f, -0.004818838555365801f, 0.0013413254637271166f, -0.0004507307894527912f, 0.00012546770449262112f};
   static constexpr float mills[] = {0.7691928148269653f, -0.6653825640678406f, 0.4953434467315674f, -0.31344613432884216f, 0.1645328849554062f, -0.07013267278671265f, 0.021973447874188423f};
   static constexpr float mills_k = 5.0f;
+  static constexpr float gelu_root_hi = -0.7517915368080139f;
+  static constexpr float gelu_root_lo = 1.211444988769017e-08f;
+  static constexpr float silu_root_hi = -1.2784645557403564f;
+  static constexpr float silu_root_lo = 1.2979282537628478e-08f;
+  static constexpr float silu_root_e_hi = 0.27846455574035645f;
+  static constexpr float silu_root_e_lo = -1.2979282537628478e-08f;
+  static constexpr float gelu_tanh_root_hi = -0.7524614334106445f;
+  static constexpr float gelu_tanh_root_lo = 1.1339627903339533e-08f;
+  static constexpr float gelu_tanh_root_e_hi = 0.29195520281791687f;
+  static constexpr float gelu_tanh_root_e_lo = 9.0968503840827e-09f;
+  static constexpr float gelu_tanh_root_z_hi = -1.2311549186706543f;
+  static constexpr float gelu_tanh_root_z_lo = 4.6338755055330694e-08f;
+  static constexpr float mish_root_hi = -1.1924312114715576f;
+  static constexpr float mish_root_lo = -3.0439375464652585e-09f;
+  static constexpr float mish_root_e_hi = 0.3034825325012207f;
+  static constexpr float mish_root_e_lo = 2.7803082058852624e-09f;
 };
 
 struct FloatPolynomials {
@@ -19,7 +35,22 @@ struct FloatPolynomials {
   static constexpr float near[] = {0.20578067004680634f, -0.13540689647197723f, 0.07917045801877975f, -0.042177822440862656f, 0.020808784291148186f, -0.009612109512090683f, 0.004196057561784983f, -0.0017545572482049465f, 0.000694710819516331f, -0.0002419990923954174f, 8.96533892955631e-05f, -4.963484389008954e-05f, 1.6639934983686544e-05f};
   static constexpr float gelu_d1[] = {0.48019710183143616f, 0.3780769109725952f, -0.06257849186658859f, -0.11821410804986954f, -0.0015365758445113897f, 0.022040529176592827f, 0.0022515517193824053f, -0.002867096336558461f, -0.00047205554437823594f, 0.00028189810109324753f, 5.966200842522085e-05f, -2.1557658328674734e-05f, -4.3665081648214255e-06f, 1.1115353117929772e-06f};
   static constexpr float mills_k = 5.0f;
-  static constexpr float gelu_root_hi = -0.7517915368080139f, gelu_root_lo = 1.211444988769017e-08f;
+  static constexpr float gelu_root_hi = -0.7517915368080139f;
+  static constexpr float gelu_root_lo = 1.211444988769017e-08f;
+  static constexpr float silu_root_hi = -1.2784645557403564f;
+  static constexpr float silu_root_lo = 1.2979282537628478e-08f;
+  static constexpr float silu_root_e_hi = 0.27846455574035645f;
+  static constexpr float silu_root_e_lo = -1.2979282537628478e-08f;
+  static constexpr float gelu_tanh_root_hi = -0.7524614334106445f;
+  static constexpr float gelu_tanh_root_lo = 1.1339627903339533e-08f;
+  static constexpr float gelu_tanh_root_e_hi = 0.29195520281791687f;
+  static constexpr float gelu_tanh_root_e_lo = 9.0968503840827e-09f;
+  static constexpr float gelu_tanh_root_z_hi = -1.2311549186706543f;
+  static constexpr float gelu_tanh_root_z_lo = 4.6338755055330694e-08f;
+  static constexpr float mish_root_hi = -1.1924312114715576f;
+  static constexpr float mish_root_lo = -3.0439375464652585e-09f;
+  static constexpr float mish_root_e_hi = 0.3034825325012207f;
+  static constexpr float mish_root_e_lo = 2.7803082058852624e-09f;
 };
 
 struct DoublePolynomials {
@@ -30,7 +61,22 @@ struct DoublePolynomials {
   static constexpr double near[] = {0.2057806669773947, -0.13540691990301096, 0.07917046545868191, -0.04217734083324701, 0.020808632601796568, -0.00961591870414531, 0.004197267711817298, -0.0017417092476468992, 0.0006906258161311103, -0.0002627708569235325, 9.626737676013593e-05, -3.4057534988789146e-05, 1.1664305779347249e-05, -3.875734531973726e-06, 1.2518287770108904e-06, -3.93623384545038e-07, 1.2053579748382683e-07, -3.6087024054519565e-08, 1.071257113568273e-08, -3.062351108604092e-09, 7.566983937694688e-10, -2.1000697928879558e-10, 9.557599544494595e-11, -2.495775320388365e-11};
   static constexpr double gelu_d1[] = {0.4801971097978796, 0.3780769186168903, -0.06257847225470903, -0.11821410840514686, -0.0015368073784261522, 0.022040566621369998, 0.0022526597866456234, -0.0028672767966183145, -0.0004745978419022862, 0.00028230959004135384, 6.26959314230311e-05, -2.204345788275917e-05, -6.2190326258515215e-06, 1.4016359081536402e-06, 4.98420740181857e-07, -7.333149608626903e-08, -3.361206809751513e-08, 3.125684107493933e-09, 1.9526393064729523e-09, -1.0292896150488026e-10, -9.670080730210057e-11, 2.1304467120549645e-12, 3.3717033465692536e-12, -2.1693229133307216e-15};
   static constexpr double mills_k = 5.0;
-  static constexpr double gelu_root_hi = -0.7517915246935645, gelu_root_lo = 1.4956759177009883e-17;
+  static constexpr double gelu_root_hi = -0.7517915246935645;
+  static constexpr double gelu_root_lo = 1.4956759177009883e-17;
+  static constexpr double silu_root_hi = -1.2784645427610737;
+  static constexpr double silu_root_lo = -1.0946994183093437e-16;
+  static constexpr double silu_root_e_hi = 0.2784645427610738;
+  static constexpr double silu_root_e_lo = -1.5523606315812798e-18;
+  static constexpr double gelu_tanh_root_hi = -0.7524614220710163;
+  static constexpr double gelu_tanh_root_lo = 3.635560509207687e-17;
+  static constexpr double gelu_tanh_root_e_hi = 0.29195521191476714;
+  static constexpr double gelu_tanh_root_e_lo = -8.582607951729513e-18;
+  static constexpr double gelu_tanh_root_z_hi = -1.2311548723318988;
+  static constexpr double gelu_tanh_root_z_lo = 1.449217884953896e-17;
+  static constexpr double mish_root_hi = -1.1924312145154952;
+  static constexpr double mish_root_lo = -4.8484829848031044e-17;
+  static constexpr double mish_root_e_hi = 0.3034825352815289;
+  static constexpr double mish_root_e_lo = 1.981117434764409e-17;
 };
 
 }  // namespace nnk

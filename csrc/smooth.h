@@ -117,7 +117,14 @@ struct tanh {
     return divide<M>(T(4) * tail.value(), square_of_one_plus(tail.value()));
   }
 
-  NNK_HD T d2(T x) const { return T(-2) * value(x) * d1(x); }
+  NNK_HD T d2(T x) const { return T(-2) * bend(x); }
+
+  // tanh(x) tanh'(x)
+  static NNK_HD T bend(T x) {
+    const Exponential<M> tail(T(-2) * magnitude(x));
+    const T e = tail.value(), square = square_of_one_plus(e);
+    return with_sign(tail.times(divide<M>(T(-4) * tail.minus_one(), square * (T(1) + e))), x);
+  }
 };
 
 template <class M>
@@ -133,16 +140,16 @@ struct tanhshrink {
   }
 
   NNK_HD T d1(T x) const {
-    const T m = expm1_of<M>(T(-2) * magnitude(x));
-    const Exponential<M> tail(T(-2) * magnitude(x));
-    const T e = tail.value();
+    const Reduced<M, 0> reduced(at_least(T(-2) * magnitude(x), T(-40)), Exact());
+    const T m = madd(reduced.scale, reduced.tail, reduced.scale - T(1)),
+            e = madd(reduced.scale, reduced.tail, reduced.scale);
     // Where tanh^2 nears 1, its complement has fewer roundings to square.
     const bool near = magnitude(x) < T(1);
     const T ratio = divide<M>(near ? m * m : T(4) * e, square_of_one_plus(e));
     return near ? ratio : T(1) - ratio;
   }
 
-  NNK_HD T d2(T x) const { return T(2) * tanh<M>(0, 0).value(x) * tanh<M>(0, 0).d1(x); }
+  NNK_HD T d2(T x) const { return T(2) * tanh<M>::bend(x); }
 };
 
 template <class M>
@@ -196,57 +203,103 @@ struct logsigmoid {
   NNK_HD T d2(T x) const { return Logistic<M>(x).slope(T(-1)); }
 };
 
-// above x for x > 0, and below it below expm1(x inverse_width). Serves elu, celu and selu.
-template <class M>
+// above x for x > 0, and below it c width expm1(x / width). Serves elu, celu and selu; of those, only celu has a width,
+// which may be negative: then z = x / width grows as x falls, up to infinite results.
+template <class M, bool has_width>
 struct ExponentialUnit {
   using T = typename M::T;
-  T above, below;
-  Pair<T> inverse_width;
+  using F = Float<T>;
+  using Bits = typename F::Bits;
 
+  T above;
+  T knee;  // below it a result differs from above x
+  Pair<T> inverse_width;
+  Multiple<M> slope, bend;  // of e^z
+  // (c width) 2^lift and 2^-lift: a power of two that a large z leaves to the factor, lest e^z be infinite before c
+  // e^z.
+  T lifted, unit;
+  Bits lift;
+  Interval<T> value_range, slope_range, bend_range;
+
+  explicit NNK_HD ExponentialUnit(T above, T c, T width = T(1))
+      : above(above),
+        knee(has_width ? F::half_ulp * -magnitude(width) : T(0)),
+        inverse_width(inverse(width)),
+        slope(has_width ? T(1) : c, width < T(0)),
+        bend(has_width ? inverse_width.hi : c, width < T(0)) {
+    const T factor = has_width ? width : c;
+    const bool grows = width < T(0);
+    const Bits most = 2 - exponent_of(factor);
+    lift = !grows || most < 0 ? 0 : most < F::bias - 1 ? most : F::bias - 1;
+    lifted = factor * power_of_two<T>(lift);
+    unit = power_of_two<T>(-lift);
+    value_range = {grows ? held(T(F::bias - 1 + lift) * T(F::ln2) * width) : held(T(-40) * width), T(0)};
+    slope_range = range(slope, width);
+    bend_range = range(bend, width);
+  }
+
+  // The comparison keeps the sign of -0, and an x whose quotient by the width would be subnormal.
   NNK_HD T value(T x) const {
-    const T m = below * expm1_of<M>(inverse_width.hi * at_most(x, T(0)));
-    return x > T(0) ? above * x : m;
+    const auto z = argument(value_range.hold(x));
+    const Reduced<M, 0> reduced(z.hi, z.lo, Exact(), -lift);
+    const T m = lifted * madd(reduced.scale, reduced.tail, reduced.scale - unit);
+    return x < knee ? m : above * x;
   }
 
   NNK_HD T d1(T x) const {
-    const T slope = exponential(x).times(below * inverse_width.hi);
-    return x > T(0) ? above : slope;
+    const auto z = argument(slope_range.hold(x));
+    const T below = slope.times_exponential(z.hi, z.lo);
+    return x > T(0) ? above : below;
   }
 
   NNK_HD T d2(T x) const {
-    const T bend = exponential(x).times(below * inverse_width.hi * inverse_width.hi);
-    return x > T(0) ? T(0) : bend;
+    const auto z = argument(bend_range.hold(x));
+    const T below = bend.times_exponential(z.hi, z.lo);
+    return x > T(0) ? T(0) : below;
   }
 
  private:
-  NNK_HD Exponential<M> exponential(T x) const {
-    const Pair<T> z = multiply<M>(at_most(x, T(0)), inverse_width);
-    return Exponential<M>(z.hi, z.hi > -Float<T>::far ? z.lo : T(0));
+  NNK_HD auto argument(T x) const {
+    if constexpr (has_width) {
+      return multiply<M>(x, inverse_width);
+    } else {
+      return Pair<T, Exact>{x, {}};
+    }
+  }
+
+  // Where x / width is beyond what `multiple` takes.
+  static NNK_HD Interval<T> range(const Multiple<M>& multiple, T width) {
+    const Interval<T> z = multiple.range;
+    return width < T(0) ? Interval<T>{held(z.high * width), z.low * width}
+                        : Interval<T>{held(z.low * width), z.high * width};
+  }
+
+  static NNK_HD T held(T bound) { return at_least(bound, -F::largest); }
+
+  static NNK_HD Pair<T> inverse(T width) {
+    const T hi = T(1) / width;
+    if (magnitude(hi) > F::largest) return {with_sign(F::largest, hi), T(0)};
+    return {hi, -product_error(hi, width, T(1)) / width};
   }
 };
 
 template <class M>
-struct elu : ExponentialUnit<M> {
+struct elu : ExponentialUnit<M, false> {
   using T = typename M::T;
-  NNK_HD elu(double alpha, double) : ExponentialUnit<M>{T(1), T(alpha), {T(1), T(0)}} {}
+  NNK_HD elu(double alpha, double) : ExponentialUnit<M, false>(T(1), T(alpha)) {}
 };
 
 template <class M>
-struct celu : ExponentialUnit<M> {
+struct celu : ExponentialUnit<M, true> {
   using T = typename M::T;
-  NNK_HD celu(double alpha, double) : ExponentialUnit<M>{T(1), T(alpha), inverse(T(alpha))} {}
-
-  static NNK_HD Pair<T> inverse(T alpha) {
-    const T hi = T(1) / alpha;
-    return {hi, -product_error(hi, alpha, T(1)) / alpha};
-  }
+  NNK_HD celu(double alpha, double) : ExponentialUnit<M, true>(T(1), T(1), T(alpha)) {}
 };
 
 template <class M>
-struct selu : ExponentialUnit<M> {
+struct selu : ExponentialUnit<M, false> {
   using T = typename M::T;
   static constexpr double alpha = 1.6732632423543772848, scale = 1.0507009873554804934;
-  NNK_HD selu(double, double) : ExponentialUnit<M>{T(scale), T(scale * alpha), {T(1), T(0)}} {}
+  NNK_HD selu(double, double) : ExponentialUnit<M, false>(T(scale), T(scale * alpha)) {}
 };
 
 template <class M>

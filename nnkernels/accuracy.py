@@ -21,8 +21,7 @@ LIMITS = {torch.float64: 64.0, torch.float32: 4.0, torch.bfloat16: 1.0, torch.fl
 """What is promised, in ulp; for 16-bit types counted from the correctly rounded value. 64 ulp is 1.4e-14 at most."""
 
 _BITS = {torch.float64: 52, torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
-_NEAR_ROOT = 0.25
-_ROOT_FLOOR = 2.0**-6
+_FLOOR_OF_REGISTERED = 2.0**-6
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ def errors(actual: Tensor, truth: Tensor, floor: Tensor | float = 0.0) -> Tensor
     return torch.where(settled, torch.where(agrees | edge, 0.0, math.inf), off)
 
 
-def near_root(x: Tensor, derivative: Tensor, distance: float = _NEAR_ROOT) -> Tensor:
-    """Where `x` is near a root of the derivative: there errors count in ulp of 2^-6, as no formula has digits left."""
+def near_root(x: Tensor, derivative: Tensor, distance: float) -> Tensor:
+    """Where `x` is within `distance` of a root of the derivative, of which the values at `x` are given."""
     order = x.argsort()
     order = order[derivative[order] != 0]
     xs, slopes = x[order], derivative[order]
@@ -149,11 +148,9 @@ def measure(row: Activation, backend: dispatch.Backend, dtype: torch.dtype, devi
 def judge(row: Activation, x: Tensor, value: Tensor, d1: Tensor) -> Accuracy:
     """The worst errors of `value` and `d1`, the row's at `x` with its default constants."""
     a, b = constants_of(row)
-    exact_d1 = truth_of(row, "d1", x, a, b)
-    # Where the derivative of a user's own formula has its roots is not known.
-    rooted = near_root(x.to(torch.float64), exact_d1) if row.reference is None else torch.ones_like(x, dtype=torch.bool)
-    floor = torch.where(rooted, _ROOT_FLOOR, 0.0)
-    off_value, off_d1 = errors(value, truth_of(row, "value", x, a, b)), errors(d1, exact_d1, floor)
+    # Where the derivative of a user's own formula has its roots is not known, and no formula has digits left there.
+    floor = 0.0 if row.reference is None else _FLOOR_OF_REGISTERED
+    off_value, off_d1 = errors(value, truth_of(row, "value", x, a, b)), errors(d1, truth_of(row, "d1", x, a, b), floor)
     worst, worst_d1 = int(off_value.argmax()), int(off_d1.argmax())
     return Accuracy(x.dtype, off_value[worst].item(), x[worst].item(), off_d1[worst_d1].item(), x[worst_d1].item())
 

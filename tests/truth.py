@@ -50,6 +50,13 @@ DEFINITIONS: dict[str, Real] = {
 }
 
 
+def slope(name: str, x: mp.mpf, a: float, b: float) -> mp.mpf:
+    """The derivative with the digits of the working precision."""
+    with mp.workdps(3 * mp.mp.dps):
+        definition, step = DEFINITIONS[name], mp.mpf(10) ** -(mp.mp.dps // 3)
+        return (definition(x + step, mp.mpf(a), mp.mpf(b)) - definition(x - step, mp.mpf(a), mp.mpf(b))) / (2 * step)
+
+
 def value(name: str, x: float, a: float, b: float) -> mp.mpf:
     with mp.workdps(400):
         return +DEFINITIONS[name](mp.mpf(x), mp.mpf(a), mp.mpf(b))

@@ -75,6 +75,28 @@ def _mills_near(w: mp.mpf) -> mp.mpf:
     return mp.erfc(a / mp.sqrt(2)) / 2 * mp.exp(a * a / 2)
 
 
+def _gate_root(z: Callable[[mp.mpf], mp.mpf], w: Callable[[mp.mpf], mp.mpf], near: float) -> dict[str, mp.mpf]:
+    """Where the derivative of x sigmoid(z(x)), w = x z', is 0: x, z and e^z."""
+    root = mp.findroot(lambda x: 1 + w(x) + mp.exp(z(x)), near)
+    return {"": root, "_e": mp.exp(z(root))} | ({"_z": z(root)} if z(root) != root else {})
+
+
+def _mish_root() -> dict[str, mp.mpf]:
+    def numerator(x: mp.mpf) -> mp.mpf:
+        e = mp.exp(x)
+        return (2 + e) * (2 + 2 * e + e * e) + 4 * x * (1 + e)
+
+    root = mp.findroot(numerator, -1.2)
+    return {"": root, "_e": mp.exp(root)}
+
+
+C1 = 2 * mp.sqrt(2 / mp.pi)
+C2 = mp.mpf("0.044715") * C1
+ROOTS = {
+    "silu_root": _gate_root(lambda x: x, lambda x: x, -1.28),
+    "gelu_tanh_root": _gate_root(lambda x: x * (C1 + C2 * x * x), lambda x: x * (C1 + 3 * C2 * x * x), -0.75),
+    "mish_root": _mish_root(),
+}
 GELU_ROOT = mp.findroot(lambda x: mp.ncdf(x) + x * mp.npdf(x), -0.75)
 
 
@@ -164,6 +186,17 @@ def main() -> None:
     (ROOT / "nnkernels/reference/polynomials.py").write_text(as_python(theirs, note))
 
 
+def constants(precision: str) -> dict[str, float]:
+    """The roots of the derivatives in two parts, and the exponentials there."""
+    exact = {"gelu_root": GELU_ROOT}
+    exact |= {name + part: value for name, parts in ROOTS.items() for part, value in parts.items()}
+    split: dict[str, float] = {}
+    for name, value in exact.items():
+        high = rounded(value, precision)
+        split |= {f"{name}_hi": high, f"{name}_lo": rounded(value - high, precision)}
+    return split
+
+
 def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
     types = {"fast": "float", "float": "float", "double": "double"}
     lines = [f"// {note}", "#pragma once", "", "namespace nnk {", ""]
@@ -175,12 +208,9 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
                 body = ", ".join(f"{v!r}{suffix}" for v in values)
                 lines.append(f"  static constexpr {scalar} {name}[] = {{{body}}};")
         lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K}{suffix};")
-        if precision != "fast":
-            high = rounded(GELU_ROOT, precision)
-            low = rounded(GELU_ROOT - high, precision)
-            lines.append(
-                f"  static constexpr {scalar} gelu_root_hi = {high!r}{suffix}, gelu_root_lo = {low!r}{suffix};"
-            )
+        lines += [
+            f"  static constexpr {scalar} {name} = {value!r}{suffix};" for name, value in constants(precision).items()
+        ]
         lines.append("};\n")
     return "\n".join([*lines, "}  // namespace nnk", ""])
 
@@ -191,10 +221,12 @@ def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
         lines.append(f"{name.upper()}_{precision.upper()} = (")
         lines += [f"    {v!r}," for v in values]
         lines.append(")")
-    lines.append(f"MILLS_K = {MILLS_K}" if ("mills", "float") in table else f"WHOLE_K = {WHOLE_K}")
-    for precision in [of for name, of in table if name == "gelu_d1"]:
-        high = rounded(GELU_ROOT, precision)
-        lines.append(f"GELU_ROOT_{precision.upper()} = ({high!r}, {rounded(GELU_ROOT - high, precision)!r})")
+    if ("mills", "float") not in table:  # the reference's
+        return "\n".join([*lines, f"WHOLE_K = {WHOLE_K}", ""])
+    lines.append(f"MILLS_K = {MILLS_K}")
+    for precision in ("float", "double"):
+        for name, value in constants(precision).items():
+            lines.append(f"{name.upper()}_{precision.upper()} = {value!r}")
     return "\n".join([*lines, ""])
 
 

@@ -135,20 +135,17 @@ NNK_HD Both<typename M::T> both(const gelu<M>& f, typename M::T x) {
   return {f.value(x), f.d1(x)};
 }
 
-// With e = exp(z), D = (1 + e)^2 and w = x z': the value is x e (1 + e)/D, the slope e (1 + w + e)/D. Above 40 (60)
-// they are x and 1, whatever e: D must not overflow.
+// With e = e^z and D = (1 + e)^2 the value is x e (1 + e)/D; reflected, where e = e^-z, x (1 + e)/D. Fast arithmetic
+// does not reflect: there the value is x where z is large.
 template <class M, class ArgumentOfX>
 NNK_HD Both<typename M::T> both(const Gate<M, ArgumentOfX>& f, typename M::T x) {
   using T = typename M::T;
   const T closed = f.argument.closed(x);
-  x = f.argument.bounded(x);
-  constexpr T high = T(sizeof(T) == 8 ? 60 : 40);
-  const auto z = f.argument.z(x);
-  const Exponential<M> tail(at_most(z.hi, high), z.lo);
-  const T e = tail.value(), q = reciprocal<M>(square_of_one_plus(e));
-  const T value = tail.times(closed * ((T(1) + e) * q));
-  const T bracket = f.argument.bracket(x, f.argument.dz(x), e, tail.lost());
-  return {z.hi > high ? closed : value, tail.times(bracket * q)};
+  const Slope<M> slope(f.argument, x);
+  const T e = slope.tail.e, q = reciprocal<M>(square_of_one_plus(e)), ratio = closed * ((T(1) + e) * q);
+  const T below = slope.tail.times(ratio * ArgumentOfX::weight), d1 = slope.from(slope.tail.times(slope.bracket * q));
+  if constexpr (M::precise) return {slope.reflected ? ratio : below, d1};
+  return {e > T(1e17) ? closed : below, d1};
 }
 
 template <class M>

@@ -19,12 +19,6 @@ struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
 };
 
-template <class T>
-NNK_HD T difference_error(T x, T y, T d) {
-  const T back = d - x;
-  return (x - (d - back)) - (y + back);
-}
-
 // factor (z + lo - m), whose error is returned too if M is precise; exactly 0 at the maximum.
 template <class M, Form form, class T = typename M::T>
 NNK_HD Pair<T> exponent(T z, T lo, Pair<T> m, T factor) {

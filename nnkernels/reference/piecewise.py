@@ -78,7 +78,7 @@ class hardswish(Formula):
 
     @staticmethod
     def d1(x, a, b):
-        return torch.where(x <= -3, 0.0, torch.where(x < 3, near(x, 3.0) / 3 + 0.5, torch.ones_like(x)))
+        return torch.where(x <= -3, 0.0, torch.where(x < 3, (near(x, 3.0) + 1.5) / 3, torch.ones_like(x)))
 
     @staticmethod
     def d2(x, a, b):

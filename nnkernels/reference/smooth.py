@@ -34,6 +34,38 @@ def _lost(constant: float, dtype: torch.dtype) -> float:
     return _LOW[dtype][constant]
 
 
+# Roots of derivatives, and what rounding them to float64 takes; with them z and e^z there.
+_SILU_ROOT = (-1.2784645427610737951, -1.0946994183093437e-16)
+_SILU_ROOT_E = 0.2784645427610738
+_GELU_TANH_ROOT = (-0.7524614220710163, 3.635560509207687e-17)
+_GELU_TANH_ROOT_Z = (-1.2311548723318988, 1.449217884953896e-17)
+_GELU_TANH_ROOT_E = 0.29195521191476714
+_GELU_ROOT = (-0.7517915246935645, 1.4956759177009883e-17)
+_MISH_ROOT = (-1.1924312145154952, -4.8484829848031044e-17)
+_MISH_ROOT_E = 0.3034825352815289
+
+
+def _parts(root: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
+    """A number as a sum of two of `dtype`."""
+    if dtype == torch.float64:
+        return root
+    high = ctypes.c_float(root[0]).value
+    return high, root[0] - high
+
+
+def _gelu_series(terms: int) -> list[float]:
+    """The Taylor coefficients of gelu' at its root from d^1 on: gelu'' = phi - phi'', and phi^(k) = (-1)^k He_k phi."""
+    r = _GELU_ROOT[0]
+    hermite = [1.0, r]
+    for k in range(1, terms + 2):
+        hermite.append(r * hermite[k] - k * hermite[k - 1])
+    density = _INV_SQRT_2PI * math.exp(-0.5 * r * r)
+    return [(-1) ** k * (hermite[k] - hermite[k + 2]) * density / math.factorial(k + 1) for k in range(terms)]
+
+
+_GELU_SERIES = _gelu_series(16)
+
+
 def _tanh(x: Tensor) -> Tensor:
     m = expm1(2 * negative_abs(x))
     return torch.where(x < 0, m, -m) / (2 + m)
@@ -51,23 +83,36 @@ class _Gate(Formula):
     def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor | None, Tensor | float, Tensor | float]:
         raise TypeError("a gate has to define its argument")
 
+    @staticmethod
+    def _far(a: float) -> float:
+        """Where |x| no longer matters."""
+        return 1e5
+
     @classmethod
     def value(cls, x: Tensor, a: float, b: float) -> Tensor:
-        z, error, _, _ = cls._argument(near(x, 1e5), a)
+        z, error, _, _ = cls._argument(near(x, cls._far(a)), a)
         s = Logistic(z, error)
-        return torch.where(s.positive, x * s.r, s.tail.times(near(x, 1e5) * s.r))
+        return torch.where(s.positive, x * s.r, s.tail.times(near(x, cls._far(a)) * s.r))
 
     @classmethod
     def d1(cls, x: Tensor, a: float, b: float) -> Tensor:
-        x = near(x, 1e5)
+        x = near(x, cls._far(a))
         z, error, dz, _ = cls._argument(x, a)
         s = Logistic(z, error)
         w = x * dz
-        return torch.where(s.positive, s.r * (1 + s.tail.times(w) * s.r), s.tail.times(s.r * (1 + w * s.r)))
+        below = s.tail.times(s.r * s.r * cls._bracket(at_most_zero(z), error, x))
+        return torch.where(s.positive, s.r * (1 + s.tail.times(w) * s.r), below)
+
+    @staticmethod
+    def _bracket(z: Tensor, error: Tensor | None, x: Tensor) -> Tensor:
+        """1 + w + e, w = x z', both terms counted from its root, so that no digits are lost around it."""
+        root, low = _parts(_SILU_ROOT, x.dtype)
+        distance = (z - root) + ((0.0 if error is None else error) - low)
+        return distance + _SILU_ROOT_E * torch.expm1(distance)
 
     @classmethod
     def d2(cls, x: Tensor, a: float, b: float) -> Tensor:
-        x = near(x, 1e5)
+        x = near(x, cls._far(a))
         z, error, dz, ddz = cls._argument(x, a)
         s = Logistic(z, error)
         return s.slope(2 * dz + x * ddz) + s.curvature(x * dz * dz)
@@ -125,7 +170,11 @@ class celu(Formula):
 
     @staticmethod
     def value(x, a, b):
-        return torch.where(x > 0, x, a * expm1(*celu._argument(x, a)))
+        z, error = celu._argument(x, a)
+        below = a * expm1(z if a > 0 else torch.where(z > 1, 1.0, z), error)
+        if a < 0:  # z grows as x falls, and exp(z) may be infinite before a exp(z) is
+            below = torch.where(z > 1, Tail(z, error).times(a) - a, below)
+        return torch.where(x < -abs(a) * torch.finfo(x.dtype).eps / 4, below, x)  # keeps -0, and x where z is subnormal
 
     @staticmethod
     def d1(x, a, b):
@@ -158,6 +207,10 @@ class silu(_Gate):
 
 class swish(_Gate):
     @staticmethod
+    def _far(a):
+        return min(1e5 / abs(a), 1e30) if a else 1e5
+
+    @staticmethod
     def _argument(x, a):
         z = a * x
         return z, None if a == 1 else product_error(x, a, z), a, 0.0
@@ -184,6 +237,14 @@ class gelu_tanh(_Gate):
         z = x * factor
         error = product_error(x, factor, z) + x * lost
         return z, error.detach(), _GELU_C1 + 3 * cubic, 6 * _GELU_C2 * x
+
+    @staticmethod
+    def _bracket(z, error, x):
+        root, low = _parts(_GELU_TANH_ROOT, x.dtype)
+        root_z, low_z = _parts(_GELU_TANH_ROOT_Z, x.dtype)
+        x = at_most_zero(near(x, 100.0))
+        w = ((x - root) - low) * (_GELU_C1 + 3 * _GELU_C2 * (x * (x + root) + root * root))
+        return w + _GELU_TANH_ROOT_E * torch.expm1((z - root_z) + (error - low_z))
 
 
 def _mills(a: Tensor) -> Tensor:
@@ -214,6 +275,12 @@ class gelu(Formula):
     def d1(x, a, b):
         a, mills, tail = gelu._normal(x)
         below = tail.times(mills - a * _INV_SQRT_2PI)
+        root, low = _parts(_GELU_ROOT, x.dtype)
+        distance = near((x - root) - low, 0.25)
+        series = torch.zeros_like(x)
+        for coefficient in reversed(_GELU_SERIES):
+            series = (series + coefficient) * distance
+        below = torch.where((x > root - 0.25) & (x < root + 0.25), series, below)
         return torch.where(x < 0, below, 1 - below)
 
     @staticmethod
@@ -242,7 +309,11 @@ class mish(Formula):
         tail = Tail(negative_abs(x))
         e = tail.e
         d, d_above = e * (2 + e) + 2, 1 + 2 * e + 2 * e * e
-        below = tail.times(((2 + e) * d + 4 * x * (1 + e)) / d**2)
+        root, low = _parts(_MISH_ROOT, x.dtype)
+        distance = (at_most_zero(x) - root) - low
+        above_root = _MISH_ROOT_E * torch.expm1(distance)
+        factor = e * e + (4 + _MISH_ROOT_E) * (e + _MISH_ROOT_E) + 4 * x + 6
+        below = tail.times((4 * (1 + _MISH_ROOT_E) * distance + above_root * factor) / d**2)
         above = ((1 + 2 * e) * d_above + 4 * tail.times(x) * e * (1 + e)) / d_above**2
         return torch.where(x < 0, below, above)
 

@@ -19,7 +19,73 @@ NEAR = tl.constexpr((None, fitted.NEAR_FLOAT, fitted.NEAR_DOUBLE))
 GELU_TAIL = tl.constexpr((fitted.GELU_TAIL_FAST, None, None))
 GELU_SLOPE = tl.constexpr((fitted.GELU_SLOPE_FAST, None, None))
 GELU_D1 = tl.constexpr((None, fitted.GELU_D1_FLOAT, fitted.GELU_D1_DOUBLE))
-GELU_ROOT = tl.constexpr((None, fitted.GELU_ROOT_FLOAT, fitted.GELU_ROOT_DOUBLE))
+GELU_ROOT = tl.constexpr(
+    (
+        None,
+        (fitted.GELU_ROOT_HI_FLOAT, fitted.GELU_ROOT_LO_FLOAT),
+        (fitted.GELU_ROOT_HI_DOUBLE, fitted.GELU_ROOT_LO_DOUBLE),
+    )
+)
+
+# Roots of derivatives: high and low part, and e^root in two parts; of gelu_tanh's argument beside its root.
+SILU_ROOT = tl.constexpr(
+    (
+        None,
+        (
+            fitted.SILU_ROOT_HI_FLOAT,
+            fitted.SILU_ROOT_LO_FLOAT,
+            fitted.SILU_ROOT_E_HI_FLOAT,
+            fitted.SILU_ROOT_E_LO_FLOAT,
+        ),
+        (
+            fitted.SILU_ROOT_HI_DOUBLE,
+            fitted.SILU_ROOT_LO_DOUBLE,
+            fitted.SILU_ROOT_E_HI_DOUBLE,
+            fitted.SILU_ROOT_E_LO_DOUBLE,
+        ),
+    )
+)
+GELU_TANH_ROOT = tl.constexpr(
+    (
+        None,
+        (fitted.GELU_TANH_ROOT_HI_FLOAT, fitted.GELU_TANH_ROOT_LO_FLOAT),
+        (fitted.GELU_TANH_ROOT_HI_DOUBLE, fitted.GELU_TANH_ROOT_LO_DOUBLE),
+    )
+)
+GELU_TANH_ROOT_Z = tl.constexpr(
+    (
+        None,
+        (
+            fitted.GELU_TANH_ROOT_Z_HI_FLOAT,
+            fitted.GELU_TANH_ROOT_Z_LO_FLOAT,
+            fitted.GELU_TANH_ROOT_E_HI_FLOAT,
+            fitted.GELU_TANH_ROOT_E_LO_FLOAT,
+        ),
+        (
+            fitted.GELU_TANH_ROOT_Z_HI_DOUBLE,
+            fitted.GELU_TANH_ROOT_Z_LO_DOUBLE,
+            fitted.GELU_TANH_ROOT_E_HI_DOUBLE,
+            fitted.GELU_TANH_ROOT_E_LO_DOUBLE,
+        ),
+    )
+)
+MISH_ROOT = tl.constexpr(
+    (
+        None,
+        (
+            fitted.MISH_ROOT_HI_FLOAT,
+            fitted.MISH_ROOT_LO_FLOAT,
+            fitted.MISH_ROOT_E_HI_FLOAT,
+            fitted.MISH_ROOT_E_LO_FLOAT,
+        ),
+        (
+            fitted.MISH_ROOT_HI_DOUBLE,
+            fitted.MISH_ROOT_LO_DOUBLE,
+            fitted.MISH_ROOT_E_HI_DOUBLE,
+            fitted.MISH_ROOT_E_LO_DOUBLE,
+        ),
+    )
+)
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 # log(2) = high + low; high ends in zeros, so that its product with any exponent is exact
@@ -117,8 +183,10 @@ def divide(x, d, FAST: tl.constexpr):
 
 
 @triton.jit
-def _reduce(x, BIAS: tl.constexpr):
-    """x = n log(2) + r with |r| <= log(2)/2: r, and an integer whose low bits hold n + BIAS.
+def _reduce(x, BIAS: tl.constexpr, ORIGIN: tl.constexpr = None):
+    """x - ORIGIN = n log(2) + r with |r| <= log(2)/2: r, and an integer whose low bits hold n + BIAS.
+
+    The multiples of log(2) leave x before the origin does, which then costs no digits.
 
     Adding 1.5 * 2^23 (2^52) leaves no room for a fraction: the sum ends in the integer nearest to x log2(e).
     """
@@ -132,9 +200,12 @@ def _reduce(x, BIAS: tl.constexpr):
         HIGH: tl.constexpr = _LN2_FLOAT[0]
         LOW: tl.constexpr = _LN2_FLOAT[1]
         BITS: tl.constexpr = tl.int32
-    shifted = tl.fma(x, tl.full(x.shape, _LOG2E, x.dtype), tl.full(x.shape, MAGIC, x.dtype))
+    shifted = x if ORIGIN is None else x - ORIGIN
+    shifted = tl.fma(shifted, tl.full(x.shape, _LOG2E, x.dtype), tl.full(x.shape, MAGIC, x.dtype))
     n = shifted - MAGIC
     r = tl.fma(n, tl.full(x.shape, -HIGH, x.dtype), x)
+    if ORIGIN is not None:
+        r -= ORIGIN
     r = tl.fma(n, tl.full(x.shape, -LOW, x.dtype), r)
     return r, shifted.to(BITS, bitcast=True)
 
@@ -174,6 +245,52 @@ def exp_parts(z, lo, FAST: tl.constexpr):
         biased = bits & MASK
         half = biased >> 1
         return p, above_1 - (p - 1), _power_of_two(half, z.dtype), _power_of_two(biased - half, z.dtype)
+
+
+@triton.constexpr_function
+def root_shift(dtype):
+    return 66 if dtype == tl.float64 else 32
+
+
+@triton.constexpr_function
+def root_weight(root, dtype):
+    return root[2] * 2.0 ** -root_shift(dtype)
+
+
+@triton.jit
+def growth(z, lo, ROOT: tl.constexpr):
+    """e = exp(z + lo) beside a root: 1 + tail and the scale, whose product is e/weight; e; weight (e - e_root).
+
+    The difference keeps its digits at the root, since it comes from expm1(z - root). The weight is e_root with a power
+    of two that keeps the scale a normal number until e is 0: as a factor of what e multiplies it costs nothing.
+    """
+    SHIFT: tl.constexpr = root_shift(z.dtype)
+    WEIGHT: tl.constexpr = root_weight(ROOT, z.dtype)
+    r, bits = _reduce(z, SHIFT + (1023 if z.dtype == tl.float64 else 127), ROOT[0])
+    r += lo - ROOT[1]
+    scale = _power_of_two(bits, z.dtype)
+    tail = tl.fma(r * r, polynomial(r, EXPM1, False), r)
+    both = scale * (WEIGHT * WEIGHT)
+    weighted = tl.fma(both, tail, both - WEIGHT * ROOT[2])
+    tail += ROOT[3] / ROOT[2]
+    leading = scale * WEIGHT
+    return tail, scale, tl.fma(leading, tail, leading), weighted
+
+
+@triton.jit
+def difference(x, y):
+    """x - y and the error of that (Knuth)."""
+    d = x - y
+    back = d - x
+    return d, (x - (d - back)) - (y + back)
+
+
+@triton.jit
+def quotient(x, d):
+    """x/d within 1 ulp, for a normal x and d from 1 to 1e9: what is left over mends an approximate quotient."""
+    r = 1.0 / d
+    q = x * r
+    return tl.fma(r, tl.fma(-d, q, x), q)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ that NaN falls through to the branch that returns x.
 import triton
 import triton.language as tl
 
-from .math import divide, exp_parts, expm1, near
+from .math import copysign, divide, exp_parts, expm1, near
 
 _SELU_SCALE = tl.constexpr(1.0507009873554805)
 _SELU_SLOPE = tl.constexpr(1.7580993408473768)  # alpha scale
@@ -44,7 +44,7 @@ identity_d2 = _zero
 
 @triton.jit
 def relu_value(x, a, b, FAST: tl.constexpr):
-    return tl.where(x <= 0, 0.0, x)
+    return tl.where(x < 0, 0.0, x)
 
 
 @triton.jit
@@ -163,7 +163,7 @@ thresholded_relu_d2 = _zero
 
 @triton.jit
 def softshrink_value(x, a, b, FAST: tl.constexpr):
-    return tl.where(x > a, x - a, tl.where(x < -a, x + a, tl.where(x == x, 0.0, x)))
+    return tl.where(x > a, x - a, tl.where(x < -a, x + a, tl.where(x == x, copysign(tl.zeros_like(x), x), x)))
 
 
 @triton.jit
@@ -192,7 +192,8 @@ def _exp_branch(x, slope, FAST: tl.constexpr):
 
 @triton.jit
 def elu_value(x, a, b, FAST: tl.constexpr):
-    return tl.where(x > 0, x, a * expm1(x, FAST))
+    """x < 0 keeps the sign of -0."""
+    return tl.where(x < 0, a * expm1(x, FAST), x)
 
 
 @triton.jit
@@ -207,7 +208,7 @@ def elu_d2(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def selu_value(x, a, b, FAST: tl.constexpr):
-    return tl.where(x > 0, x * _SELU_SCALE, _SELU_SLOPE * expm1(x, FAST))
+    return tl.where(x < 0, _SELU_SLOPE * expm1(x, FAST), x * _SELU_SCALE)
 
 
 @triton.jit
@@ -222,10 +223,15 @@ def selu_d2(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def _celu_argument(x, a):
-    """x/a = z + lo where x <= 0, and 1/a; z is held where exp(z) is 0 (or, for a < 0, still finite)."""
+    """x/a = z + lo where x <= 0, and 1/a; z is held where exp(z) is 0 (or, for a < 0, infinite)."""
+    LARGEST: tl.constexpr = 1.7976931348623157e308 if x.dtype == tl.float64 else 3.4028234663852886e38
     inverse = 1 / a
     inverse_lo = inverse * tl.fma(-a, inverse, tl.full((), 1.0, x.dtype))
-    bound = tl.abs(a) * tl.where(a > 0, 2000.0, 88.0)
+    finite = tl.abs(inverse) <= LARGEST
+    inverse_lo = tl.where(finite, inverse_lo, 0.0)
+    inverse = tl.where(finite, inverse, tl.where(a < 0, -LARGEST, LARGEST))
+    HIGHEST: tl.constexpr = 1418.0 if x.dtype == tl.float64 else 176.0
+    bound = tl.minimum(tl.abs(a) * tl.where(a > 0, 2000.0, HIGHEST), LARGEST)
     x = near(tl.where(x > 0, 0.0, x), bound)
     z = x * inverse
     return z, tl.fma(x, inverse, -z) + x * inverse_lo, inverse
@@ -233,8 +239,14 @@ def _celu_argument(x, a):
 
 @triton.jit
 def celu_value(x, a, b, FAST: tl.constexpr):
-    z, _, _ = _celu_argument(x, a)
-    return tl.where(x > 0, x, a * expm1(z, FAST))
+    """x itself where |x/a| is so small that it may be subnormal. For a < 0, x/a grows as x falls, up to infinity."""
+    z, lo, _ = _celu_argument(x, a)
+    y = a * expm1(tl.where(z > 1, 1.0, z), FAST)
+    if a < 0:
+        p, _, s, t = exp_parts(z, lo, FAST)
+        y = tl.where(z > 1, a * p * s * t - a, y)
+    HALF_ULP: tl.constexpr = 2.0**-53 if x.dtype == tl.float64 else 2.0**-24
+    return tl.where(x < -tl.abs(a) * HALF_ULP, y, x)
 
 
 @triton.jit

@@ -12,9 +12,15 @@ from .math import (
     GELU_ROOT,
     GELU_SLOPE,
     GELU_TAIL,
+    GELU_TANH_ROOT,
+    GELU_TANH_ROOT_Z,
+    MISH_ROOT,
+    SILU_ROOT,
     TANHRES,
+    difference,
     exp_parts,
     expm1,
+    growth,
     log1p_ratio,
     logistic,
     near,
@@ -22,6 +28,8 @@ from .math import (
     normal_tail,
     over_sum,
     polynomial,
+    quotient,
+    root_weight,
     table,
     tanh,
 )
@@ -166,24 +174,55 @@ def _gate_value(x, held, z, lo, FAST: tl.constexpr):
 
 
 @triton.jit
-def _gate_d1(z, lo, rest, FAST: tl.constexpr):
-    """sigmoid (1 + w (1 - sigmoid)), w = x z' = z + lo + rest; 1 - sigmoid is e r where z >= 0, and r below.
+def _gate_d1_fast(z, w):
+    """e (1 + w + e)/(1 + e)^2, e = exp(z), w = x z', for a z of at most 40: beyond, it is 1.
 
-    Its root is below, where 1 + w r cancels: there the low parts of r and w count.
+    The root of e multiplies twice, so that small numbers keep their digits.
     """
-    p, s, t, r, r_lo = logistic(z, lo, FAST)
-    w = z if rest is None else z + rest
-    above = r * (1 + w * (p * s * t) * r)
-    if FAST:
-        bracket = 1 + w * r
-    else:
-        small = z * r_lo
-        if lo is not None:
-            small = tl.fma(lo, r, small)
-        if rest is not None:
-            small = tl.fma(rest, r, small)
-        bracket = tl.fma(z, r, tl.full(z.shape, 1.0, z.dtype)) + small
-    return tl.where(z >= 0, above, r * bracket * p * s * t)
+    e_root = tl.exp2(z * (0.5 * _LOG2E))
+    e = e_root * e_root
+    inverse = tl.rsqrt(1 + e)
+    square = inverse * inverse
+    return (1 + w + e) * (square * square) * e_root * e_root
+
+
+@triton.jit
+def _gate_d1(bracket, tail, scale, e, below):
+    """e B/(1 + e)^2, B weighted (`math.growth`), for z <= 0; above, it is 1 minus itself at -z."""
+    ratio = quotient(bracket, tl.fma(e, 2 + e, tl.full(e.shape, 1.0, e.dtype)))
+    slope = tl.fma(ratio, tail, ratio) * scale
+    return tl.where(below, slope, 1 - slope)
+
+
+@triton.jit
+def _linear_d1(z, lo, below):
+    """The derivative of x sigmoid(x) at z + lo = -|...|, held where it is 0.
+
+    B = 1 + z + e, of which both terms have the root r if written (z - r) + (e - e_r): no digits are lost around it.
+    """
+    ROOT: tl.constexpr = table(SILU_ROOT, z.dtype, False)
+    WEIGHT: tl.constexpr = root_weight(ROOT, z.dtype)
+    tail, scale, e, weighted = growth(z, lo, ROOT)
+    d, small = difference(z, ROOT[0])
+    small += lo - ROOT[1]
+    weight = tl.full(z.shape, WEIGHT, z.dtype)
+    return _gate_d1(tl.fma(d, weight, tl.fma(small, weight, weighted)), tail, scale, e, below)
+
+
+@triton.jit
+def _at_least(x, low):
+    return tl.maximum(x, low, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _at_most(x, high):
+    return tl.minimum(x, high, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.constexpr_function
+def _closing(dtype):
+    """Where x exp(x) is 0."""
+    return -753.5 if dtype == tl.float64 else -109.0
 
 
 @triton.jit
@@ -195,6 +234,13 @@ def _gate_d2(z, lo, twice_dz, w_dz, x_ddz, FAST: tl.constexpr):
 
 
 @triton.jit
+def _held_linear_d1(z, lo):
+    held = _at_least(-tl.abs(z), _closing(z.dtype))
+    lo = tl.where(tl.abs(z) > -_closing(z.dtype), 0.0, tl.where(z < 0, lo, -lo))
+    return _linear_d1(held, lo, z < 0)
+
+
+@triton.jit
 def silu_value(x, a, b, FAST: tl.constexpr):
     held = near(x, _FAR)
     return _gate_value(x, held, held, None, FAST)
@@ -202,8 +248,11 @@ def silu_value(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def silu_d1(x, a, b, FAST: tl.constexpr):
-    x = near(x, _FAR)
-    return _gate_d1(x, None, None, FAST)
+    if FAST:
+        x = _at_most(_at_least(x, -_FAR), 40.0)
+        return _gate_d1_fast(x, x)
+    else:
+        return _linear_d1(_at_least(-tl.abs(x), _closing(x.dtype)), 0.0, x < 0)
 
 
 @triton.jit
@@ -221,7 +270,11 @@ def swish_value(x, a, b, FAST: tl.constexpr):
 @triton.jit
 def swish_d1(x, a, b, FAST: tl.constexpr):
     _, z, lo = _scaled_argument(x, a)
-    return _gate_d1(z, lo, None, FAST)
+    if FAST:
+        z = _at_most(z, 40.0)
+        return _gate_d1_fast(z, z)
+    else:
+        return _held_linear_d1(z, lo)
 
 
 @triton.jit
@@ -247,7 +300,11 @@ def gelu_sigmoid_value(x, a, b, FAST: tl.constexpr):
 @triton.jit
 def gelu_sigmoid_d1(x, a, b, FAST: tl.constexpr):
     _, z, lo = _quick_argument(x)
-    return _gate_d1(z, lo, None, FAST)
+    if FAST:
+        z = _at_most(z, 40.0)
+        return _gate_d1_fast(z, z)
+    else:
+        return _held_linear_d1(z, lo)
 
 
 @triton.jit
@@ -284,8 +341,24 @@ def gelu_tanh_value(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def gelu_tanh_d1(x, a, b, FAST: tl.constexpr):
-    x, z, lo, cubic = _cubic_argument(x)
-    return _gate_d1(z, lo, 2 * x * cubic, FAST)
+    """Counted from the root r of B = 1 + w + e, w = x z' is d (c1 + 3 c2 q), d = x - r and q = x^2 + x r + r^2."""
+    if FAST:
+        x, z, _, cubic = _cubic_argument(_at_most(x, 7.2))
+        return _gate_d1_fast(z, z + 2 * x * cubic)
+    else:
+        ROOT: tl.constexpr = table(GELU_TANH_ROOT, x.dtype, False)
+        ROOT_Z: tl.constexpr = table(GELU_TANH_ROOT_Z, x.dtype, False)
+        WEIGHT: tl.constexpr = root_weight(ROOT_Z, x.dtype)
+        below = x < 0
+        x, z, lo, _ = _cubic_argument(_at_least(-tl.abs(x), -21.61 if x.dtype == tl.float64 else -10.92))
+        tail, scale, e, weighted = growth(z, lo, ROOT_Z)
+        c1, c1_low = _two_parts(x, _C1)
+        c2, _ = _two_parts(x, _C2)
+        c1, c2 = tl.zeros_like(x) + c1 * WEIGHT, tl.zeros_like(x) + 3 * c2 * WEIGHT
+        q = tl.fma(x, x + ROOT[0], tl.full(x.shape, ROOT[0] * ROOT[0], x.dtype))
+        slope = tl.fma(c2, q, c1) + c1_low * WEIGHT
+        bracket = tl.fma(x - ROOT[0], slope, tl.fma(slope, tl.full(x.shape, -ROOT[1], x.dtype), weighted))
+        return _gate_d1(bracket, tail, scale, e, below)
 
 
 @triton.jit
@@ -365,20 +438,39 @@ def mish_value(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def mish_d1(x, a, b, FAST: tl.constexpr):
-    """(N D + 4 x (1 + e))/D^2 times e below zero, (N D + 4 x e^2 (1 + e))/D^2 above.
+    """e B/D^2 with e = exp(x), D = e^2 + 2e + 2 and B = 4 (1 + x) + e (4x + 6) + 4e^2 + e^3.
 
-    Below, where its root is, the numerator is m + e (m + 2 + e (e + 4)), m = 4 (1 + x): there m is exact, and the low
-    part of e counts.
+    Below, B is counted from its root r: with d = x - r and E = e - e_r it is
+    4 (1 + e_r) d + E (e^2 + (4 + e_r)(e + e_r) + 4x + 6). Above, the derivative is
+    1 - (4 + 4e (1 - x) + e^2 (2 - 4x))/D^2.
     """
-    x, p, s, t, e, e_lo, n, r, r_lo = _mish_parts(x, FAST)
-    m = 4 * (1 + x)
-    below = tl.fma(e, m + 2 + e * (e + 4), m)
-    square = r * r
-    if not FAST:
-        below = tl.fma(e_lo, m + 2 + e * (3 * e + 8), below)
-        square = tl.fma(r, r, 2 * r * r_lo)
-    above = (4 * x * (1 + e) * (e * e) * r + n) * r
-    return tl.where(x < 0, below * square * p * s * t, above)
+    if FAST:
+        x, p, s, t, e, _, n, r, _ = _mish_parts(x, FAST)
+        m = 4 * (1 + x)
+        below = tl.fma(e, m + 2 + e * (e + 4), m)
+        above = (4 * x * (1 + e) * (e * e) * r + n) * r
+        return tl.where(x < 0, below * (r * r) * p * s * t, above)
+    else:
+        ROOT: tl.constexpr = table(MISH_ROOT, x.dtype, False)
+        WEIGHT: tl.constexpr = root_weight(ROOT, x.dtype)
+        K: tl.constexpr = 4 * (1 + ROOT[2]) * WEIGHT
+        x = _at_most(_at_least(x, _closing(x.dtype)), 30.0 if x.dtype == tl.float64 else 20.0)
+        tail, scale, e, weighted = growth(x, 0.0, ROOT)
+        n = 2 + e
+        square_root = tl.fma(e, n, tl.full(x.shape, 2.0, x.dtype))
+        lost = tl.fma(e, n, 2 - square_root)
+        square = tl.fma(square_root, square_root, 2 * square_root * lost)
+        d, small = difference(x, ROOT[0])
+        four_x = 4 * x
+        factor = tl.fma(e, e + (4 + ROOT[2]), four_x + (6 + ROOT[2] * (4 + ROOT[2])))
+        k = tl.full(x.shape, K, x.dtype)
+        low = tl.fma(d, k, tl.fma(weighted, factor, k * (small - ROOT[1])))
+        high = tl.fma(e, tl.fma(e, 2 - four_x, 4 - four_x), tl.full(x.shape, 4.0, x.dtype))
+        if x.dtype == tl.float64:
+            ratio = tl.where(x < 0, low, high) / square
+        else:
+            ratio = tl.div_rn(tl.where(x < 0, low, high), square)
+        return tl.where(x < 0, tl.fma(ratio, tail, ratio) * scale, 1 - ratio)
 
 
 @triton.jit
