@@ -217,8 +217,9 @@ class BuildNative(build_ext):
         return {}
 
     def add_autograd(self, ninja: Ninja, flags: str, libtorch: str, suffix: str) -> None:
-        compiled = ninja.compile("cxx", ROOT / "csrc/bindings/autograd.cpp", flags)
-        ninja.link("autograd", f"_autograd{suffix}", [compiled], f"{libtorch} -ltorch_python -ltorch_cpu -lc10")
+        sources = [ROOT / "csrc/bindings/autograd.cpp", *sorted(ROOT.glob("csrc/bindings/node/*.cpp"))]
+        compiled = [ninja.compile("cxx", source, flags) for source in sources]
+        ninja.link("autograd", f"_autograd{suffix}", compiled, f"{libtorch} -ltorch_python -ltorch_cpu -lc10 -ldl")
 
     def compile_info(self, ninja: Ninja, cxx: str, nvcc: Path | None, torch: Path, python: str) -> Path:
         import pybind11

@@ -1,7 +1,7 @@
 """What a small call costs, forward and backward, against torch's own: 8 elements on the CPU, 4,096 on a GPU.
 
     python benchmarks/overhead.py
-    python benchmarks/overhead.py --forms      # of the other forms, 8 x 64 elements, and of DTensors in one process
+    python benchmarks/overhead.py --forms      # of the other forms, 512 elements or 4,096, and of DTensors
 
 Where the C++ autograd node was built for this torch, a second process (NNKERNELS_AUTOGRAD=python) shows the Python
 route. Eager and ours run in alternating rounds of one process; times are the medians of the rounds, in microseconds.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,23 +27,15 @@ from torch import Tensor
 import nnkernels.functional as ours
 from nnkernels import autograd
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_calls import SMALL_CALLS, SmallCall
+
 BARS = {"cpu": (8, 1.35), "cuda": (4096, 1.1)}
 NAMES = ("silu", "gelu", "relu", "softplus")
+FORM_ELEMENTS = {"cpu": 512, "cuda": 4096}
+_CALLS_OF_A_ROUND = 25
 eager = torch.nn.functional
-
-
-def eager_swiglu(x: Tensor) -> Tensor:
-    gate, up = x.chunk(2, -1)
-    return eager.silu(gate) * up
-
-
-FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "swiglu": (eager_swiglu, ours.swiglu),
-    "softmax": (partial(eager.softmax, dim=-1), partial(ours.softmax, dim=-1)),
-    "dropout": (eager.dropout, ours.dropout),
-    "rms_norm": (partial(eager.rms_norm, normalized_shape=(64,)), partial(ours.rms_norm_act, normalized_shape=(64,))),
-}
-"""Torch's and ours."""
 
 
 def round_us(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, calls: int) -> float:
@@ -64,16 +58,65 @@ def compare(name: str, device: str, rounds: int, calls: int) -> dict[str, float 
     }
 
 
-def forms(device: str, rounds: int, calls: int) -> list[dict]:
-    """The other forms, then silu and rms norm of DTensors on a mesh of this process."""
+def best_us(calls: list[Callable[[], object]], device: str, rounds: int) -> list[float]:
+    """The least time of each call in microseconds: short rounds of each in turn, nothing queued ahead of them."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    best = [math.inf] * len(calls)
+    for _ in range(rounds):
+        for at, call in enumerate(calls):
+            synchronize()
+            start = time.perf_counter()
+            for _ in range(_CALLS_OF_A_ROUND):
+                call()
+            synchronize()
+            best[at] = min(best[at], (time.perf_counter() - start) / _CALLS_OF_A_ROUND * 1e6)
+    return best
+
+
+def form(name: str, case: SmallCall, device: str, rounds: int) -> dict[str, float | str]:
+    """Forward and backward, then forward without a gradient, eager's and ours."""
+    inputs = case.inputs(FORM_ELEMENTS[device], device)
+    narrow = torch.bfloat16 if case.autocast else None
+
+    def both(side: Callable[..., Tensor]) -> Callable[[], object]:
+        def call() -> object:
+            with torch.autocast(device, narrow, enabled=case.autocast):
+                y = side(*inputs)
+            return torch.autograd.grad(y, inputs, grads[y.dtype])
+
+        return call
+
+    def forward(side: Callable[..., Tensor]) -> Callable[[], object]:
+        def call() -> object:
+            with torch.no_grad(), torch.autocast(device, narrow, enabled=case.autocast):
+                return side(*inputs)
+
+        return call
+
+    y = case.eager(*inputs)
+    grads = {dtype: torch.randn_like(y, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    sides = (case.eager, case.ours)
+    for call in (*map(both, sides), *map(forward, sides)):
+        for _ in range(5):
+            call()
+    theirs, mine = best_us([both(side) for side in sides], device, rounds)
+    theirs_forward, mine_forward = best_us([forward(side) for side in sides], device, rounds)
+    facts = {"activation": name, "device": device, "bar": case.bars[0], "forward_bar": case.bars[1]}
+    facts |= {"eager_us": theirs, "ours_us": mine, "ratio": mine / theirs}
+    facts |= {"eager_forward_us": theirs_forward, "ours_forward_us": mine_forward}
+    return facts | {"forward_ratio": mine_forward / theirs_forward}
+
+
+def dtensors(device: str, rounds: int, calls: int) -> list[dict]:
+    """silu and rms norm of DTensors on a mesh of this process."""
     from torch.distributed import HashStore, destroy_process_group, init_process_group
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
-    x = torch.randn(8, 64, device=device)
-    found = [timed(name, sides, x.clone().requires_grad_(), rounds, calls) for name, sides in FORMS.items()]
+    norms = (partial(eager.rms_norm, normalized_shape=(64,)), partial(ours.rms_norm_act, normalized_shape=(64,)))
+    found = []
     init_process_group("gloo" if device == "cpu" else "nccl", store=HashStore(), rank=0, world_size=1)
-    part = distribute_tensor(x, init_device_mesh(device, (1,)), [Shard(0)])
-    for name, sides in {"silu": (eager.silu, ours.silu), "rms_norm": FORMS["rms_norm"]}.items():
+    part = distribute_tensor(torch.randn(8, 64, device=device), init_device_mesh(device, (1,)), [Shard(0)])
+    for name, sides in {"silu": (eager.silu, ours.silu), "rms_norm": norms}.items():
         found.append(timed(f"DTensor {name}", sides, part.detach().requires_grad_(), rounds, calls))
     destroy_process_group()
     return found
@@ -110,7 +153,8 @@ def main() -> None:
     torch.set_num_threads(1)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if args.forms:
-        results = [one for device in devices for one in forms(device, args.rounds, args.calls)]
+        results = [form(*one, device, 20 * args.rounds) for device in devices for one in SMALL_CALLS.items()]
+        results += [one for device in devices for one in dtensors(device, args.rounds, args.calls)]
     else:
         results = [compare(name, device, args.rounds, args.calls) for device in devices for name in NAMES]
     if not args.forms and autograd.has_cpp_node():
@@ -120,10 +164,14 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}")
     for r in results:
-        print(
-            f"{r['device']:5} {r['activation']:16} {r.get('route', ''):6} eager {r['eager_us']:6.1f} us   "
+        text = (
+            f"{r['device']:5} {r['activation']:32} {r.get('route', ''):6} eager {r['eager_us']:6.1f} us   "
             f"ours {r['ours_us']:6.1f} us   ratio {r['ratio']:.2f}" + (f" (bar {r['bar']})" if "bar" in r else "")
         )
+        if "forward_ratio" in r:
+            text += f"   forward {r['eager_forward_us']:6.1f}, {r['ours_forward_us']:6.1f} us: {r['forward_ratio']:.2f}"
+            text += f" (bar {r['forward_bar']})"
+        print(text)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ def dispatch_mode_active() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def current_dispatch_mode() -> object:
+    """The `TorchDispatchMode` that watches this thread's operators last; None without one."""
+    depth = torch._C._len_torch_dispatch_stack()
+    return torch._C._get_dispatch_stack_at(depth - 1) if depth else None
+
+
 def untraced(function: F) -> F:
     """`function`, which Dynamo then calls and does not trace; `torch.compiler.disable` would import Dynamo for it.
 
@@ -61,7 +67,7 @@ def ragged_dim(x: torch.Tensor) -> int:
 
 def autocasts(device_type: str) -> bool:
     """Whether autocast is on for such a device; torch's own question raises for "meta", which knows no autocast."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
 def exporting() -> bool:

@@ -12,6 +12,8 @@ from threading import RLock
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
+import torch
+
 Self = TypeVar("Self", bound="Choosing")
 
 
@@ -26,7 +28,9 @@ class Choice:
     """Which of several names is in force."""
 
     def __init__(self, what: str, default: str) -> None:
-        self._default = default
+        self._default = self._latest = default
+        self.is_untouched = True
+        """Whether nobody in this process has chosen anything but the default, in whichever thread."""
         self._here: ContextVar[tuple[_Made, ...]] = ContextVar(what, default=())
         self._everywhere: list[_Made] = []
         self._active: list[_Made] = []
@@ -34,16 +38,13 @@ class Choice:
         self._lock = RLock()
 
     def __call__(self) -> str:
-        """The name in force here."""
+        """The name in force here; under a compiler the latest of the process, on which its graphs can be guarded."""
+        if torch.compiler.is_compiling():
+            return self._latest
         for made in reversed(self._here.get()):
             if made.holds:  # no other thread or task has taken it back
                 return made.name
         return self._everywhere[-1].name if self._everywhere else self._default
-
-    @property
-    def is_untouched(self) -> bool:
-        """Whether nobody in this process has chosen anything but the default, in whichever thread."""
-        return all(made.name == self._default for made in self._active)
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Calls `listener` now and whenever somebody chooses."""
@@ -82,6 +83,8 @@ class Choice:
         self.remove(here[at], *bare)
 
     def _tell(self) -> None:
+        self._latest = self._active[-1].name if self._active else self._default
+        self.is_untouched = all(made.name == self._default for made in self._active)
         for listener in self._listeners:
             listener()
 

@@ -11,6 +11,7 @@ import faulthandler
 import math
 import os
 import random
+import resource
 import subprocess
 import sys
 import warnings
@@ -213,6 +214,7 @@ def failures(seeds: range) -> Iterator[str]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))  # so that absurd sizes are refused, not written
     for number in range(int(sys.argv[1]), int(sys.argv[2])):
         faulthandler.dump_traceback_later(_SECONDS, exit=True)
         if (complaint := call(number)) is not None:

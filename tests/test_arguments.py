@@ -57,14 +57,6 @@ def test_a_constant_that_wants_a_gradient_is_refused(row, name):
             call()
 
 
-def test_a_registered_constant_that_wants_a_gradient_is_refused():
-    nnkernels.register("scaled_sine", reference=lambda x, omega: torch.sin(omega * x), parameters={"omega": 2.0})
-    with pytest.raises(TypeError, match="omega"):
-        F.scaled_sine(torch.ones(2), torch.tensor(1.0, requires_grad=True))
-    with pytest.raises(TypeError, match="omega"):
-        nn.ScaledSine(torch.nn.Parameter(torch.ones(())))
-
-
 @pytest.mark.parametrize(
     "call",
     [

@@ -193,6 +193,15 @@ def add_one(module, args, *rest):
     return (args[0] + 1,) if not rest else rest[-1] + 1
 
 
+def takes_no_eps() -> bool:
+    """Whether this torch normalises without an eps."""
+    try:
+        torch.nn.functional.batch_norm(torch.randn(4, 2), None, None, training=True, eps=0.0)
+    except ValueError:
+        return False
+    return True
+
+
 LEFT = [
     shared_activation, repeated_block, used_again, in_two, Slicing, Indexing, Walking, Deeper, Handing, ByName,
     Children, Helping, Extracting, Alias, Closing, Partial, Registered,
@@ -206,7 +215,7 @@ LEFT = [
     lambda: hooked(lambda m: torch.nn.utils.parametrizations.weight_norm(m, dim=None), 2),
     lambda: torch.jit.trace(Sequential(*layers()).eval(), torch.zeros(2, 4)),
     lambda: Sequential(torch.jit.script(BatchNorm1d(4)), ReLU()),
-    lambda: Sequential(torch.nn.BatchNorm1d(4, eps=0.0), ReLU()),
+    *([lambda: Sequential(torch.nn.BatchNorm1d(4, eps=0.0), ReLU())] if takes_no_eps() else []),
     lambda: torch.nn.SyncBatchNorm.convert_sync_batchnorm(Sequential(*layers())),
 ]  # fmt: skip
 

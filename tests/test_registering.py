@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import nnkernels
-from nnkernels import accuracy, registry
+import nnkernels.functional as F
+from nnkernels import accuracy, nn, registry
 from nnkernels.benchmark import compare
 from nnkernels.commands import check
 
@@ -127,3 +128,11 @@ def test_the_page_does_what_it_says(tmp_path):
         "assert torch.allclose(x.grad, 1 + torch.sin(4 * x))"
     )
     run("-c", interpreted, TRITON_INTERPRET="1")
+
+
+def test_a_registered_constant_that_wants_a_gradient_is_refused():
+    nnkernels.register("scaled_sine", reference=lambda x, omega: torch.sin(omega * x), parameters={"omega": 2.0})
+    with pytest.raises(TypeError, match="omega"):
+        F.scaled_sine(torch.ones(2), torch.tensor(1.0, requires_grad=True))
+    with pytest.raises(TypeError, match="omega"):
+        nn.ScaledSine(torch.nn.Parameter(torch.ones(())))

@@ -29,7 +29,7 @@ def rrelu(x, inplace=False):
 
 
 def prelu(weight):
-    return lambda x: F.prelu(x, weight)
+    return lambda x: F.prelu(x, weight.to(torch.promote_types(weight.dtype, x.dtype)))
 
 
 def gradient(function, x, grad=None, policy="auto"):

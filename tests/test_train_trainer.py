@@ -51,8 +51,9 @@ def test_cutting_a_batch_into_pieces_changes_no_gradient(tmp_path):
 
 
 def test_a_step_is_what_a_bare_loop_does(tmp_path):
-    trainer = Trainer(settings(tmp_path / "run", dropout=0.0, schedule="constant", warmup=0.0, clip=None, epochs=1))
-    bare = Trainer(settings(tmp_path / "bare", dropout=0.0, epochs=1)).model
+    told = {"dropout": 0.0, "epochs": 1, "device": "cpu"}
+    trainer = Trainer(settings(tmp_path / "run", schedule="constant", warmup=0.0, clip=None, **told))
+    bare = Trainer(settings(tmp_path / "bare", **told)).model
     optimizer = torch.optim.AdamW(bare.parameters(), lr=3e-3, weight_decay=0.0)
     optimizer.param_groups[0]["weight_decay"] = 0.0
     for group in trainer.optimizer.param_groups:

@@ -3,19 +3,14 @@
 // Compiled against the torch that is installed and used only while that torch runs, since autograd has no stable ABI.
 // Whatever is not a plain call (subclasses, transforms, modes, tangents, a graph of the gradient) is handed to the
 // Python routes of nnkernels/autograd/, which stay the truth for everything.
-#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
-#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
-#include <torch/csrc/jit/frontend/tracer.h>
 
 #include <array>
 #include <memory>
@@ -24,10 +19,16 @@
 
 #include "../geometry.h"
 #include "../kernels.h"
+#include "node/form.h"
+#include "node/node.h"
 
 namespace {
 
 using at::Tensor;
+using nnk::context_is_plain;
+using nnk::make_node;
+using nnk::PyLock;
+using nnk::self;
 using Launch = int (*)(const nnk::Job*, int);
 
 Launch g_cpu = nullptr, g_cuda = nullptr;
@@ -45,19 +46,7 @@ std::optional<nnk::Scalar> scalar_of(const Tensor& x) {
   }
 }
 
-// A strided tensor with data of its own: no subclass, no batch of a transform, nothing lazily conjugated or negated.
-bool is_plain(const Tensor& x) {
-  constexpr c10::DispatchKeySet plain =
-      c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::CUDA, c10::DispatchKey::ADInplaceOrView}) |
-      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset;
-  // Not a difference of key sets, which keeps the bits of the device.
-  return (x.key_set().raw_repr() & ~plain.raw_repr()) == 0 && launch_for(x) && scalar_of(x);
-}
-
-bool context_is_plain() {
-  return !c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) &&
-         !c10::impl::TorchDispatchModeTLS::any_modes_set() && !torch::jit::tracer::isTracing();
-}
+bool is_plain(const Tensor& x) { return nnk::has_plain_data(x) && launch_for(x) && scalar_of(x); }
 
 struct Call {
   int64_t activation;
@@ -103,15 +92,6 @@ Tensor backward(const Call& call, Tensor grad, Tensor x) {
   return grad_input;
 }
 
-class PyLock {
- public:
-  PyLock() : state_(PyGILState_Ensure()) {}
-  ~PyLock() { PyGILState_Release(state_); }
-
- private:
-  PyGILState_STATE state_;
-};
-
 // The Python route's differentiable gradient.
 Tensor python_backward(const Call& call, const Tensor& grad, const Tensor& kept) {
   PyLock lock;
@@ -121,25 +101,6 @@ Tensor python_backward(const Call& call, const Tensor& grad, const Tensor& kept)
   Tensor grad_input = THPVariable_Unpack(result);
   Py_DECREF(result);
   return grad_input;
-}
-
-// Nodes are held by intrusive pointers since torch 2.14, by shared ones before.
-template <class Node>
-auto make_node() {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
-    return c10::make_intrusive<Node>();
-  } else {
-    return std::shared_ptr<Node>(new Node(), [](Node* node) { deleteNode(node); });
-  }
-}
-
-template <class Node>
-auto self(Node* node) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
-    return c10::intrusive_ptr<torch::autograd::Node>::unsafe_reclaim_from_nonowning(node);
-  } else {
-    return node->shared_from_this();
-  }
 }
 
 // What compiled autograd traces in place of a node: the Python route, which composes torch's operations.
@@ -249,6 +210,9 @@ PyObject* connect(PyObject*, PyObject* args) {
 PyMethodDef methods[] = {
     {"apply", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(apply)), METH_FASTCALL, nullptr},
     {"connect", connect, METH_VARARGS, nullptr},
+    {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(nnk::call_form)), METH_FASTCALL, nullptr},
+    {"learn", nnk::learn_form, METH_VARARGS, nullptr},
+    {"connect_forms", nnk::connect_forms, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -183,7 +183,8 @@ inline void check_learned(const Requirements& needs, const Tensor& x, int64_t ac
   const bool apl = activation == static_cast<int64_t>(Learned::apl);
   needs.that(parameters.size() == (apl ? 2 : 1), "got ", parameters.size(), " parameters, expected ", apl ? 2 : 1);
   const Tensor& first = parameters[0];
-  needs.that(first.numel() > 0 && (!apl || first.dim() > 0), "parameters have shape ", Shape(first));
+  const bool no_channels = x.dim() > 1 && x.size(1) == 0;
+  needs.that((first.numel() > 0 || no_channels) && (!apl || first.dim() > 0), "parameters have shape ", Shape(first));
   for (const Tensor& p : parameters) {
     const Argument a{"a parameter", p};
     needs.floating(a);
@@ -191,8 +192,9 @@ inline void check_learned(const Requirements& needs, const Tensor& x, int64_t ac
     needs.that(p.sizes().equals(first.sizes()), "parameters have shapes ", Shape(first), " and ", Shape(p),
                ", expected one shape");
   }
-  const int64_t segments = segments_of(activation, parameters), count = first.numel() / segments;
+  const int64_t segments = segments_of(activation, parameters);
   needs.in_range("the number of segments", segments, 1, INT32_MAX);
+  const int64_t count = first.numel() / segments;
   needs.that(count == 1 || (x.dim() > 1 && count == x.size(1)), "parameters have shape ", Shape(first),
              ", expected one number or one for each channel of x of shape ", Shape(x));
 }

@@ -1,4 +1,4 @@
-"""The routes of normalisation + activation + residual.
+"""Normalisation + activation + residual over a batch or groups as a form.
 
 Backward keeps the input and four numbers for each set of elements that is normalised together, and the residual where
 the activation's derivative asks for it.
@@ -10,33 +10,50 @@ import math
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from .. import dispatch
 from ..fusing import Inner
+from ..recording import moved as moved_version
 from ..reference import batch_normalization as reference
 from ..reference.batch_normalization import CENTER, LOW, RSTD, Frame, Operands, Running
 from ..registry import IDENTITY
-from .context import differentiable_gradients, is_plain_call, save, saved
+from . import route
+from .context import differentiable_gradients
 from .fused import _alike, _dense
+from .route import Gradients
+
+
+class _Call(NamedTuple):
+    inner: Inner
+    groups: int | None
+    """None: over the batch."""
+    training: bool
+    momentum: float
+    eps: float
+    process_group: Any
+
+    @property
+    def frame_of(self) -> Callable[[Tensor], Frame | None]:
+        return _batch_frame if self.groups is None else partial(_group_frame, self.groups)
 
 
 def batch(
     inner: Inner, operands: Operands, running: Running | None, training: bool, eps: float, process_group: Any
 ) -> Tensor:
     """Over the batch; in evaluation by the running statistics, which training moves."""
-    x = operands.x
     if not training:
         process_group = None
-    kept = () if running is None else (running.mean, running.var)
-    empty = x.numel() == 0 and process_group is None
-    if empty or not is_plain_call(*operands, *kept):
-        return _composed(inner, operands, running, training, eps, process_group, empty)
-    return _call(inner, operands, _batch_frame, running, training, eps, process_group)
+    mean, var, momentum = running or (None, None, 0.0)
+    spec = _Call(inner, None, training, momentum, eps, process_group)
+    if operands.x.numel() == 0 and process_group is None:
+        y = torch.nn.functional.batch_norm(
+            operands.x, mean, var, operands.weight, operands.bias, training, momentum, eps
+        )
+        return y if operands.residual is None else y + operands.residual
+    return route.call(_NORM_ACT, spec, *operands, mean, var)
 
 
 def group(inner: Inner, operands: Operands, groups: int, eps: float) -> Tensor:
@@ -44,47 +61,7 @@ def group(inner: Inner, operands: Operands, groups: int, eps: float) -> Tensor:
     if operands.x.numel() == 0:
         y = torch.nn.functional.group_norm(operands.x, groups, operands.weight, operands.bias, eps)
         return y if operands.residual is None else y + operands.residual
-    if not is_plain_call(*operands):
-        return reference.composed(inner, operands, groups, eps)
-    return _call(inner, operands, partial(_group_frame, groups), None, True, eps, None)
-
-
-def _composed(
-    inner: Inner,
-    operands: Operands,
-    running: Running | None,
-    training: bool,
-    eps: float,
-    process_group: Any,
-    empty: bool,
-) -> Tensor:
-    x, residual, weight, bias = operands
-    if empty:
-        mean, var, momentum = running or (None, None, 0.0)
-        y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
-        return y if residual is None else y + residual
-    if training:
-        return reference.composed(inner, operands, None, eps, running, process_group=process_group)
-    assert running is not None
-    var = running.var.to(torch.promote_types(running.var.dtype, torch.float32))
-    statistics = torch.stack((running.mean.to(var.dtype), (var + eps).rsqrt()))
-    return reference.composed(inner, operands, None, eps, statistics=statistics)
-
-
-def _call(
-    inner: Inner,
-    operands: Operands,
-    frame_of: Callable[[Tensor], Frame | None],
-    running: Running | None,
-    training: bool,
-    eps: float,
-    process_group: Any,
-) -> Tensor:
-    kernels = dispatch.kernels("batch_normalization", operands.x, inner.name)
-    rest = (inner, frame_of, running, training, eps, process_group, kernels)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in operands):
-        return _NormAct.apply(*operands, *rest)
-    return _forward(operands, *rest)[0]
+    return route.call(_NORM_ACT, _Call(inner, groups, True, 0.0, eps, None), *operands, None, None)
 
 
 def _batch_frame(x: Tensor) -> Frame:
@@ -154,7 +131,7 @@ def _forward(
         if running is not None and moved is not None:
             for kept, new in zip(running[:2], moved[:2], strict=True):
                 if new is kept:
-                    torch.autograd.graph.increment_version(kept)
+                    moved_version(kept)
                 else:
                     kept.copy_(new)
     if x is not operands.x and y.stride() != (like := torch.empty_like(operands.x)).stride():
@@ -172,40 +149,77 @@ def _reduce(process_group: Any, totals: Tensor) -> None:
     torch.distributed.all_reduce(totals, group=process_group)
 
 
-class _NormAct(Function):
-    @staticmethod
-    def forward(ctx, x, residual, weight, bias, inner, frame_of, running, training, eps, process_group, kernels):  # type: ignore[override]
-        operands = Operands(x, residual, weight, bias)
-        y, statistics = _forward(operands, inner, frame_of, running, training, eps, process_group, kernels)
-        save(ctx, x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
-        ctx.constants = (inner, frame_of, training, eps, process_group, kernels)
-        return y
+class _NormAct(route.Form):
+    family = "batch_normalization"
+    tensors = 6
 
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        *tensors, statistics = saved(ctx)
+    def activation(self, spec: _Call) -> str:
+        return spec.inner.name
+
+    def repeats(self, spec: _Call) -> bool:
+        return spec.process_group is None
+
+    def forward(self, kernels: ModuleType, spec: _Call, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        *operands, mean, var = tensors
+        running = None if mean is None else Running(mean, var, spec.momentum)
+        return _forward(
+            Operands(*operands),
+            spec.inner,
+            spec.frame_of,
+            running,
+            spec.training,
+            spec.eps,
+            spec.process_group,
+            kernels,
+        )
+
+    def keeps(self, spec: _Call, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        x, residual, weight, bias, *_ = tensors
+        return x, None if spec.inner.name == IDENTITY.name else residual, weight, bias, made[1]
+
+    def backward(
+        self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        *tensors, statistics = kept
         operands = Operands(*tensors)
-        inner, frame_of, training, eps, process_group, kernels = ctx.constants
-        needs = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled() or not is_plain_call(grad, *operands):
-            found = _differentiable(inner, grad, operands, frame_of, statistics, training, eps, process_group, needs)
-        else:
-            dense, frame = _fit(operands, frame_of)
-            own = needs[1] and inner.name != IDENTITY.name
-            for_x, for_residual, sums = kernels.backward(
-                inner,
-                _alike(grad, dense.x.stride()),
-                dense,
-                frame,
-                statistics,
-                not training,
-                own,
-                needs[2] or needs[3],
-                None if process_group is None else partial(_reduce, process_group),
-            )
-            for_bias, for_weight = (None, None) if sums is None else sums
-            found = (for_x, for_residual if own else grad, for_weight, for_bias)
-        return *(_returned(*one) for one in zip(found, needs, operands, strict=True)), *[None] * 7
+        dense, frame = _fit(operands, spec.frame_of)
+        own = wanted[1] and spec.inner.name != IDENTITY.name
+        for_x, for_residual, sums = kernels.backward(
+            spec.inner,
+            _alike(grad, dense.x.stride()),
+            dense,
+            frame,
+            statistics,
+            not spec.training,
+            own,
+            wanted[2] or wanted[3],
+            None if spec.process_group is None else partial(_reduce, spec.process_group),
+        )
+        for_bias, for_weight = (None, None) if sums is None else sums
+        found = (for_x, for_residual if own else grad, for_weight, for_bias)
+        return *(_returned(*one) for one in zip(found, wanted[:4], operands, strict=True)), None, None
+
+    def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        *tensors, statistics = kept
+        operands = Operands(*tensors)
+        found = _differentiable(spec, grad, operands, statistics, wanted[:4])
+        return *(_returned(*one) for one in zip(found, wanted[:4], operands, strict=True)), None, None
+
+    def elsewhere(self, spec: _Call, *tensors: Any) -> Tensor:
+        *given, mean, var = tensors
+        inner, groups, training, momentum, eps, process_group = spec
+        operands = Operands(*given)
+        if not training:
+            wide = torch.promote_types(var.dtype, torch.float32)
+            statistics = torch.stack((mean.to(wide), (var.to(wide) + eps).rsqrt()))
+            return reference.composed(inner, operands, None, eps, statistics=statistics)
+        running = None if mean is None else Running(mean, var, momentum)
+        if groups is not None:
+            return reference.composed(inner, operands, groups, eps)
+        return reference.composed(inner, operands, None, eps, running, process_group=process_group)
+
+
+_NORM_ACT = _NormAct()
 
 
 def _returned(gradient: Tensor | None, needed: bool, like: Tensor | None) -> Tensor | None:
@@ -215,26 +229,19 @@ def _returned(gradient: Tensor | None, needed: bool, like: Tensor | None) -> Ten
 
 
 def _differentiable(
-    inner: Inner,
-    grad: Tensor,
-    operands: Operands,
-    frame_of: Callable[[Tensor], Frame | None],
-    statistics: Tensor,
-    training: bool,
-    eps: float,
-    process_group: Any,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+    spec: _Call, grad: Tensor, operands: Operands, statistics: Tensor, needs: tuple[bool, ...]
+) -> Gradients:
     """The gradients in torch operations."""
-    groups = frame_of.args[0] if isinstance(frame_of, partial) else None
-    kept = None if training else torch.stack((statistics[CENTER] + statistics[LOW], statistics[RSTD]))
+    kept = None if spec.training else torch.stack((statistics[CENTER] + statistics[LOW], statistics[RSTD]))
     given = {at: tensor for at, tensor in enumerate(operands) if tensor is not None}
 
     def value(*tensors: Tensor) -> Tensor:
         whole: list[Any] = [None] * 4
         for at, tensor in zip(given, tensors, strict=True):
             whole[at] = tensor
-        return reference.composed(inner, Operands(*whole), groups, eps, statistics=kept, process_group=process_group)
+        return reference.composed(
+            spec.inner, Operands(*whole), spec.groups, spec.eps, statistics=kept, process_group=spec.process_group
+        )
 
     found: list[Tensor | None] = [None] * 4
     for at, gradient in zip(given, differentiable_gradients(value, list(given.values()), grad), strict=True):

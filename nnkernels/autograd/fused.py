@@ -1,4 +1,4 @@
-"""The routes of bias + activation + dropout + residual. Backward keeps the input, the bias and the seed.
+"""The form bias + activation + dropout + residual. Backward keeps the input, the bias and the seed.
 
 Under torch.compile Inductor fuses the composition, unless dropout draws on a GPU: then it calls `fused_ops`.
 """
@@ -6,43 +6,36 @@ Under torch.compile Inductor fuses the composition, unless dropout draws on a GP
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from .. import dispatch
 from ..fusing import Inner
 from ..reference import fused as reference
 from ..reference.fused import ALONG_COLS, ALONG_NOTHING, ALONG_ROWS, Matrix
 from ..registry import IDENTITY
-from . import sharded
-from .context import compiles_kernels, differentiable_gradients, is_plain_call, save, saved
+from . import route, sharded
+from .context import compiles_kernels, differentiable_gradients
 from .random import _draw_seed
+from .route import Gradients
 from .saving import is_dense
+
+
+class _Call(NamedTuple):
+    inner: Inner
+    dim: int | None
+    p: float
+    strides: tuple[int, ...] | None = None
+    """Of the output, for backward."""
 
 
 def call(inner: Inner, x: Tensor, bias: Tensor | None, dim: int | None, residual: Tensor | None, p: float) -> Tensor:
     """dropout(f(x + bias)) + residual; `bias` has one dimension, dimension `dim` of x, and the residual x's shape."""
-    if not is_plain_call(x, bias, residual):
-        if p > 0 and compiles_kernels(x, bias, residual):
-            from . import fused_ops
-
-            return fused_ops.bias_act(x, bias, residual, _draw_seed(x), *inner, dim, p)
-        if p == 0 and sharded.serves(x, bias, residual):
-            return sharded.locally(
-                lambda x, bias, residual: call(inner, x, bias, dim, residual, p),
-                x, [(bias, [dim]), sharded.alike(x, residual)],
-            )  # fmt: skip
-        shape = [-1 if d == dim else 1 for d in range(x.dim())]
-        return reference.composed(inner, x, None if bias is None else bias.view(shape), residual, None, p)
-    kernels = dispatch.kernels("fused", x, inner.name)
-    seed = _draw_seed(x) if p > 0 else None
-    tensors = [tensor for tensor in (x, bias, residual) if tensor is not None]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return _BiasAct.apply(x, bias, residual, seed, inner, dim, p, kernels)
-    return _forward(kernels, inner, x, bias, residual, seed, dim, p)
+    return route.call(_BIAS_ACT, _Call(inner, dim, p), x, bias, residual)
 
 
 def lie_of(x: Tensor, dim: int | None) -> Matrix:
@@ -96,27 +89,62 @@ def _forward(
     return y if y.shape == x.shape and x.is_contiguous() else y.as_strided(x.shape, x.stride())
 
 
-class _BiasAct(Function):
-    @staticmethod
-    def forward(ctx, x, bias, residual, seed, inner, dim, p, kernels):  # type: ignore[override]
-        y = _forward(kernels, inner, x, bias, residual, seed, dim, p)
-        save(ctx, None if inner.name == IDENTITY.name else x, bias, seed)
-        ctx.constants = (inner, dim, p, y.stride(), kernels)
-        return y
+class _BiasAct(route.Form):
+    family = "fused"
+    tensors = 3
 
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        x, bias, seed = saved(ctx)
-        inner, dim, p, strides, kernels = ctx.constants
-        wants_x, wants_bias, wants_residual = ctx.needs_input_grad[:3]
-        for_residual = grad if wants_residual else None
-        if not (wants_x or wants_bias):
-            return None, None, for_residual, *[None] * 5
-        if torch.is_grad_enabled() or not is_plain_call(grad, x, bias):
-            for_x, for_bias = _differentiable(grad, x, bias, seed, inner, dim, p, strides, wants_bias)
-        else:
-            for_x, for_bias = _backward(kernels, grad, x, bias, seed, inner, dim, p, strides, wants_bias)
-        return for_x if wants_x else None, for_bias if wants_bias else None, for_residual, *[None] * 5
+    def activation(self, spec: _Call) -> str:
+        return spec.inner.name
+
+    def forward(self, kernels: ModuleType, spec: _Call, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        x, bias, residual = tensors
+        inner, dim, p, _ = spec
+        seed = _draw_seed(x) if p > 0 else None
+        y = _forward(kernels, inner, x, bias, residual, seed, dim, p)
+        return (y,) if seed is None else (y, seed)
+
+    def keeps(self, spec: _Call, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        x, bias, _ = tensors
+        return None if spec.inner.name == IDENTITY.name else x, bias, made[1] if spec.p > 0 else None
+
+    def backward_spec(self, spec: _Call, tensors: Gradients, made: tuple[Tensor, ...]) -> _Call:
+        return spec._replace(strides=made[0].stride())
+
+    def backward(
+        self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        return self._found(partial(_backward, kernels), spec, wanted, grad, *kept)
+
+    def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return self._found(_differentiable, spec, wanted, grad, *kept)
+
+    def _found(
+        self, gradients: Callable[..., Any], spec: _Call, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        wants_x, wants_bias, _ = wanted
+        for_x = for_bias = None
+        if wants_x or wants_bias:
+            x, bias, seed = kept
+            for_x, for_bias = gradients(grad, x, bias, seed, *spec, wants_bias)
+        return for_x, for_bias, grad
+
+    def elsewhere(self, spec: _Call, *tensors: Any) -> Tensor:
+        x, bias, residual = tensors
+        inner, dim, p, _ = spec
+        if p > 0 and compiles_kernels(*tensors):
+            from . import fused_ops
+
+            return fused_ops.bias_act(x, bias, residual, _draw_seed(x), *inner, dim, p)
+        if p == 0 and sharded.serves(*tensors):
+            return sharded.locally(
+                lambda x, bias, residual: call(inner, x, bias, dim, residual, p),
+                x, [(bias, [dim]), sharded.alike(x, residual)],
+            )  # fmt: skip
+        shape = [-1 if d == dim else 1 for d in range(x.dim())]
+        return reference.composed(inner, x, None if bias is None else bias.view(shape), residual, None, p)
+
+
+_BIAS_ACT = _BiasAct()
 
 
 def _backward(

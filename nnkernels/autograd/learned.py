@@ -1,4 +1,4 @@
-"""The routes of the activations with learned parameters: kernels for a plain call, torch operations for every other.
+"""The activations with learned parameters as forms, in place and under other policies too.
 
 Backward keeps the input and the parameters. A prelu whose weight requires no gradient needs one bit for each element.
 """
@@ -8,16 +8,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import dispatch, policies
 from ..reference import learned as reference
-from . import recomputing, sharded
-from .context import differentiable_gradients, is_plain_call, save, saved, writing
+from . import recomputing, route, sharded
+from .context import differentiable_gradients, is_plain_call, writing
+from .route import Gradients
 from .saving import Coding, adjacent, keep_bits
+
+
+class _Learned(route.Form):
+    family = "learned"
+
+    def __init__(self, name: str, parameters: int) -> None:
+        self.name, self.tensors = name, 1 + parameters  # type: ignore[misc]
+
+    def forward(self, kernels: ModuleType, spec: None, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        x, *parameters = tensors
+        return (kernels.forward(self.name, x, parameters),)
+
+    def keeps(self, spec: None, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return tensors
+
+    def backward(
+        self, kernels: ModuleType, spec: None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        x, *parameters = kept
+        for_parameters = any(wanted[1:])
+        grad_x, for_each = kernels.backward(self.name, grad, x, parameters, for_parameters)
+        return grad_x, *(for_each if for_parameters else [None] * len(parameters))
+
+    def differentiable(self, spec: None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return differentiable_gradients(partial(reference.evaluate, self.name), kept, grad)
+
+    def elsewhere(self, spec: None, *tensors: Any) -> Tensor:
+        x, *parameters = tensors
+        if not sharded.serves(*tensors):
+            return reference.evaluate(self.name, *tensors)
+        operands = [(parameter, _along(self.name, parameter)) for parameter in parameters]
+        return sharded.locally(lambda x, *parts: call(self.name, x, parts), x, operands)
+
+
+_FORMS = {"prelu": _Learned("prelu", 1), "swish": _Learned("swish", 1), "apl": _Learned("apl", 2)}
 
 
 def call(
@@ -27,14 +63,12 @@ def call(
 
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
-    if not is_plain_call(x, *parameters):
-        given = x.clone() if inplace else x  # what follows keeps what it is given
-        if sharded.serves(x, *parameters):
-            operands = [(parameter, _along(name, parameter)) for parameter in parameters]
-            y = sharded.locally(lambda x, *parts: call(name, x, parts, policy=policy), given, operands)
-        else:
-            y = reference.evaluate(name, given, *parameters)
-        return x.copy_(y) if inplace else y
+    form = _FORMS[name]
+    usual = policy is None and policies.chosen.is_untouched
+    if not is_plain_call(x, *parameters) if inplace or not usual else True:
+        if not inplace:
+            return route.call(form, None, x, *parameters)
+        return x.copy_(route.call(form, None, x.clone(), *parameters))  # what follows keeps what it is given
     kernels = dispatch.kernels("learned", x)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
         if inplace:
@@ -45,8 +79,8 @@ def call(
     if x.numel() and (policy == "bits" or policy.startswith("compressed")):
         return keep_bits(x, _coding(kernels), inplace, *parameters)
     if inplace:
-        return x.copy_(_Learned.apply(name, kernels, x.clone(), *parameters))
-    y = _Learned.apply(name, kernels, x, *parameters)
+        return x.copy_(route.call(form, None, x.clone(), *parameters))
+    y = route.call(form, None, x, *parameters)
     if policy == "recompute":
         recomputing.remember(y, name, lambda x, *parameters: kernels.forward(name, x, parameters), x, *parameters)
     return y
@@ -74,21 +108,3 @@ def _coding(kernels: ModuleType) -> Coding:
 def _run_length(x: Tensor, weight: Tensor) -> int:
     """How many elements of a dense `x` that belong to one channel lie side by side."""
     return max(x.stride(1) if weight.numel() > 1 else x.numel(), 1)
-
-
-class _Learned(Function):
-    @staticmethod
-    def forward(ctx, name, kernels, x, *parameters):  # type: ignore[override]
-        save(ctx, x, *parameters)
-        ctx.name, ctx.kernels = name, kernels
-        return kernels.forward(name, x, parameters)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        x, *parameters = saved(ctx)
-        if torch.is_grad_enabled() or not is_plain_call(grad, x, *parameters):
-            found = differentiable_gradients(partial(reference.evaluate, ctx.name), (x, *parameters), grad)
-            return None, None, *found
-        for_parameters = any(ctx.needs_input_grad[3:])
-        grad_x, for_each = ctx.kernels.backward(ctx.name, grad, x, parameters, for_parameters)
-        return None, None, grad_x, *(for_each if for_parameters else [None] * len(parameters))

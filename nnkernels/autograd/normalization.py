@@ -1,19 +1,26 @@
-"""The routes of layer and rms norm with residual and activation. Backward keeps the input and its rows' statistics."""
+"""Layer and rms norm with residual and activation as a form. Backward keeps the input and its rows' statistics."""
 
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from .. import dispatch
 from ..fusing import Inner
 from ..reference import normalization as reference
 from ..registry import IDENTITY
-from . import sharded
-from .context import differentiable_gradients, is_plain_call, save, saved
+from . import route, sharded
+from .context import differentiable_gradients
+from .route import Gradients
+
+
+class _Norm(NamedTuple):
+    inner: Inner
+    dims: int
+    eps: float
+    centred: bool
 
 
 def call(
@@ -27,21 +34,10 @@ def call(
     centred: bool,
 ) -> Tensor:
     """f(norm(x) weight + bias + residual) over the last `dims` dimensions of x; the residual has x's shape and type."""
-    tensors = (x, residual, weight, bias)
-    if x.numel() == 0 or not is_plain_call(*tensors):
-        if sharded.serves(*tensors):
-            last = range(x.dim() - dims, x.dim())
-            return sharded.locally(
-                lambda x, residual, weight, bias: call(inner, x, dims, residual, weight, bias, eps, centred),
-                x, [sharded.alike(x, residual), (weight, last), (bias, last)], last,
-            )  # fmt: skip
-        return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
-    kernels = dispatch.kernels("normalization", x, inner.name)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return _NormAct.apply(*tensors, inner, dims, eps, centred, kernels)
-    shape = _shape(x, dims)
-    y, _ = kernels.norm_act(inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), eps, centred)
-    return y if y.shape == x.shape else y.view(x.shape)
+    spec = _Norm(inner, dims, eps, centred)
+    if x.numel() == 0:
+        return _NORM_ACT.elsewhere(spec, x, residual, weight, bias)
+    return route.call(_NORM_ACT, spec, x, residual, weight, bias)
 
 
 def _shape(x: Tensor, dims: int) -> tuple[int, int]:
@@ -68,47 +64,67 @@ def _shaped(found: Tensor | None, like: Tensor) -> Tensor | None:
     return found if found is None or found.shape == like.shape else found.view(like.shape)
 
 
-class _NormAct(Function):
-    @staticmethod
-    def forward(ctx, x, residual, weight, bias, inner, dims, eps, centred, kernels):  # type: ignore[override]
-        shape = _shape(x, dims)
-        y, statistics = kernels.norm_act(
-            inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), eps, centred
-        )
-        save(ctx, x, None if inner.name == IDENTITY.name else residual, weight, bias, statistics)
-        ctx.constants = (inner, dims, eps, centred, kernels)
-        return _shaped(y, x)
+class _NormAct(route.Form):
+    family = "normalization"
+    tensors = 4
 
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        x, residual, weight, bias, statistics = saved(ctx)
-        inner, dims, eps, centred, kernels = ctx.constants
-        wants_x, wants_residual, wants_weight, wants_bias = ctx.needs_input_grad[:4]
-        identity = inner.name == IDENTITY.name
-        if identity and not (wants_x or wants_weight or wants_bias):
-            return None, grad, *[None] * 7
-        if torch.is_grad_enabled() or not is_plain_call(grad, x, residual, weight, bias):
-            function = partial(_value, inner, dims, eps, centred, [t is not None for t in (residual, weight, bias)])
-            given = [tensor for tensor in (x, residual, weight, bias) if tensor is not None]
-            found = iter(differentiable_gradients(function, given, grad))
-            for_x, for_residual, for_weight, for_bias = (
-                None if tensor is None else next(found) for tensor in (x, residual, weight, bias)
-            )
-        else:
-            shape = _shape(x, dims)
-            for_x, for_residual, for_weight, for_bias = kernels.norm_act_backward(
-                inner, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
-                statistics, wants_residual, wants_weight or wants_bias,
-            )  # fmt: skip
-            for_x, for_residual = _shaped(for_x, x), _shaped(for_residual, x)
-            for_weight, for_bias = _shaped(for_weight, weight), _shaped(for_bias, bias)
-        return (
-            for_x if wants_x else None,
-            (grad if identity else for_residual) if wants_residual else None,
-            for_weight if wants_weight else None,
-            for_bias if wants_bias else None,
-            *[None] * 5,
+    def activation(self, spec: _Norm) -> str:
+        return spec.inner.name
+
+    def forward(self, kernels: ModuleType, spec: _Norm, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        x, residual, weight, bias = tensors
+        shape = _shape(x, spec.dims)
+        y, statistics = kernels.norm_act(
+            spec.inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), spec.eps, spec.centred
         )
+        return _shaped(y, x), statistics  # type: ignore[return-value]
+
+    def keeps(self, spec: _Norm, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        x, residual, weight, bias = tensors
+        return x, None if spec.inner.name == IDENTITY.name else residual, weight, bias, made[1]
+
+    def backward(
+        self, kernels: ModuleType, spec: _Norm, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        x, residual, weight, bias, statistics = kept
+        wants_x, wants_residual, wants_weight, wants_bias = wanted
+        identity = spec.inner.name == IDENTITY.name
+        if identity and not (wants_x or wants_weight or wants_bias):
+            return None, grad, None, None
+        shape = _shape(x, spec.dims)
+        for_x, for_residual, for_weight, for_bias = kernels.norm_act_backward(
+            spec.inner, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
+            statistics, wants_residual, wants_weight or wants_bias,
+        )  # fmt: skip
+        for_residual = grad if identity else _shaped(for_residual, x)
+        return _shaped(for_x, x), for_residual, _shaped(for_weight, weight), _shaped(for_bias, bias)
+
+    def differentiable(self, spec: _Norm, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        x, residual, weight, bias, _ = kept
+        identity = spec.inner.name == IDENTITY.name
+        if identity and not any((wanted[0], *wanted[2:])):
+            return None, grad, None, None
+        function = partial(_value, *spec, [t is not None for t in (residual, weight, bias)])
+        given = [tensor for tensor in (x, residual, weight, bias) if tensor is not None]
+        found = iter(differentiable_gradients(function, given, grad))
+        for_x, for_residual, for_weight, for_bias = (
+            None if tensor is None else next(found) for tensor in (x, residual, weight, bias)
+        )
+        return for_x, grad if identity else for_residual, for_weight, for_bias
+
+    def elsewhere(self, spec: _Norm, *tensors: Any) -> Tensor:
+        x, residual, weight, bias = tensors
+        inner, dims, eps, centred = spec
+        if sharded.serves(*tensors):
+            last = range(x.dim() - dims, x.dim())
+            return sharded.locally(
+                lambda x, residual, weight, bias: call(inner, x, dims, residual, weight, bias, eps, centred),
+                x, [sharded.alike(x, residual), (weight, last), (bias, last)], last,
+            )  # fmt: skip
+        return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
+
+
+_NORM_ACT = _NormAct()
 
 
 def _value(inner: Inner, dims: int, eps: float, centred: bool, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:

@@ -6,16 +6,17 @@ How winners are packed is told in `reference/pooling.py`.
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import dispatch
 from ..reference import pooling as reference
-from . import sharded
-from .context import is_plain_call, save, saved
+from . import route, sharded
+from .context import is_plain_call
+from .route import Gradients
 
 
 class _Frame(NamedTuple):
@@ -54,45 +55,54 @@ def call(x: Tensor, pieces: int, dim: int) -> Tensor:
     """Maxout of checked arguments; `dim` is not negative."""
     if pieces == 1:
         return x.clone()
-    if not is_plain_call(x):
-        if sharded.serves(x):
-            return sharded.locally(lambda x: call(x, pieces, dim), x, whole=[dim])
-        return reference.composed(x, pieces, dim)
-    kernels = dispatch.kernels("pooling", x)
-    if pieces > reference.MOST_PIECES:
+    if pieces > reference.MOST_PIECES and is_plain_call(x):
         if dispatch.chosen() not in ("auto", "reference"):
             raise RuntimeError(
                 f"nnkernels.backend({dispatch.chosen()!r}) cannot serve maxout of {tuple(x.shape)} with {pieces} "
                 f"pieces: its kernels take up to {reference.MOST_PIECES}, more are torch operations"
             )
         return reference.composed(x, pieces, dim)
-    frame = _frame(x, pieces, dim)
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Maxout.apply(x, frame, kernels)
-    y = frame.empty(x, frame.out_shape)
-    kernels.maxout(frame.memory(x), y, None, frame.pieces, frame.inner)
-    return y
+    return route.call(_MAXOUT, (pieces, dim), x)
 
 
-class _Maxout(Function):
-    @staticmethod
-    def forward(ctx, x, frame, kernels):  # type: ignore[override]
+class _Maxout(route.Form):
+    family = "pooling"
+    tensors = 1
+
+    def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        (x,) = tensors
+        frame = _frame(x, *spec)
         y = frame.empty(x, frame.out_shape)
-        winners = x.new_empty(reference.packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8)
+        winners = None
+        if records:
+            winners = x.new_empty(reference.packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8)
         kernels.maxout(frame.memory(x), y, winners, frame.pieces, frame.inner)
-        save(ctx, winners)
-        ctx.constants = (frame, kernels)
-        return y
+        return (y,) if winners is None else (y, winners)
 
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        (winners,) = saved(ctx)
-        frame, kernels = ctx.constants
-        if torch.is_grad_enabled() or not is_plain_call(grad):
-            return _differentiable(grad, winners, frame), None, None
-        grad_x = frame.empty(grad, frame.in_shape)
-        kernels.maxout_backward(frame.memory(grad), winners, grad_x, frame.pieces, frame.inner)
-        return grad_x, None, None
+    def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return made[1:]
+
+    def backward_spec(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> _Frame:
+        return _frame(tensors[0], *spec)  # type: ignore[arg-type]
+
+    def backward(
+        self, kernels: ModuleType, spec: _Frame, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        grad_x = spec.empty(grad, spec.in_shape)
+        kernels.maxout_backward(spec.memory(grad), kept[0], grad_x, spec.pieces, spec.inner)
+        return (grad_x,)
+
+    def differentiable(self, spec: _Frame, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return (_differentiable(grad, kept[0], spec),)
+
+    def elsewhere(self, spec: Any, *tensors: Any) -> Tensor:
+        (x,), (pieces, dim) = tensors, spec
+        if sharded.serves(x):
+            return sharded.locally(lambda x: call(x, pieces, dim), x, whole=[dim])
+        return reference.composed(x, pieces, dim)
+
+
+_MAXOUT = _Maxout()
 
 
 def _differentiable(grad: Tensor, winners: Tensor, frame: _Frame) -> Tensor:

@@ -13,6 +13,7 @@ Every other call (compilers elsewhere, transforms, forward mode, modes, subclass
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +21,18 @@ from torch.autograd import Function
 
 from .. import dispatch, policies
 from ..reference import random as reference
-from . import recomputing
+from . import recomputing, route
 from .context import compiles_kernels, is_plain_call, save, saved, writing
+from .route import Gradients
 from .saving import Coding, adjacent, is_dense, keep_bits
 
 
 def rrelu(x: Tensor, lower: float, upper: float, inplace: bool, policy: str | None = None) -> Tensor:
     """rrelu in training, keeping for backward what `policy` or else `nnkernels.saving` says."""
+    if not inplace and policy is None and policies.chosen.is_untouched:
+        return route.call(_RRELU, (lower, upper), x)
     if not is_plain_call(x):
-        if _compiles_kernels(x):
-            from ..triton import random_ops
-
-            y = random_ops.rrelu(x, _draw_seed(x), lower, upper)
-        else:
-            y = reference.composed_rrelu(x.clone() if inplace else x, lower, upper)  # which keeps what it is given
+        y = _composed_rrelu(x.clone() if inplace else x, lower, upper)  # which keeps what it is given
         return x.copy_(y) if inplace else y
     kernels, seed = dispatch.kernels("random", x), _draw_seed(x)
     if torch.is_grad_enabled() and x.requires_grad:
@@ -69,24 +68,34 @@ def _coding(kernels: ModuleType, lower: float, upper: float) -> Coding:
     return Coding("rrelu", encode, decode)
 
 
+def _composed_rrelu(x: Tensor, lower: float, upper: float) -> Tensor:
+    if _compiles_kernels(x):
+        from ..triton import random_ops
+
+        return random_ops.rrelu(x, _draw_seed(x), lower, upper)
+    return reference.composed_rrelu(x, lower, upper)
+
+
 def dropout(x: Tensor, p: float, inplace: bool) -> Tensor:
     """dropout in training, 0 < p < 1."""
+    if not inplace:
+        return route.call(_DROPOUT, (p,), x)
     if not is_plain_call(x):
-        if _compiles_kernels(x):
-            from ..triton import random_ops
-
-            y = random_ops.dropout(x, _draw_seed(x), torch.empty_like(x).stride(), p)
-        else:
-            y = reference.composed_dropout(x.clone() if inplace else x, p)  # which keeps what it is given
-        return x.copy_(y) if inplace else y
+        return x.copy_(_composed_dropout(x.clone(), p))  # which keeps what it is given
     kernels, seed = dispatch.kernels("random", x), _draw_seed(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Dropout.apply(x, seed, kernels, p, None, inplace)
-    if not inplace:
-        return kernels.dropout(x, seed, p)
     if is_dense(x):
         return writing(x, lambda: kernels.dropout(x, seed, p, out=x))
     return x.copy_(kernels.dropout(x, seed, p))
+
+
+def _composed_dropout(x: Tensor, p: float) -> Tensor:
+    if _compiles_kernels(x):
+        from ..triton import random_ops
+
+        return random_ops.dropout(x, _draw_seed(x), torch.empty_like(x).stride(), p)
+    return reference.composed_dropout(x, p)
 
 
 def _compiles_kernels(x: Tensor) -> bool:
@@ -173,3 +182,61 @@ class _Dropout(Function):
         else:
             grad_x = kernels.dropout(grad, seed, p, strides)
         return grad_x, None, None, None, None, None
+
+
+class _RReLUForm(route.Form):
+    """Keeps the input and the seed."""
+
+    family = "random"
+    tensors = 1
+
+    def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        seed = _draw_seed(tensors[0])
+        return kernels.rrelu(tensors[0], seed, *spec), seed
+
+    def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return tensors[0], made[1]
+
+    def backward_spec(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Any:
+        return (made[0].stride(), *spec)
+
+    def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return (kernels.rrelu_backward(grad, *kept, *spec),)
+
+    def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return (reference.times_slopes(grad, *kept, *spec),)
+
+    def elsewhere(self, spec: Any, *tensors: Any) -> Tensor:
+        return _composed_rrelu(tensors[0], *spec)
+
+
+class _DropoutForm(route.Form):
+    """Keeps the seed alone."""
+
+    family = "random"
+    tensors = 1
+
+    def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        seed = _draw_seed(tensors[0])
+        return kernels.dropout(tensors[0], seed, *spec), seed
+
+    def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return made[1:]
+
+    def backward_spec(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Any:
+        return (*spec, made[0].stride())
+
+    def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return (kernels.dropout(grad, kept[0], *spec),)
+
+    def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        p, strides = spec
+        if is_plain_call(grad, kept[0]):  # linear in the gradient, and the transpose of itself
+            return (_Dropout.apply(grad, kept[0], dispatch.kernels("random", grad), p, strides, False),)
+        return (reference.times_kept(grad, kept[0], strides, p),)
+
+    def elsewhere(self, spec: Any, *tensors: Any) -> Tensor:
+        return _composed_dropout(tensors[0], *spec)
+
+
+_RRELU, _DROPOUT = _RReLUForm(), _DropoutForm()

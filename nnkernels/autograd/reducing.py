@@ -1,27 +1,38 @@
-"""The routes from a call of softmax or log_softmax to its kernels.
-
-a plain call                      `_Softmax`, a ctx-style Function that keeps the output only, or the bare kernel
-a logarithm of 16 bits            `_LogSoftmax`, which keeps the input, two numbers of each row, and the mask: the
-                                  output's rounding is magnified in its exponential, by |y|
-a compiler, a transform, a mode,  the reference's torch operations
-a mask that wants a gradient
-"""
+"""softmax and log_softmax as forms. Backward keeps the output only, or what a logarithm of 16 bits needs instead."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from .. import _torch, dispatch
+from .. import _torch
 from ..reference import reducing as reference
-from . import sharded
-from .context import is_plain_call
+from . import route, sharded
+from .route import Gradients
 
 _16_BITS = (torch.bfloat16, torch.float16)
 _LEAST_SCALE, _GREATEST_SCALE = 1e-30, 1e30
+
+
+class _Softmax(NamedTuple):
+    dim: int
+    log: bool
+    scale: float
+    causal: bool
+    dtype: torch.dtype
+
+
+class _Backward(NamedTuple):
+    dim: int
+    log: bool
+    scale: float
+    causal: bool
+    masked: bool
+    dtype: torch.dtype
+    """Of the input."""
 
 
 def softmax(
@@ -32,25 +43,14 @@ def softmax(
     if dtype is None:
         casts = x.device.type == "cuda" and x.dtype != torch.float64 and _torch.autocasts("cuda")
         dtype = torch.float32 if casts else x.dtype
-    records = torch.is_grad_enabled()
-    if (
-        not is_plain_call(x, mask)
-        or (mask is not None and records and mask.requires_grad)
-        or not _LEAST_SCALE < abs(scale) < _GREATEST_SCALE
+    spec = _Softmax(dim, log, scale, causal, dtype)
+    if not _LEAST_SCALE < abs(scale) < _GREATEST_SCALE or (
+        mask is not None and mask.requires_grad and torch.is_grad_enabled()
     ):
-        if sharded.serves(x, mask):
-            whole = [dim - 1, dim] if causal else [dim]
-            return sharded.locally(
-                lambda x, mask: softmax(x, dim, log, scale, mask, causal, dtype), x, [_masking(x, mask)], whole
-            )
-        return reference.softmax(x, dim, log, scale, mask, causal, dtype)
-    if records and x.requires_grad:
-        if log and dtype in _16_BITS:
-            return _LogSoftmax.apply(x.to(dtype), mask, dim, scale, causal, dtype)
-        if log and x.dtype in _16_BITS and dtype == torch.float32:
-            return _LogSoftmax.apply(x, mask, dim, scale, causal, dtype)
-        return _Softmax.apply(x, mask, dim, log, scale, causal, dtype)
-    return dispatch.kernels("reducing", x).softmax(x, dim, log, scale, mask, causal, dtype)
+        return _KEEPS_OUTPUT.elsewhere(spec, x, mask)
+    if log and x.requires_grad and (dtype in _16_BITS or (x.dtype in _16_BITS and dtype == torch.float32)):
+        return route.call(_KEEPS_INPUT, spec, x.to(dtype) if dtype in _16_BITS else x, mask)
+    return route.call(_KEEPS_OUTPUT, spec, x, mask)
 
 
 def _masking(x: Tensor, mask: Tensor | None) -> sharded.Operand:
@@ -61,65 +61,67 @@ def _masking(x: Tensor, mask: Tensor | None) -> sharded.Operand:
     return mask, [None if size == 1 else first + d for d, size in enumerate(mask.shape)]
 
 
-_Kind = tuple[torch.Size, torch.dtype, torch.device]
+class _Form(route.Form):
+    family = "reducing"
+    tensors = 2
+
+    def elsewhere(self, spec: _Softmax, *tensors: Any) -> Tensor:
+        x, mask = tensors
+        dim, log, scale, causal, dtype = spec
+        if sharded.serves(x, mask):
+            whole = [dim - 1, dim] if causal else [dim]
+            return sharded.locally(
+                lambda x, mask: softmax(x, dim, log, scale, mask, causal, dtype), x, [_masking(x, mask)], whole
+            )
+        return reference.softmax(x, dim, log, scale, mask, causal, dtype)
 
 
-def _kind(x: Tensor | None) -> _Kind | None:
-    return None if x is None else (x.shape, x.dtype, x.device)
+class _KeepsOutput(_Form):
+    def forward(self, kernels: ModuleType, spec: _Softmax, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        x, mask = tensors
+        dim, log, scale, causal, dtype = spec
+        return (kernels.softmax(x, dim, log, scale, mask, causal, dtype),)
+
+    def keeps(self, spec: _Softmax, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return made
+
+    def backward_spec(self, spec: _Softmax, tensors: Gradients, made: tuple[Tensor, ...]) -> _Backward:
+        x, mask = tensors
+        assert x is not None
+        return _Backward(spec.dim, spec.log, spec.scale, spec.causal, mask is not None or spec.causal, x.dtype)
+
+    def backward(
+        self, kernels: ModuleType, spec: _Backward, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        return kernels.softmax_backward(grad, kept[0], *spec), None
+
+    def differentiable(self, spec: _Backward, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        # The output leads back to its node, so torch operations on it are differentiable to any order.
+        return reference.softmax_backward(grad, kept[0], *spec), None
 
 
-def _check(grad: Tensor, saved: Sequence[Tensor | None], kinds: Sequence[_Kind | None]) -> None:
-    """That kernels may read what they are given: hooks and `.data =` can put other tensors in the place of saved ones.
+class _KeepsInput(_Form):
+    """For logarithms of 16 bits, whose rounding the exponential magnifies: the input, two numbers a row, the mask."""
 
-    The first saved tensor has the result's shape.
-    """
-    for x, kind in zip(saved, kinds, strict=True):
-        if _kind(x) != kind:
-            raise RuntimeError(f"softmax's backward: {_said(kind)} was saved, but {_said(_kind(x))} came back")
-    if kinds[0] is None or grad.shape != kinds[0][0] or grad.device != kinds[0][2]:
-        raise RuntimeError(f"softmax's backward: {_said(_kind(grad))} is no gradient for {_said(kinds[0])}")
+    def forward(self, kernels: ModuleType, spec: _Softmax, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        x, mask = tensors
+        dim, _, scale, causal, dtype = spec
+        if not records:
+            return (kernels.softmax(x, dim, True, scale, mask, causal, dtype),)
+        return kernels.log_softmax(x, dim, scale, mask, causal, dtype)
 
+    def keeps(self, spec: _Softmax, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return tensors[0], made[1], tensors[1]
 
-def _said(kind: _Kind | None) -> str:
-    return "nothing" if kind is None else f"{kind[1]} of shape {tuple(kind[0])} on {kind[2]}"
+    def backward(
+        self, kernels: ModuleType, spec: _Softmax, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    ) -> Gradients:
+        x, statistics, mask = kept
+        return kernels.log_softmax_backward(grad, x, statistics, spec.dim, spec.scale, mask, spec.causal), None
 
-
-class _Softmax(Function):
-    @staticmethod
-    def forward(ctx, x, mask, dim, log, scale, causal, dtype):  # type: ignore[override]
-        y = dispatch.kernels("reducing", x).softmax(x, dim, log, scale, mask, causal, dtype)
-        ctx.save_for_backward(y)
-        ctx.kinds = (_kind(y),)
-        ctx.constants = (dim, log, scale, causal, mask is not None or causal, x.dtype)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        (y,) = ctx.saved_tensors
-        _check(grad, (y,), ctx.kinds)
-        # The output leads back to this node, so torch operations on it are differentiable to any order.
-        differentiable = torch.is_grad_enabled() and (grad.requires_grad or y.requires_grad)
-        plain = not differentiable and is_plain_call(grad, y)
-        kernels = dispatch.kernels("reducing", y) if plain else reference
-        return kernels.softmax_backward(grad, y, *ctx.constants), None, None, None, None, None, None
+    def differentiable(self, spec: _Softmax, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        x, statistics, mask = kept
+        return reference.log_softmax_backward(grad, x, statistics, spec.dim, spec.scale, mask, spec.causal), None
 
 
-class _LogSoftmax(Function):
-    @staticmethod
-    def forward(ctx, x, mask, dim, scale, causal, dtype):  # type: ignore[override]
-        y, statistics = dispatch.kernels("reducing", x).log_softmax(x, dim, scale, mask, causal, dtype)
-        ctx.save_for_backward(x, statistics, mask)
-        ctx.kinds = (_kind(x), _kind(statistics), _kind(mask))
-        ctx.constants = (dim, scale, causal)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        x, statistics, mask = ctx.saved_tensors
-        _check(grad, (x, statistics, mask), ctx.kinds)
-        differentiable = torch.is_grad_enabled() and (grad.requires_grad or x.requires_grad)
-        plain = not differentiable and statistics is not None and is_plain_call(grad, x, mask)
-        kernels = dispatch.kernels("reducing", x) if plain else reference
-        dim, scale, causal = ctx.constants
-        found = kernels.log_softmax_backward(grad, x, statistics, dim, scale, mask, causal)
-        return found, None, None, None, None, None
+_KEEPS_OUTPUT, _KEEPS_INPUT = _KeepsOutput(), _KeepsInput()

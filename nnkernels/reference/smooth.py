@@ -174,7 +174,10 @@ class celu(Formula):
         below = a * expm1(z if a > 0 else torch.where(z > 1, 1.0, z), error)
         if a < 0:  # z grows as x falls, and exp(z) may be infinite before a exp(z) is
             below = torch.where(z > 1, Tail(z, error).times(a) - a, below)
-        return torch.where(x < -abs(a) * torch.finfo(x.dtype).eps / 4, below, x)  # keeps -0, and x where z is subnormal
+        # Where z may be subnormal x is the value, but only two terms of its series have the second derivative.
+        is_below = x < -abs(a) * torch.finfo(x.dtype).eps / 4
+        near_zero = torch.where((x > 0) | is_below, 0.0, x)
+        return torch.where(x > 0, x, torch.where(is_below, below, near_zero * (1 + 0.5 * near_zero / a)))
 
     @staticmethod
     def d1(x, a, b):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Geometry, plan
+from ..recording import launch
 from ..registry import elementwise
 
 # 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread,
@@ -114,7 +115,7 @@ def _launch(kernel: Any, geometry: Geometry, tensors: tuple[Tensor, ...], a: flo
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
     with _guard(tensors[0].device):
-        kernel[(programs,)](
+        launch(kernel, (programs,))(
             *tensors, a, b, rows, cols, *strides, *formulas, flat, cols % 16 == 0, block_rows, block_cols,
             num_warps=_NUM_WARPS,
         )  # fmt: skip

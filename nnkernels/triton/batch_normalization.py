@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..fusing import Inner
+from ..recording import launch
 from ..reference.batch_normalization import Frame, Gather, Operands, Reduce, Running, statistics_dtype
 from ..reference.batch_normalization import merge as merge_processes
 from ..registry import elementwise
@@ -84,12 +85,12 @@ def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: 
     statistics = torch.empty(4, frame.sets, dtype=partial.dtype, device=x.device)
     mean, var, momentum = running or (None, None, 0.0)
     length = frame.group * tiles.chunks
-    kernels.moments[(tiles.programs,)](
+    launch(kernels.moments, (tiles.programs,))(
         x, partial, lanes, frame.rows, frame.channels, frame.inner, frame.channels * frame.inner, tiles.row_steps,
         tiles.col_steps, tiles.chunks, *tiles[4:], num_warps=_NUM_WARPS,
     )  # fmt: skip
     block = min(1024, _power(length))
-    kernels.merge[(frame.sets,)](
+    launch(kernels.merge, (frame.sets,))(
         partial, statistics, mean, var, momentum, eps, frame.sets, length, raw, block, num_warps=_NUM_WARPS
     )
     return statistics
@@ -99,7 +100,9 @@ def fixed(running: Running, eps: float, x: Tensor) -> Tensor:
     sets = running.mean.numel()
     statistics = torch.empty(4, sets, dtype=statistics_dtype(x), device=x.device)
     with _guard(x.device):
-        kernels.fixed[(-(-sets // 256),)](running.mean, running.var, statistics, eps, sets, 256, num_warps=_NUM_WARPS)
+        launch(kernels.fixed, (-(-sets // 256),))(
+            running.mean, running.var, statistics, eps, sets, 256, num_warps=_NUM_WARPS
+        )
     return statistics
 
 
@@ -129,7 +132,7 @@ def apply(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) ->
         return y
     tiles = _tiles(frame, x.element_size(), False)
     with _guard(x.device):
-        kernels.apply[(tiles.programs,)](
+        launch(kernels.apply, (tiles.programs,))(
             *operands, statistics, y, inner.a, inner.b, frame.sets, frame.rows, frame.channels, frame.inner,
             frame.group, frame.channels * frame.inner, tiles.row_steps, tiles.col_steps, FORMULAS[inner.name].value,
             *tiles[4:], num_warps=_NUM_WARPS,
@@ -159,7 +162,7 @@ def backward(
     if reduce is None and not is_fixed and _is_alone(frame, x):
         block_group, block_inner, warps = _alone(frame)
         with _guard(x.device):
-            group_kernels.backward[(frame.sets,)](
+            launch(group_kernels.backward, (frame.sets,))(
                 *given, found, grad_x, grad_residual, inner.a, inner.b, frame.sets, lanes,
                 frame.channels // frame.group, frame.group, frame.inner, formula, masks, frame.inner % 16 == 0,
                 block_group, block_inner, num_warps=warps,
@@ -174,7 +177,7 @@ def backward(
         tiles = _tiles(frame, x.element_size(), sums)
         partial = torch.empty(2, lanes, tiles.chunks, dtype=wide, device=x.device) if sums else None
         with _guard(x.device):
-            kernels.sums[(tiles.programs,)](
+            launch(kernels.sums, (tiles.programs,))(
                 *given, partial, grad_x if is_fixed else None, grad_residual if is_fixed else None, inner.a, inner.b,
                 frame.sets, lanes, *shape, tiles.row_steps, tiles.col_steps, tiles.chunks, formula, masks, *tiles[4:],
                 num_warps=_NUM_WARPS,
@@ -183,7 +186,7 @@ def backward(
                 return grad_x, grad_residual, None
             block = min(1024, _power(tiles.chunks))
             block_group = min(_power(frame.group), 1024 // block)
-            kernels.add_up[(frame.sets,)](
+            launch(kernels.add_up, (frame.sets,))(
                 partial, statistics, operands.weight, found, totals, frame.sets, lanes, frame.channels, frame.group,
                 tiles.chunks, block_group, block, num_warps=_NUM_WARPS,
             )  # fmt: skip
@@ -193,7 +196,7 @@ def backward(
         if x.numel() > 0:
             tiles = _tiles(frame, x.element_size(), False)
             with _guard(x.device):
-                kernels.spread[(tiles.programs,)](
+                launch(kernels.spread, (tiles.programs,))(
                     *given, totals, grad_x, grad_residual, inner.a, inner.b, frame.sets, *shape, tiles.row_steps,
                     tiles.col_steps, formula, masks, *tiles[4:], num_warps=_NUM_WARPS,
                 )  # fmt: skip
@@ -219,7 +222,7 @@ def _forward_alone(inner: Inner, operands: Operands, frame: Frame, eps: float) -
     statistics = torch.empty(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
     block_group, block_inner, warps = _alone(frame)
     with _guard(x.device):
-        group_kernels.forward[(frame.sets,)](
+        launch(group_kernels.forward, (frame.sets,))(
             *operands, statistics, y, inner.a, inner.b, eps, frame.sets, frame.channels // frame.group, frame.group,
             frame.inner, FORMULAS[inner.name].value, frame.inner % 16 == 0, block_group, block_inner, num_warps=warps,
         )  # fmt: skip

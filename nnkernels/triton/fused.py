@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..fusing import Inner
+from ..recording import launch
 from ..reference.fused import ALONG_COLS, ALONG_NOTHING, Matrix
 from ..reference.random import threshold
 from ..registry import elementwise
@@ -246,7 +247,7 @@ def bias_act(
     block_rows, block_cols = _tile(matrix, tile_bytes // x.element_size())
     programs = -(-matrix.rows // block_rows) * -(-matrix.cols // block_cols)
     with _guard(x.device):
-        _forward[(programs,)](
+        launch(_forward, (programs,))(
             x, bias, residual, seed, y, inner.a, inner.b, threshold(p), 1 / (1 - p),
             matrix.rows, matrix.cols, matrix.padded, matrix.channels, FORMULAS[inner.name].value,
             matrix.along if bias is not None else ALONG_NOTHING, seed is not None, residual is not None,
@@ -283,12 +284,12 @@ def bias_act_backward(
     drops, even = seed is not None, matrix.cols % 16 == 0
     with _guard(grad.device):
         if down:
-            _backward_down[(chunks * tiles,)](
+            launch(_backward_down, (chunks * tiles,))(
                 *tensors, *numbers, steps, *formula, drops, even, block_rows, block_cols, num_warps=_NUM_WARPS
             )
         else:
             along = matrix.along if bias is not None else ALONG_NOTHING
-            _backward[(chunks * tiles,)](
+            launch(_backward, (chunks * tiles,))(
                 *tensors, *numbers, matrix.channels, *formula, along, wants_bias, drops, even, steps, block_rows,
                 block_cols, num_warps=_NUM_WARPS,
             )  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..gating import Gating, gate_and_up, halves, is_bounded
 from ..layout import Geometry, plan
+from ..recording import launch
 from ..registry import elementwise
 from . import backend
 from .activations import FORMULAS
@@ -257,7 +258,7 @@ def _launch(
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
     with backend._guard(tensors[0].device):
-        kernel[(programs,)](
+        launch(kernel, (programs,))(
             *tensors, gating.a, gating.b, gating.limit, gating.offset, rows, cols, *strides, *formulas,
             is_bounded(gating), pairs, flat, cols % 16 == 0, block_rows, block_cols, num_warps=backend._NUM_WARPS,
         )  # fmt: skip

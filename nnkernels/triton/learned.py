@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layout import plan
+from ..recording import launch
 from . import learned_formulas as formulas
 from . import learned_kernels as kernels
 from .backend import _NUM_WARPS, _TILE_BYTES, _guard
@@ -112,21 +113,21 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
                 columns = min(_TILE_BYTES // 4 // x.element_size(), _power_of_two(runs.channels * runs.outer))
                 rows, width, strides = _as_rows(runs, columns)
                 grid = (-(-width // columns) * -(-rows // 4),)
-                kernels.forward_columns[grid](
+                launch(kernels.forward_columns, grid)(
                     x, y, a, b, runs.outer * runs.channels, width, runs.channels, *strides, value, segments,
                     4, columns, num_warps=_NUM_WARPS,
                 )  # fmt: skip
             elif runs.channels > 1 and _is_flat(runs):
                 total, *constants = _flat_tile(x, runs.inner, runs.channels)
                 tile = constants[-2]
-                kernels.forward_flat[(-(-total // tile),)](
+                launch(kernels.forward_flat, (-(-total // tile),))(
                     x, y, a, b, total, runs.inner, runs.channels, value, segments, runs.inner >= tile, *constants,
                     num_warps=_NUM_WARPS,
                 )  # fmt: skip
             else:
                 total, vector = runs.outer * runs.inner, _vector(runs, x.element_size())
                 tile = min(tile, _power_of_two(total))
-                kernels.forward_runs[(-(-total // tile) * runs.channels,)](
+                launch(kernels.forward_runs, (-(-total // tile) * runs.channels,))(
                     x, y, a, b, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
                     value, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
                     num_warps=_NUM_WARPS,
@@ -157,14 +158,14 @@ def backward(
         return grad_x, [torch.zeros_like(parameter) for parameter in parameters]
     runs, (grad, x) = _fit((grad, x), grad_x, count > 1)
     sums = len(parameters) * segments if for_parameters else 0
-    launch = _backward_columns if runs.channels > 1 and runs.inner == 1 else _backward_runs
+    summed = _backward_columns if runs.channels > 1 and runs.inner == 1 else _backward_runs
     with _guard(x.device):
-        partials, chunks = launch(name, (grad, x, grad_x), a, b, runs, count, segments, sums)
+        partials, chunks = summed(name, (grad, x, grad_x), a, b, runs, count, segments, sums)
         if not for_parameters:
             return grad_x, []
         gradients = [torch.empty_like(parameter, memory_format=torch.contiguous_format) for parameter in (a, b)]
         columns = min(32, _power_of_two(count))
-        kernels.add_up[(sums, -(-count // columns))](
+        launch(kernels.add_up, (sums, -(-count // columns)))(
             partials, a, *gradients, chunks, count, segments, min(4096 // columns, _power_of_two(chunks)), columns,
             num_warps=_NUM_WARPS,
         )  # fmt: skip
@@ -204,7 +205,7 @@ def _backward_runs(
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, runs.channels)
     _, gradient, shares = _FORMULAS[name]
-    kernels.backward_runs[(chunks * runs.channels,)](
+    launch(kernels.backward_runs, (chunks * runs.channels,))(
         *tensors, a, b, partials, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
         chunks, each, gradient, shares, sums, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
         num_warps=_NUM_WARPS,
@@ -225,7 +226,7 @@ def _backward_columns(
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, width)
     _, gradient, shares = _FORMULAS[name]
-    kernels.backward_columns[(blocks * chunks,)](
+    launch(kernels.backward_columns, (blocks * chunks,))(
         *tensors, a, b, partials, runs.outer * runs.channels, width, runs.channels, *strides, chunks, each,
         gradient, shares, sums, segments, rows_each, columns, num_warps=_NUM_WARPS,
     )  # fmt: skip
@@ -252,7 +253,7 @@ def _launch_signs(source: Tensor, target: Tensor, packed: Tensor, weight: Tensor
             inner = _FLAT_TILE_BYTES  # as good as any, and one that vectors divide
         total, *constants = _flat_tile(source, inner, weight.numel())
         with _guard(source.device):
-            kernels.prelu_signs[(-(-total // constants[-2]),)](
+            launch(kernels.prelu_signs, (-(-total // constants[-2]),))(
                 source, target, packed, weight.contiguous(), total, inner, weight.numel(), back, *constants,
                 num_warps=_NUM_WARPS,
             )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor
 from triton.runtime import driver
 
 from ..fusing import Inner
+from ..recording import launch
 from ..reference.normalization import statistics_dtype
 from ..registry import IDENTITY, elementwise
 from . import normalization_kernels as kernels
@@ -50,10 +51,10 @@ def norm_act(
     constants = (0 if residual is None else residual.stride(0), FORMULAS[inner.name].value, centred)
     with _guard(x.device):
         if cols > _MOST_COLUMNS:
-            kernels.forward_long[(rows,)](*given, *constants, _LONG_TILE, num_warps=8)
+            launch(kernels.forward_long, (rows,))(*given, *constants, _LONG_TILE, num_warps=8)
         else:
             block_rows, block_cols, num_warps = _rows(cols, inner.name == IDENTITY.name)
-            kernels.forward_rows[(-(-rows // block_rows),)](
+            launch(kernels.forward_rows, (-(-rows // block_rows),))(
                 *given, *constants, block_cols == cols, block_rows, block_cols, num_warps=num_warps
             )
     return y, statistics
@@ -92,8 +93,8 @@ def norm_act_backward(
     formula = (None if identity else FORMULAS[inner.name].d1, elementwise(inner.name).masks, centred)
     with _guard(x.device):
         if sums is not None:
-            kernels.sums_long[(rows,)](*given, *places, *formula, _LONG_TILE, num_warps=8)
-        kernels.backward[(programs, tiles)](
+            launch(kernels.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
+        launch(kernels.backward, (programs, tiles))(
             *given, grad_x, grad_residual, *partials, *places, *formula, cols == tiles * walk.block_cols, walk.stages,
             walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
         )  # fmt: skip
@@ -101,7 +102,7 @@ def norm_act_backward(
         if wanted:
             block, block_cols = _PARTIALS_TILE
             grid = (-(-cols // block_cols), wanted)
-            kernels.add_partials[grid](*partials, *found, programs, cols, block, block_cols, num_warps=4)
+            launch(kernels.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
     return grad_x, grad_residual, found[0], found[1]
 
 

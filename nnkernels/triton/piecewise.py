@@ -240,10 +240,10 @@ def _celu_argument(x, a):
 @triton.jit
 def celu_value(x, a, b, FAST: tl.constexpr):
     """x itself where |x/a| is so small that it may be subnormal. For a < 0, x/a grows as x falls, up to infinity."""
-    z, lo, _ = _celu_argument(x, a)
+    z, lo, _inverse = _celu_argument(x, a)
     y = a * expm1(tl.where(z > 1, 1.0, z), FAST)
     if a < 0:
-        p, _, s, t = exp_parts(z, lo, FAST)
+        p, _rest, s, t = exp_parts(z, lo, FAST)
         y = tl.where(z > 1, a * p * s * t - a, y)
     HALF_ULP: tl.constexpr = 2.0**-53 if x.dtype == tl.float64 else 2.0**-24
     return tl.where(x < -tl.abs(a) * HALF_ULP, y, x)

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..recording import launch
 from ..reference.pooling import width
 from .backend import _guard
 from .packing import pack
@@ -51,7 +52,7 @@ def _launch(
         if is_adjacent(pieces, inner):
             block = adjacent_block(pieces, size)
             packed = tensors[0] if winners is None else winners
-            adjacent[-(-outputs // (TILES * block)),](
+            launch(adjacent, (-(-outputs // (TILES * block)),))(
                 *tensors, packed, outputs, pieces, bits, *flags, TILES, block, num_warps=_NUM_WARPS
             )
             return
@@ -60,7 +61,7 @@ def _launch(
         packed = tensors[0] if winners is None else winners.view(_INTEGERS[unit])
         count, cols = outputs // vec, inner // vec
         wide = count >= 2**31 - vectors
-        apart[-(-count // vectors),](
+        launch(apart, (-(-count // vectors),))(
             *tensors, packed, count, cols, pieces, bits, unit, wide, *flags, vec, vectors, num_warps=_NUM_WARPS
         )
 

@@ -12,6 +12,7 @@ from ..fusing import Inner
 from ..gating import Gating, gate_and_up, is_bounded
 from ..layout import Geometry, plan
 from ..quantizing import BLOCK, LARGEST, Rounding
+from ..recording import launch
 from ..reference import quantized as reference
 from . import backend
 from . import quantized_kernels as kernels
@@ -103,7 +104,7 @@ def _by_row(call: _Call, rounding: Rounding, scales: Tensor) -> None:
     rows, cols, strides = call.geometry
     if cols > _LONGEST_ROW:
         with backend._guard(scales.device):
-            kernels.long_rows[(rows,)](
+            launch(kernels.long_rows, (rows,))(
                 *call.tensors, scales, *call.numbers, rows, cols, *strides, **call.constants,
                 POW2=rounding.pow2, EVEN=cols % 16 == 0, BLOCK_COLS=2 * _TILE, num_warps=_warps(2 * _TILE),
             )  # fmt: skip
@@ -132,7 +133,7 @@ def _launch(
         strides, block_rows = (0, 0, 0), 1
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     with backend._guard(call.tensors[0].device):
-        kernel[(programs,)](
+        launch(kernel, (programs,))(
             *call.tensors, *results, *call.numbers, rows, cols, *strides, **call.constants, **options,
             FLAT=flat, EVEN=cols % 16 == 0, BLOCK_ROWS=block_rows, BLOCK_COLS=block_cols,
             num_warps=_warps(block_rows * block_cols),

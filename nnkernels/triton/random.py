@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..layout import plan
+from ..recording import launch
 from ..reference.random import line, threshold
 from . import backend
 
@@ -54,7 +55,7 @@ def _launch_signs(kernel: Any, source: Tensor, target: Tensor, packed: Tensor, s
     count, block = source.numel(), backend._TILE_BYTES // source.element_size()
     if count:
         with backend._guard(source.device):
-            kernel[(-(-count // block),)](
+            launch(kernel, (-(-count // block),))(
                 source, target, packed, seed, *scalars, count, block, num_warps=backend._NUM_WARPS
             )
 
@@ -96,7 +97,7 @@ def _launch(kernel: Any, inputs: tuple[Tensor, ...], out: Tensor, seed: Tensor, 
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(strides)
     with backend._guard(out.device):
-        kernel[(programs,)](
+        launch(kernel, (programs,))(
             *inputs, out, seed, *scalars, rows, cols, *strides, flat, cols % 16 == 0, block_rows, block_cols,
             num_warps=backend._NUM_WARPS,
         )  # fmt: skip

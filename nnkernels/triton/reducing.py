@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..broadcast import mask_layout, queries, split
 from ..layout import plan
+from ..recording import launch
 from . import reducing_backward, reducing_kernels, reducing_tiles
 from .backend import _guard
 
@@ -136,7 +137,7 @@ def _launch(
     with _guard(y.device):
         if inner > 1 or (n > _longest(y) and splits > _processors(y.device) // _SIBLINGS):
             tile, once, align = _columns(n, inner, y, align)
-            kernels.softmax_columns[(outer * -(-inner // tile.inner),)](
+            launch(kernels.softmax_columns, (outer * -(-inner // tile.inner),))(
                 *tensors, n, inner, *strides, *given, *for_columns, **flags, ALIGN=align, ONCE=once, BLOCK_N=tile.outer,
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
@@ -145,14 +146,14 @@ def _launch(
             wide = torch.float64 if y.dtype == torch.float64 else torch.float32
             partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
             counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
-            kernels.softmax_long[(chunks,)](
+            launch(kernels.softmax_long, (chunks,))(
                 *tensors, partial, counts, splits, n, *strides, *given, **flags, ALIGN=align,
                 FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, long_elements),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
             tile = _short(outer, n, y, align)
-            kernels.softmax_rows[(-(-outer // tile.outer),)](
+            launch(kernels.softmax_rows, (-(-outer // tile.outer),))(
                 *tensors, outer, n, *strides, *given, **flags, ALIGN=align, FULL=n == tile.inner,
                 BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..policies import Levels
+from ..recording import launch
 from ..registry import elementwise
 from . import activations
 from .backend import _guard
@@ -41,7 +42,7 @@ def _launch(kernel: Any, source: Tensor, target: Tensor, packed: Tensor, levels:
         return
     block = _TILE_BYTES // source.element_size()
     with _guard(source.device):
-        kernel[(-(-count // block),)](
+        launch(kernel, (-(-count // block),))(
             source, target, packed, levels.low, levels.high, count, *more, levels.bits, block, num_warps=_NUM_WARPS
         )
 

@@ -1,0 +1,258 @@
+#include "form.h"
+
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/grad_mode.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "node.h"
+#include "plan.h"
+
+namespace nnk {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+
+namespace {
+
+PyObject* g_python_backward = nullptr;
+
+// What is known of the calls with one key. The second one is recorded: sizes that come once only are not worth it.
+struct Known {
+  std::shared_ptr<const Plan> plan;
+  bool record = false, hopeless = false;
+};
+
+// Sizes that change with every call must not fill the memory: a full table starts anew.
+class Plans {
+ public:
+  Known find(Key key) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (plans_.size() >= kMost) plans_.clear();
+    const auto [found, is_new] = plans_.try_emplace(std::move(key));
+    const Known known = found->second;
+    found->second.record = !found->second.plan && !found->second.hopeless;
+    return known;
+  }
+
+  void learn(Key key, std::shared_ptr<const Plan> plan) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const bool hopeless = !plan;
+    plans_[std::move(key)] = {std::move(plan), false, hopeless};
+  }
+
+ private:
+  static constexpr size_t kMost = 8192;
+  std::mutex mutex_;
+  std::unordered_map<Key, Known, HashOfKey> plans_;
+};
+
+Plans& plans() {
+  static Plans& all = *new Plans;  // outlives the threads that may still run at exit
+  return all;
+}
+
+// `wanted` has a bit for each tensor that is to get a gradient.
+Key key_of(int64_t form, bool backward, uint64_t wanted, const Tensors& tensors) {
+  Key key;
+  key.words.push_back(form << 1 | backward);
+  key.words.push_back(int64_t(wanted));
+  for (const Tensor& t : tensors) key.add(t);
+  return key;
+}
+
+// The gradients from Python: differentiable ones where a graph of them is asked for, and whatever is no plain call.
+variable_list python_gradients(int64_t form, uint64_t wanted, bool record, const Tensors& grad_and_kept, size_t count) {
+  PyLock lock;
+  py::tuple arguments(3 + grad_and_kept.size());
+  arguments[0] = py::int_(form);
+  arguments[1] = py::int_(wanted);
+  arguments[2] = py::bool_(record);
+  for (size_t i = 0; i < grad_and_kept.size(); ++i) {
+    arguments[3 + i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(grad_and_kept[i]));
+  }
+  const py::object found = py::reinterpret_steal<py::object>(PyObject_CallObject(g_python_backward, arguments.ptr()));
+  if (!found) throw python_error();
+  variable_list gradients(count);
+  size_t at = 0;
+  for (py::handle one : found) {
+    if (!one.is_none()) gradients.at(at) = THPVariable_Unpack(one.ptr());
+    ++at;
+  }
+  return gradients;
+}
+
+struct FormBackward : torch::autograd::Node {
+  std::shared_ptr<const Plan> forward;
+  int64_t form = 0;
+  size_t inputs = 0;
+  std::vector<torch::autograd::SavedVariable> kept;
+
+  uint64_t wanted() const {
+    uint64_t bits = 0;
+    for (size_t i = 0; i < inputs; ++i) bits |= uint64_t(task_should_compute_output(i)) << i;
+    return bits;
+  }
+
+  Tensors unpacked(const Tensor& grad) {
+    Tensors tensors{grad};
+    for (size_t i = 0; i < kept.size(); ++i) {
+      tensors.push_back(kept[i].unpack(self(this)));
+      const Kind& kind = forward->kinds[i];
+      TORCH_CHECK(kind.describes(tensors.back()), "nnkernels: a tensor that was saved for backward came back as ",
+                  Kind(tensors.back()), ", it was ", kind,
+                  "; saved_tensors_hooks have to restore it, and its .data may not be exchanged");
+    }
+    return tensors;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined()) return variable_list(inputs);
+    const Tensors tensors = unpacked(grads[0]);
+    const uint64_t bits = wanted();
+    bool plain = !at::GradMode::is_enabled() && context_is_plain();
+    for (const Tensor& t : tensors) plain = plain && (!t.defined() || (has_plain_data(t) && !has_tangent(t)));
+    const Known known = plain ? plans().find(key_of(form, true, bits, tensors)) : Known{};
+    if (!known.plan) return python_gradients(form, bits, known.record, tensors, inputs);
+    const Tensors found = known.plan->run(tensors);
+    variable_list gradients;
+    for (const Place& place : known.plan->results) gradients.push_back(at_place(place, found));
+    return gradients;
+  }
+
+  void release_variables() override {
+    for (auto& one : kept) one.reset_data();
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(form);
+    args.collect(int64_t(inputs));
+    for (size_t i = 0; i < kept.size(); ++i)
+      args.collect(kept[i], /*is_output=*/forward->kept[i] == forward->results[0]);
+  }
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override;
+
+  std::string name() const override { return "NNKernelsFormBackward"; }
+};
+
+// What compiled autograd traces in place of a node: the Python route.
+variable_list traced_backward(const variable_list& grads, const std::vector<c10::IValue>& packed) {
+  torch::dynamo::autograd::PackedArgs args(packed);
+  const auto form = args.unpack<int64_t>(), wanted = args.unpack<int64_t>(), inputs = args.unpack<int64_t>();
+  const auto kept = args.unpack<std::vector<Tensor>>();
+  if (!grads[0].defined()) return variable_list(inputs);
+  Tensors tensors{grads[0]};
+  tensors.append(kept.begin(), kept.end());
+  return python_gradients(form, uint64_t(wanted), /*record=*/false, tensors, size_t(inputs));
+}
+
+variable_list FormBackward::apply_with_saved(const variable_list& grads,
+                                             torch::dynamo::autograd::SwapSavedVariables& saved) {
+  namespace compiled = torch::dynamo::autograd;
+  uint64_t bits = 0;
+  for (size_t i = 0; i < inputs; ++i) bits |= uint64_t(next_edge(i).is_valid()) << i;
+  for (auto& one : kept) saved.before(one);
+  compiled::PackedArgs packed;
+  packed.pack(form);
+  packed.pack(int64_t(bits));
+  packed.pack(int64_t(inputs));
+  std::vector<Tensor> tensors;
+  for (const auto& one : kept) tensors.push_back(one.unpack(self(this)));
+  packed.pack(tensors);
+  const auto& compiler = compiled::getPyCompilerInterface();
+  static const std::string bound = compiler->bind_function(  // a name can be bound once only
+      saved.get_py_compiler(), name(), traced_backward,
+      {at::IntType::get(), at::IntType::get(), at::IntType::get(), at::ListType::ofTensors()});
+  auto found =
+      compiler->call_function(saved.get_py_compiler(), "apply_functional", bound, grads, std::move(packed).vec(),
+                              compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+                                  compiled::get_input_metadata(next_edges())));
+  for (auto& one : kept) saved.after(one);
+  return found;
+}
+
+}  // namespace
+
+PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count >= 2, "call() takes a form and its tensors, got ", count, " arguments");
+  const int64_t form = PyLong_AsLongLong(args[0]);
+  if (form == -1 && PyErr_Occurred()) throw python_error();
+  if (form < 0 || !context_is_plain() || at::impl::torch_function_mode_enabled()) Py_RETURN_NONE;
+  Tensors tensors;
+  uint64_t wanted = 0;
+  const bool records = at::GradMode::is_enabled();
+  for (Py_ssize_t i = 1; i < count; ++i) {
+    if (args[i] == Py_None) {
+      tensors.emplace_back();
+      continue;
+    }
+    if (!THPVariable_CheckExact(args[i])) Py_RETURN_NONE;
+    const Tensor& t = THPVariable_Unpack(args[i]);
+    if (!has_plain_data(t) || has_tangent(t)) Py_RETURN_NONE;
+    if (records && t.requires_grad()) wanted |= uint64_t(1) << (i - 1);
+    tensors.push_back(t);
+  }
+  const Known known = plans().find(key_of(form, false, wanted, tensors));
+  if (!known.plan) return PyBool_FromLong(known.record);
+  const auto& plan = known.plan;
+
+  Tensor y;
+  {
+    pybind11::gil_scoped_release unlocked;
+    const Tensors found = plan->run(tensors);
+    y = at_place(plan->results[0], found);
+    if (wanted) {
+      auto node = make_node<FormBackward>();
+      torch::autograd::edge_list edges;
+      for (const Tensor& t : tensors) {
+        edges.push_back(t.defined() ? torch::autograd::impl::gradient_edge(t) : torch::autograd::Edge());
+      }
+      node->set_next_edges(std::move(edges));
+      node->forward = plan;
+      node->form = plan->backward;
+      node->inputs = tensors.size();
+      torch::autograd::set_history(y, node);
+      for (const Place& place : plan->kept) {
+        const bool is_output = place == plan->results[0];
+        node->kept.emplace_back(is_output ? y : at_place(place, found), is_output);
+      }
+    }
+  }
+  return THPVariable_Wrap(y);
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* learn_form(PyObject*, PyObject* args) {
+  HANDLE_TH_ERRORS
+  long long form = 0, after = 0;
+  unsigned long long wanted = 0;
+  int backward = 0;
+  PyObject *given = nullptr, *events = nullptr, *results = nullptr, *kept = nullptr;
+  if (!PyArg_ParseTuple(args, "LLpKOOOO", &form, &after, &backward, &wanted, &given, &events, &results, &kept))
+    return nullptr;
+  Tensors tensors;
+  for (py::handle one : py::reinterpret_borrow<py::tuple>(given)) {
+    tensors.push_back(one.is_none() ? Tensor() : THPVariable_Unpack(one.ptr()));
+  }
+  auto plan = plan_from(tensors, events, results, kept);
+  if (plan) plan->backward = after;
+  plans().learn(key_of(form, backward, wanted, tensors), std::move(plan));
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* connect_forms(PyObject*, PyObject* python_backward) {
+  Py_INCREF(python_backward);
+  Py_XSETREF(g_python_backward, python_backward);
+  Py_RETURN_NONE;
+}
+
+}  // namespace nnk

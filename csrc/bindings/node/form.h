@@ -1,0 +1,19 @@
+// The plain call of a form that Python describes (nnkernels/autograd/route.py), forward and backward, by recorded
+// plans.
+#pragma once
+
+#include <Python.h>
+
+namespace nnk {
+
+// call(form, *tensors) -> Tensor; None for what is no plain call; for one that has no plan yet whether to record it.
+PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count);
+
+// learn(form, after, backward, wanted, tensors, events, results, kept): the plan for such calls from here on; `after`
+// is the form of the backward pass that belongs to a forward one.
+PyObject* learn_form(PyObject*, PyObject* args);
+
+// connect_forms(backward): backward(form, wanted, record, grad, *kept) -> gradients, the Python route.
+PyObject* connect_forms(PyObject*, PyObject* python_backward);
+
+}  // namespace nnk

@@ -1,0 +1,200 @@
+"""The one route from a call to its kernels, and from a gradient back to its own.
+
+    a plain call                  the C++ node (csrc/bindings/node/), which repeats what Python recorded of the second
+                                  call of a kind: same form and constants, same shapes, strides, types and device
+    the first two, or without     `_Recorded`, a ctx-style Function, or the bare kernels where no gradient is asked for
+    the node, or a chosen backend
+    any other                     what the form says: operators under a compiler, each process's part of DTensors,
+                                  torch's operations for transforms, tangents, modes and subclasses
+
+A form of call is described by a `Form`; what one call of it is to do, but for its tensors, by a hashable `spec`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import dispatch, native, policies
+from ..recording import recorded
+from .context import is_plain_call, save, saved
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class Form:
+    """What a form of call is: what it computes, of which tensors, and what its backward keeps.
+
+    The tensors of a call always come in the same order, None for those that are left out.
+    """
+
+    family: ClassVar[str]
+    """The module of its kernels in `cpu`, `triton` and `reference`."""
+
+    tensors: ClassVar[int]
+    """How many tensors a call has."""
+
+    def activation(self, spec: Any) -> str | None:
+        """The stateless activation that the kernels have to know."""
+        return None
+
+    def repeats(self, spec: Any) -> bool:
+        """Whether a call can be recorded and repeated: nothing happens in it but operators and kernels."""
+        return True
+
+    def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """The value and, if `records`, whatever else backward is to keep."""
+        raise NotImplementedError
+
+    def keeps(self, spec: Any, tensors: tuple[Tensor | None, ...], made: tuple[Tensor, ...]) -> Gradients:
+        """What backward keeps of the tensors and of what `forward` made."""
+        raise NotImplementedError
+
+    def backward_spec(self, spec: Any, tensors: tuple[Tensor | None, ...], made: tuple[Tensor, ...]) -> Any:
+        """What backward has to know besides what it keeps: strides, for instance."""
+        return spec
+
+    def backward(
+        self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Tensor | None
+    ) -> Gradients:
+        """The gradient of each tensor, from the kernels; None or anything else where none is wanted."""
+        raise NotImplementedError
+
+    def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Tensor | None) -> Gradients:
+        """The same in torch operations, which have derivatives of their own."""
+        raise NotImplementedError
+
+    def elsewhere(self, spec: Any, *tensors: Tensor | None) -> Tensor:
+        """The value of what is no plain call."""
+        raise NotImplementedError
+
+
+_MOST_NUMBERS = 2**16
+_forms: list[tuple[Form, Any]] = []
+_numbers: dict[tuple[Form, Hashable], int] = {}
+
+
+def _number(form: Form, spec: Hashable) -> int:
+    """By which the C++ node knows a form with its constants; -1 is none, as for constants that never come again."""
+    try:
+        return _numbers[form, spec]
+    except KeyError:
+        if len(_forms) == _MOST_NUMBERS or not form.repeats(spec):
+            return -1
+        _forms.append((form, spec))
+        return _numbers.setdefault((form, spec), len(_forms) - 1)
+
+
+def call(form: Form, spec: Any, *tensors: Tensor | None) -> Tensor:
+    """The value of `form` with the constants `spec`."""
+    record = None
+    if _cpp_call is not None and not torch.compiler.is_compiling():
+        found = _cpp_call(_number(form, spec), *tensors)
+        if isinstance(found, Tensor):
+            return found
+        record = found
+    if record is None and not is_plain_call(*tensors):
+        return form.elsewhere(spec, *tensors)
+    kernels = _kernels(form, spec, tensors[0])  # type: ignore[arg-type]
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return _Recorded.apply(form, spec, kernels, record, *tensors)
+    return _forward(form, spec, kernels, record, 0, tensors)[0]
+
+
+def _forward(
+    form: Form, spec: Any, kernels: ModuleType, record: bool | None, wanted: int, tensors: tuple[Tensor | None, ...]
+) -> tuple[Tensor, ...]:
+    """What the kernels make; `wanted` has a bit for each tensor that is to get a gradient."""
+    if not record:
+        return form.forward(kernels, spec, bool(wanted), *tensors)
+
+    def learn(events: Any, made: tuple[Tensor, ...]) -> None:
+        kept: Gradients = ()
+        after = 0
+        if wanted:
+            kept, after = form.keeps(spec, tensors, made), _number(form, form.backward_spec(spec, tensors, made))
+        _node.learn(_number(form, spec), after, False, wanted, tensors, None if after < 0 else events, made[:1], kept)
+
+    return recorded(lambda: form.forward(kernels, spec, bool(wanted), *tensors), learn)
+
+
+def _gradients(
+    form: Form,
+    spec: Any,
+    kernels: ModuleType | None,
+    wanted: tuple[bool, ...],
+    grad: Tensor,
+    kept: tuple[Tensor | None, ...],
+) -> Gradients:
+    """The gradients that are wanted, themselves differentiable where a graph of them is asked for."""
+    if torch.is_grad_enabled() or not is_plain_call(grad, *kept):
+        return _only(wanted, form.differentiable(spec, wanted, grad, *kept))
+    return _only(wanted, form.backward(kernels or _kernels(form, spec, grad), spec, wanted, grad, *kept))
+
+
+def _kernels(form: Form, spec: Any, x: Tensor) -> ModuleType:
+    return dispatch.kernels(form.family, x, form.activation(spec))
+
+
+def _only(wanted: tuple[bool, ...], found: Gradients) -> Gradients:
+    return tuple(one if needed else None for one, needed in zip(found, wanted, strict=True))
+
+
+class _Recorded(Function):
+    @staticmethod
+    def forward(ctx, form, spec, kernels, record, *tensors):  # type: ignore[override]
+        wanted = sum(needed << at for at, needed in enumerate(ctx.needs_input_grad[4:]))
+        made = _forward(form, spec, kernels, record, wanted, tensors)
+        save(ctx, *form.keeps(spec, tensors, made))
+        ctx.constants = (form, form.backward_spec(spec, tensors, made), kernels)
+        return made[0]
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        form, spec, kernels = ctx.constants
+        return *[None] * 4, *_gradients(form, spec, kernels, ctx.needs_input_grad[4:], grad, saved(ctx))
+
+
+def _backward_of_node(number: int, bits: int, record: bool, grad: Tensor, *kept: Tensor | None) -> Gradients:
+    """What the C++ node calls where it has no plan: the first backward passes of a kind, and those of no plain call."""
+    form, spec = _forms[number]
+    wanted = tuple(bool(bits >> at & 1) for at in range(form.tensors))
+    if not record:
+        return _gradients(form, spec, None, wanted, grad, kept)
+    kernels = _kernels(form, spec, grad)
+
+    def learn(events: Any, found: Gradients) -> None:
+        _node.learn(number, 0, True, bits, (grad, *kept), events, found, ())
+
+    return recorded(lambda: _only(wanted, form.backward(kernels, spec, wanted, grad, *kept)), learn)
+
+
+def _load_node() -> Any:
+    """The C++ autograd node, if it was built for this torch and nobody prefers Python."""
+    if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
+        return None
+    if native.build_info().get("built_under_torch") != torch.__version__ or not native.launcher("cpu"):
+        return None
+    return native.extension("_autograd")
+
+
+_node: Any = _load_node()
+if _node is not None:
+    _node.connect_forms(_backward_of_node)
+
+_cpp_call: Any = None
+"""The node's entry while it may be used: nobody has chosen a backend or a policy."""
+
+
+@dispatch.chosen.on_change
+@policies.chosen.on_change
+def _follow_choices() -> None:
+    global _cpp_call
+    untouched = dispatch.chosen.is_untouched and policies.chosen.is_untouched
+    _cpp_call = _node.call if _node is not None and untouched else None

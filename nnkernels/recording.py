@@ -1,0 +1,98 @@
+"""What the kernels of a call do, written down for the C++ node, which repeats it without Python from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import _torch
+
+_DEPENDS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+"""Of operators whose results' values or sizes Python has seen, so that what follows may hang on them."""
+
+
+class Recorder(TorchDispatchMode):
+    """Within its `with` statement every operator that is called, and every kernel that is launched, becomes an event.
+
+    `events` is None once something has happened that cannot be repeated, such as a number read from a tensor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[Any, ...]] | None = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if _DEPENDS.intersection(func.tags):
+            self.events = None
+        elif (results := _tensors(found)) is not None:  # what gives no tensor has told Python of types or sizes
+            self.add("op", func._schema.name, func._schema.overload_name, args, kwargs or {}, results)
+        return found
+
+    def add(self, *event: Any) -> None:
+        if self.events is not None:
+            self.events.append(event)
+
+    def add_launch(self, compiled: Any, grid: tuple[int, ...], given: dict[str, Any]) -> None:
+        """A launch of the kernel that Triton has compiled, with the arguments `given` by name."""
+        metadata = compiled.metadata
+        special = metadata.launch_cooperative_grid or metadata.launch_pdl or metadata.num_ctas != 1
+        if special or metadata.global_scratch_size or metadata.profile_scratch_size:
+            self.events = None
+            return
+        told = [(kind, given[name]) for name, kind in compiled.src.signature.items() if kind != "constexpr"]
+        told += [("*i8", None)] * 2  # Triton's own, for memory that these kernels do not ask for
+        self.add("launch", compiled.function, grid, metadata.num_warps, metadata.shared, tuple(told))
+
+
+def _tensors(found: Any) -> tuple[Tensor, ...] | None:
+    """The tensors that an operator returned, in one tuple; None if there is anything else."""
+    if found is None:
+        return ()
+    if isinstance(found, Tensor):
+        return (found,)
+    if not isinstance(found, (tuple, list)):
+        return None
+    tensors: list[Tensor] = []
+    for one in found:
+        inside = _tensors(one)
+        if inside is None:
+            return None
+        tensors += inside
+    return tuple(tensors)
+
+
+def recorder() -> Recorder | None:
+    """The recorder that watches this call."""
+    mode = _torch.current_dispatch_mode()
+    return mode if isinstance(mode, Recorder) else None
+
+
+def moved(x: Tensor) -> None:
+    """Moves the version of `x`, which a kernel has written."""
+    torch.autograd.graph.increment_version(x)
+    if (watching := recorder()) is not None:
+        watching.add("moved", x)
+
+
+def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
+    """What launches a Triton kernel, as `kernel[grid]` does, and tells the recorder."""
+
+    def launched(*arguments: Any, **options: Any) -> None:
+        compiled = kernel[grid](*arguments, **options)
+        if compiled is not None and (watching := recorder()) is not None:
+            watching.add_launch(compiled, grid, dict(zip(kernel.arg_names, arguments, strict=False)) | options)
+
+    return launched
+
+
+def recorded(call: Callable[[], Any], finish: Callable[[list[tuple[Any, ...]] | None, Any], None]) -> Any:
+    """`call()`, and its events and result to `finish`: None for events that cannot be repeated."""
+    with Recorder() as watching:
+        found = call()
+    finish(watching.events, found)
+    return found
