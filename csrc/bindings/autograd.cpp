@@ -5,6 +5,7 @@
 // Python routes of nnkernels/autograd/, which stay the truth for everything.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/grad_mode.h>
@@ -164,10 +165,50 @@ struct ActivationBackward : torch::autograd::Node {
   std::string name() const override { return "NNKernelsActivationBackward"; }
 };
 
-// apply(x, activation, a, b, keeps_output) -> Tensor, or None where the call is not a plain one.
+Tensor value(const Call& call, const Tensor& x, bool keeps_output) {
+  Tensor y = forward(call, x);
+  if (torch::autograd::compute_requires_grad(x)) {
+    auto node = make_node<ActivationBackward>();
+    node->set_next_edges(torch::autograd::collect_next_edges(x));
+    node->call = call;
+    node->keeps_output = keeps_output;
+    torch::autograd::set_history(y, node);
+    node->kept = torch::autograd::SavedVariable(keeps_output ? y : x, /*is_output=*/keeps_output);
+  }
+  return y;
+}
+
+// The same into `x` itself. What is kept of the input is a copy that the graph knows, for second derivatives.
+Tensor value_in_place(const Call& call, Tensor x, bool keeps_output) {
+  const bool records = torch::autograd::compute_requires_grad(x);
+  torch::autograd::check_inplace(x, records);
+  decltype(make_node<ActivationBackward>()) node;
+  Tensor copy;
+  if (records) {
+    node = make_node<ActivationBackward>();
+    node->set_next_edges(torch::autograd::collect_next_edges(x));
+    node->call = call;
+    node->keeps_output = keeps_output;
+    if (!keeps_output) copy = x.clone();
+  }
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    if (!launch<2>(nnk::Pass::forward, call, {&x, &x})) x.copy_(forward(call, x));
+  }
+  if (!x.is_inference()) torch::autograd::increment_version(x);
+  if (records) {
+    torch::autograd::rebase_history(x, node);
+    node->kept = keeps_output
+                     ? torch::autograd::SavedVariable(x, /*is_output=*/true, /*is_inplace_on_view=*/x.is_view())
+                     : torch::autograd::SavedVariable(copy, /*is_output=*/false);
+  }
+  return x;
+}
+
+// apply(x, activation, a, b, keeps_output, inplace) -> Tensor, or None where the call is not a plain one.
 PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5, "apply() takes 5 arguments, got ", count);
+  TORCH_CHECK_TYPE(count == 6, "apply() takes 6 arguments, got ", count);
   if (!THPVariable_CheckExact(args[0])) Py_RETURN_NONE;
   const Tensor& x = THPVariable_Unpack(args[0]);
   if (!is_plain(x) || !context_is_plain() || at::impl::torch_function_mode_enabled() ||
@@ -176,20 +217,14 @@ PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
   }
   const Call call{PyLong_AsLong(args[1]), PyFloat_AsDouble(args[2]), PyFloat_AsDouble(args[3])};
   if (PyErr_Occurred()) throw python_error();
-  const bool keeps_output = args[4] == Py_True;
+  const bool keeps_output = args[4] == Py_True, inplace = args[5] == Py_True;
+  // The refusal of a leaf, in the name of the function that was called, is Python's.
+  if (inplace && x.is_leaf() && torch::autograd::compute_requires_grad(x)) Py_RETURN_NONE;
 
   Tensor y;
   {
     pybind11::gil_scoped_release unlocked;
-    y = forward(call, x);
-    if (torch::autograd::compute_requires_grad(x)) {
-      auto node = make_node<ActivationBackward>();
-      node->set_next_edges(torch::autograd::collect_next_edges(x));
-      node->call = call;
-      node->keeps_output = keeps_output;
-      torch::autograd::set_history(y, node);
-      node->kept = torch::autograd::SavedVariable(keeps_output ? y : x, /*is_output=*/keeps_output);
-    }
+    y = inplace ? value_in_place(call, x, keeps_output) : value(call, x, keeps_output);
   }
   return THPVariable_Wrap(y);
   END_HANDLE_TH_ERRORS

@@ -47,10 +47,10 @@ def call(
     if policy is None and row.slopes is not None and type(x) in (Tensor, Parameter) and x.is_cuda and _bits_pay(x):
         policy = "bits"
     casts = row.float32_under_cuda_autocast and _torch.autocasts("cuda")
-    if _cpp_apply is not None and policy is None and not inplace and not casts:
+    if _cpp_apply is not None and policy is None and not casts:
         index = native.index_of(row.name)
         if index is not None:
-            y = _cpp_apply(x, index, a, b, row.keeps_output(a, b))
+            y = _cpp_apply(x, index, a, b, row.keeps_output(a, b), bool(inplace))
             if y is not None:
                 return y
     return _call(row, function, x, a, b, inplace, policy or policies.chosen())

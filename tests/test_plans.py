@@ -1,0 +1,178 @@
+"""Repeated calls, which the C++ node serves by recorded plans, give what the first ones gave, whatever changes between."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import DEVICE
+
+import nnkernels
+import nnkernels.functional as F
+from nnkernels.autograd import has_cpp_node
+
+needs_node = pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")
+AFFINE = ((8,), (8,))
+CALLS = {
+    "swiglu packed": (lambda x: F.swiglu(x, dim=1), ()),
+    "swiglu of two": (F.swiglu, ((6, 8, 10),)),
+    "prelu": (F.prelu, ((8,),)),
+    "swish": (F.swish, ((1,),)),
+    "apl": (F.apl, ((3, 8), (3, 8))),
+    "maxout": (lambda x: F.maxout(x, 2, -1), ()),
+    "dropout": (F.dropout, ()),
+    "rrelu": (lambda x: F.rrelu(x, training=True), ()),
+    "softmax": (lambda x: F.softmax(x, -1), ()),
+    "log_softmax": (lambda x: F.log_softmax(x, 1), ()),
+    "bias_act": (lambda x, bias: F.bias_act(x, bias, "gelu"), ((10,),)),
+    "bias_act with all": (lambda x, b, r: F.bias_act(x, b, "silu", dropout_p=0.3, residual=r), ((10,), (6, 8, 10))),
+    "layer norm": (lambda x, w, b: F.layer_norm_act(x, 10, w, b, activation="silu"), ((10,), (10,))),
+    "rms norm": (lambda x, w: F.rms_norm_act(x, (8, 10), w), ((8, 10),)),
+    "group norm": (lambda x, w, b: F.group_norm_act(x, 2, w, b, activation="silu"), AFFINE),
+    "batch norm": (lambda x, w, b: F.batch_norm_act(x, None, None, w, b, training=True, activation="mish"), AFFINE),
+}
+LAYOUTS = {
+    "dense": lambda x: x.contiguous(),
+    "transposed": lambda x: x.transpose(0, 2).contiguous().transpose(0, 2),
+    "rows apart": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "not aligned": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
+}
+
+
+def tensors(name, layout, dtype):
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(shape, generator=generator) for shape in ((6, 8, 10), *CALLS[name][1])]
+    made = [LAYOUTS[layout](t) if t.dim() == 3 else t for t in (t.to(DEVICE, dtype) for t in made)]
+    return [t.detach().requires_grad_() for t in made]
+
+
+def once(name, given, grad=None):
+    torch.manual_seed(3)
+    y = CALLS[name][0](*given)
+    grad = torch.cos(torch.arange(y.numel(), device=DEVICE)).view(y.shape).to(y.dtype) if grad is None else grad
+    return [y.detach(), *torch.autograd.grad(y, given, grad)], y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_gives_the_same(name, layout, dtype):
+    given = tensors(name, layout, dtype)
+    first, _ = once(name, given)
+    for _ in range(3):
+        again, y = once(name, given)
+        pairs = zip(first, again, strict=True)
+        assert all(torch.equal(one, other) and one.stride() == other.stride() for one, other in pairs)
+    assert not has_cpp_node() or y.grad_fn.name() == "NNKernelsFormBackward"
+
+
+@needs_node
+@pytest.mark.parametrize("name", CALLS)
+def test_other_contents_shapes_and_gradients_are_not_confused(name):
+    for scale in (1.0, 3.0, -2.0, 0.5):
+        for rows in (6, 5, 6):
+            given = [t.detach() * scale for t in tensors(name, "dense", torch.float64)]
+            given = [(t[:rows] if t.dim() == 3 else t).contiguous().requires_grad_() for t in given]
+            y = once(name, given)[1]
+            for grad in (torch.ones_like(y), torch.ones((), dtype=y.dtype, device=DEVICE).expand(y.shape), None):
+                found, _ = once(name, given, grad)
+                with nnkernels.backend("reference"):
+                    expected, _ = once(name, given, grad)
+                torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@needs_node
+@pytest.mark.parametrize("name", CALLS)
+def test_second_derivatives_come_through_a_repeated_call(name):
+    def twice():
+        given = tensors(name, "dense", torch.float64)
+        torch.manual_seed(3)
+        y = CALLS[name][0](*given)
+        gradients = torch.autograd.grad(y.sin().sum(), given, create_graph=True)
+        total = sum(g.square().sum() for g in gradients)
+        return torch.autograd.grad(total, given, allow_unused=True)
+
+    with nnkernels.backend("reference"):
+        expected = twice()
+    for _ in range(4):
+        for one, other in zip(twice(), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+@needs_node
+@pytest.mark.parametrize("name", ["dropout", "rrelu", "bias_act with all"])
+def test_each_repeated_call_draws_anew(name):
+    given = tensors(name, "dense", torch.float32)
+    torch.manual_seed(0)
+    values = [CALLS[name][0](*given).detach() for _ in range(6)]
+    assert all(not torch.equal(one, other) for one, other in pairwise(values))
+    torch.manual_seed(0)
+    assert all(torch.equal(CALLS[name][0](*given), value) for value in values)
+
+
+@needs_node
+def test_running_statistics_move_in_every_call():
+    x = torch.randn(16, 4, 5, device=DEVICE)
+    ours, theirs = nnkernels.nn.BatchNormAct1d(4).to(DEVICE), torch.nn.BatchNorm1d(4).to(DEVICE)
+    for step in range(6):
+        before = ours.running_mean._version
+        torch.testing.assert_close(ours(x + step), theirs(x + step), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
+        assert ours.running_mean._version > before
+
+
+@needs_node
+def test_only_some_gradients_are_asked_for():
+    for wanted in ((True, False, True), (False, True, False), (True, True, False)) * 3:
+        whole = tensors("layer norm", "dense", torch.float64)
+        given = [t.detach().requires_grad_(w) for t, w in zip(whole, wanted, strict=True)]
+        y = CALLS["layer norm"][0](*given)
+        leaves = [t for t in given if t.requires_grad]
+        found = torch.autograd.grad(y.sum(), leaves)
+        with nnkernels.backend("reference"):
+            expected = torch.autograd.grad(CALLS["layer norm"][0](*given).sum(), leaves)
+        torch.testing.assert_close(found, expected)
+
+
+@needs_node
+def test_threads_share_plans():
+    expected = once("layer norm", tensors("layer norm", "dense", torch.float32))[0]
+    wrong = []
+
+    def run():
+        for _ in range(30):
+            found, _ = once("layer norm", tensors("layer norm", "dense", torch.float32))
+            wrong.extend(one for one, other in zip(found, expected, strict=True) if not torch.equal(one, other))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@needs_node
+def test_a_backward_pass_twice_and_hooks_on_what_is_kept():
+    packed = []
+    for calls in range(1, 5):
+        given = tensors("swiglu of two", "dense", torch.float64)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t.clone(), lambda t: t):
+            y = F.swiglu(*given)
+        one = torch.autograd.grad(y.sum(), given, retain_graph=True)
+        two = torch.autograd.grad(y.sum(), given)
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True)) and len(packed) == 2 * calls
+        with pytest.raises(RuntimeError, match="second time"):
+            torch.autograd.grad(y.sum(), given)
+
+
+@needs_node
+def test_what_was_kept_may_not_change_in_place():
+    for _ in range(4):
+        gate, up = (t * 1 for t in tensors("swiglu of two", "dense", torch.float64))
+        y = F.swiglu(gate, up)
+        gate.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
