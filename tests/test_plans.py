@@ -1,4 +1,4 @@
-"""Repeated calls, which the C++ node serves by recorded plans, give what the first ones gave, whatever changes between."""
+"""Repeated calls, served by the C++ node from recorded plans, give what the first ones gave, whatever changes."""
 
 from __future__ import annotations
 
