@@ -79,26 +79,29 @@ struct LinearArgument : Argument<M> {
 
   static constexpr T weight = Table::silu_root_e_hi * Growth<M>::unit;
 
+  // z + lo - r: the difference, and what rounding and the root's low part leave of it.
+  template <class Lo>
+  static NNK_HD Pair<T> distance(T z, Lo lo) {
+    const T d = z - Table::silu_root_hi;
+    T small = plus(T(-Table::silu_root_lo), lo);
+    if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
+    return {d, small};
+  }
+
   // weight (z + lo - r) + y. What is small comes first.
   template <class Lo>
   static NNK_HD T add_distance(T z, Lo lo, T y) {
-    const T d = z - Table::silu_root_hi;
-    if constexpr (!near<Lo>) return madd(d, weight, y);
-    T small = plus(M::precise ? -Table::silu_root_lo - Table::silu_root_e_lo : -Table::silu_root_lo, lo);
-    if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
-    return madd(d, weight, madd(small, weight, y));
+    const Pair<T> d = distance(z, lo);
+    if constexpr (!near<Lo>) return madd(d.hi, weight, y);
+    return madd(d.hi, weight, madd(M::precise ? d.lo - Table::silu_root_e_lo : d.lo, weight, y));
   }
 
   template <class Lo>
   static NNK_HD Growth<M> growth(T z, Lo lo) {
-    constexpr T root = Table::silu_root_hi, root_lo = Table::silu_root_lo, e_r = Table::silu_root_e_hi;
-    if constexpr (M::precise) {
-      return {e_r, z, plus(Table::silu_root_e_lo / e_r - root_lo, lo), root};
-    } else if constexpr (near<Lo>) {
-      return {e_r, (z - root) + (lo - root_lo), Exact(), Exact()};
-    } else {
-      return {e_r, z - root, Exact(), Exact()};
-    }
+    constexpr T e_r = Table::silu_root_e_hi, e_r_lo = Table::silu_root_e_lo;
+    const Pair<T> d = distance(z, lo);
+    if constexpr (M::precise) return {e_r, d.hi, d.lo + e_r_lo / e_r};
+    return {e_r, near<Lo> ? d.hi + d.lo : d.hi, Exact()};
   }
 };
 
@@ -208,11 +211,9 @@ struct CubicArgument : Argument<M> {
     const Pair<T> z = this->z(x);
     constexpr T root = Table::gelu_tanh_root_z_hi, root_lo = Table::gelu_tanh_root_z_lo;
     constexpr T e_r = Table::gelu_tanh_root_e_hi;
-    if constexpr (M::precise) {
-      return {e_r, z.hi, z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo), root};
-    } else {
-      return {e_r, z.hi - root, Exact(), Exact()};
-    }
+    const T d = z.hi - root;
+    if constexpr (!M::precise) return {e_r, d, Exact()};
+    return {e_r, d, difference_error(z.hi, root, d) + (z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo))};
   }
 };
 
@@ -341,12 +342,12 @@ struct mish {
       constexpr T e_r = Table::mish_root_e_hi, e_r_lo = Table::mish_root_e_lo;
       x = at_least(at_most(x, T(sizeof(T) == 8 ? 30 : 20)), Argument<M>::closing);
       const bool negative = x < T(0);
-      const Growth<M> tail(e_r, x, e_r_lo / e_r - root_lo, root);
+      const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
+      const Growth<M> tail(e_r, from_root, small + e_r_lo / e_r);
       const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
       const T lost = madd(e, n, T(2) - d);  // what rounding took from d, which its square doubles
       const T factor = madd(e, e + (T(4) + e_r), madd(T(4), x, T(6) + e_r * (T(4) + e_r)));
       constexpr T k = (T(4) + T(4) * e_r) * e_r * Growth<M>::unit;
-      const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
       const T low = madd(k, from_root, madd(tail.weighted - e_r * Growth<M>::unit * e_r_lo, factor, k * small));
       const T high = madd(e, madd(e, madd(T(-4), x, T(2)), madd(T(-4), x, T(4))), T(4));
       const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));

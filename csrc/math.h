@@ -268,15 +268,8 @@ NNK_HD T plus(T x, Exact) {
   return x;
 }
 
-NNK_HD float minus(float x, float origin) { return x - origin; }
-NNK_HD double minus(double x, double origin) { return x - origin; }
-template <class T>
-NNK_HD T minus(T x, Exact) {
-  return x;
-}
-
-// z - origin + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a
-// normal number. The multiples of log(2) leave z before the origin does, which then costs no digits.
+// z + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a normal number
+// or 0.
 template <class M, int shift = Float<typename M::T>::subnormal_shift>
 struct Reduced {
   using T = typename M::T;
@@ -285,18 +278,18 @@ struct Reduced {
 
   T tail, scale;
 
-  template <class Lo, class Origin = Exact>
-  explicit NNK_HD Reduced(T z, Lo lo, Origin origin = {}, Bits shift_more = 0) {
-    const T shifted = madd(minus(z, origin), F::log2e, F::magic);
+  template <class Lo>
+  explicit NNK_HD Reduced(T z, Lo lo, Bits shift_more = 0) {
+    const T shifted = madd(z, F::log2e, F::magic);
     const Bits n = bits_of<Bits>(shifted) - bits_of<Bits>(F::magic);
     const T whole = shifted - F::magic;
     T r;
     if constexpr (M::precise && __is_same(Lo, Exact)) {
-      r = madd(whole, -F::ln2_lo, minus(madd(whole, -F::ln2_hi, z), origin));
+      r = madd(whole, -F::ln2_lo, madd(whole, -F::ln2_hi, z));
     } else if constexpr (M::precise) {
-      r = minus(madd(whole, -F::ln2_hi, z), origin) + madd(whole, -F::ln2_lo, lo);
+      r = madd(whole, -F::ln2_hi, z) + madd(whole, -F::ln2_lo, lo);
     } else {
-      r = minus(madd(whole, -F::ln2, z), origin);
+      r = madd(whole, -F::ln2, z);
     }
     tail = madd(underflowing_product(r, r), polynomial<M::Table::expm1>(r), r);
     scale = bits_of<T>((n + (F::bias + shift + shift_more)) << F::mantissa);
@@ -413,15 +406,15 @@ struct Multiple {
 
   template <class Lo>
   NNK_HD T times_exponential(T z, Lo lo) const {
-    const Reduced<M, 0> reduced(z, lo, Exact(), exponent);
+    const Reduced<M, 0> reduced(z, lo, exponent);
     return underflowing_product(madd(factor, reduced.tail, factor), reduced.scale);
   }
 };
 
-// e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and
-// for that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to
-// be held where unit e is normal, and e at most e^42. What rounding took from e_r, the caller adds to lo as e_r_lo /
-// e_r, and takes from the difference.
+// e = e_r e^(d + lo), d being the distance from a root, and what it is above e_r, to full relative precision there. Both
+// for what e multiplies and for that difference, the constant weight = e_r unit stands in front: no product has to be
+// formed with either. e is to be held where unit e is normal, and at most e^42. What rounding took from e_r, the caller
+// adds to lo as e_r_lo / e_r, and takes from the difference.
 template <class M>
 struct Growth {
   using T = typename M::T;
@@ -431,9 +424,9 @@ struct Growth {
   T tail, scale;
   T e, weighted;  // weighted = weight (e - e_r)
 
-  template <class Lo, class Origin>
-  NNK_HD Growth(T e_r, T z, Lo lo, Origin origin) {
-    const Reduced<M, shift> reduced(z, lo, origin);
+  template <class Lo>
+  NNK_HD Growth(T e_r, T d, Lo lo) {
+    const Reduced<M, shift> reduced(d, lo);
     tail = reduced.tail;
     // What is added to w needs no more of a vanishing e than that it be normal.
     const T added = at_least(reduced.scale, power_of_two<T>(shift - (sizeof(T) == 8 ? 80 : 50)));
@@ -453,8 +446,8 @@ struct Growth<Fast> {
   static constexpr float unit = 1.0f;
   float e, weighted, inverse_weight;
 
-  NNK_HD Growth(float e_r, float z, Exact, Exact)
-      : e(e_r * Exponential<Fast>(z).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
+  NNK_HD Growth(float e_r, float d, Exact)
+      : e(e_r * Exponential<Fast>(d).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
   NNK_HD float times(float v) const { return v * inverse_weight * e; }
 };
 #endif

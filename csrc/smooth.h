@@ -252,7 +252,7 @@ struct ExponentialUnit {
   // The comparison keeps the sign of -0, and an x whose quotient by the width would be subnormal.
   NNK_HD T value(T x) const {
     const auto z = argument(value_range.hold(x));
-    const Reduced<M, 0> reduced(z.hi, z.lo, Exact(), -lift);
+    const Reduced<M, 0> reduced(z.hi, z.lo, -lift);
     const T m = underflowing_product(lifted, madd(reduced.scale, reduced.tail, reduced.scale - unit));
     return x < knee ? m : underflowing_product(above, x);
   }
