@@ -197,14 +197,15 @@ struct CubicArgument : Argument<M> {
   static constexpr T opening = T(M::precise ? 8.5 : 7.2);                  // where z is almost `large`
   static NNK_HD T open(T x) { return at_least(at_most(x, opening), closing); }
 
-  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins
-  // r^2.
+  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2.
   NNK_HD T add_w_from_root(T x, T y) const {
-    constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo, c1 = T(c1_hi);
-    constexpr T square = T(double(r) * r + (sizeof(T) == 8 ? 0 : c1_hi - double(c1)) / (3 * c2_hi));
-    const T k = madd(T(3 * c2_hi) * weight, madd(x, x + r, square), c1 * weight);
+    constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo;
+    constexpr T a0 = T((3 * c2_hi * r * r + c1_hi) * weight), a1 = T(3 * c2_hi * r * weight), a2 = T(3 * c2_hi * weight);
+    const T k = madd(madd(a2, x, a1), x, a0);
     if constexpr (!M::precise) return madd(x - r, k, y);
-    return madd(x - r, k, madd(-r_lo, k, y - weight * Table::gelu_tanh_root_e_lo));
+    // r is a multiple of 2^-20, so that only an x between it and 0 leaves something of the difference.
+    const T d = x - r, small = (x - (d + r)) - r_lo;
+    return madd(d, k, madd(small, k, y - weight * Table::gelu_tanh_root_e_lo));
   }
 
   NNK_HD Growth<M> from_root(T x) const {
