@@ -194,13 +194,14 @@ struct CubicArgument : Argument<M> {
 
   static constexpr T closing = T(sizeof(T) == 8 ? -21.61 : -10.92);  // where x e^z is 0
   static NNK_HD bool is_below(T x) { return x < T(0); }
-  static constexpr T opening = T(M::precise ? 8.5 : 7.2);                  // where z is almost `large`
+  static constexpr T opening = T(M::precise ? 8.5 : 7.2);  // where z is almost `large`
   static NNK_HD T open(T x) { return at_least(at_most(x, opening), closing); }
 
   // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2.
   NNK_HD T add_w_from_root(T x, T y) const {
     constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo;
-    constexpr T a0 = T((3 * c2_hi * r * r + c1_hi) * weight), a1 = T(3 * c2_hi * r * weight), a2 = T(3 * c2_hi * weight);
+    constexpr T a0 = T((3 * c2_hi * r * r + c1_hi) * weight), a1 = T(3 * c2_hi * r * weight),
+                a2 = T(3 * c2_hi * weight);
     const T k = madd(madd(a2, x, a1), x, a0);
     if constexpr (!M::precise) return madd(x - r, k, y);
     // r is a multiple of 2^-20, so that only an x between it and 0 leaves something of the difference.
@@ -254,7 +255,9 @@ struct gelu {
 
     // At 15 (double: 40) the density is 0 and the polynomial's range ends.
     static NNK_HD T bounded(T x) { return at_most(magnitude(x), T(sizeof(T) == 8 ? 40 : 15)); }
-    static NNK_HD T square_lost(T a) { return M::precise ? T(-0.5) * product_error(a, a, underflowing_product(a, a)) : T(0); }
+    static NNK_HD T square_lost(T a) {
+      return M::precise ? T(-0.5) * product_error(a, a, underflowing_product(a, a)) : T(0);
+    }
 
     explicit NNK_HD Normal(T x) : a(bounded(x)), tail(T(-0.5) * underflowing_product(a, a), square_lost(a)) {}
     // For what is x or 1 less the tail, and at 10 no longer differs from those.
@@ -325,7 +328,7 @@ struct mish {
     const T n = negative ? T(2) + e : madd(T(2), e, T(1));
     const T d = negative ? madd(e, n, T(2)) : madd(T(2) * e, e, n);
     const T ratio = n * reciprocal<M>(d);
-    const T below = tail.times_value(underflowing_product(held, ratio));
+    const T below = tail.times(underflowing_product(held, ratio));
     return negative ? below : underflowing_product(x, ratio);
   }
 
@@ -346,10 +349,13 @@ struct mish {
       const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
       const Growth<M> tail(e_r, from_root, small + e_r_lo / e_r);
       const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
-      const T lost = madd(e, n, T(2) - d);  // what rounding took from d, which its square doubles
+      // What rounding took from d, and before from n, which the square doubles.
+      const T lost = madd(e, e - (n - T(2)), madd(e, n, T(2) - d));
       const T factor = madd(e, e + (T(4) + e_r), madd(T(4), x, T(6) + e_r * (T(4) + e_r)));
-      constexpr T k = (T(4) + T(4) * e_r) * e_r * Growth<M>::unit;
-      const T low = madd(k, from_root, madd(tail.weighted - e_r * Growth<M>::unit * e_r_lo, factor, k * small));
+      constexpr T unit = Growth<M>::unit, k = (T(4) + T(4) * e_r) * e_r * unit;
+      constexpr T k_lo = sizeof(T) == 8 ? T(0) : T((4.0 + 4.0 * e_r) * e_r * unit - k);
+      const T low =
+          madd(k, from_root, madd(tail.weighted - e_r * unit * e_r_lo, factor, madd(k_lo, from_root, k * small)));
       const T high = madd(e, madd(e, madd(T(-4), x, T(2)), madd(T(-4), x, T(4))), T(4));
       const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
       return negative ? tail.times(ratio) : T(1) - ratio;

@@ -103,8 +103,8 @@ NNK_HD double product_error(double x, double y, double p) {
 #endif
 }
 
-// x y, which may be subnormal. AMD's Zen 4 stalls for such a result of a multiplication, and longer for one of a division
-// or for a subnormal operand there, but not for one of an fma.
+// x y, which may be subnormal. AMD's Zen 4 stalls for such a result of a multiplication, and longer for one of a
+// division or for a subnormal operand there, but not for one of an fma.
 template <class T>
 NNK_HD T underflowing_product(T x, T y) {
 #if defined(__FMA__)
@@ -309,8 +309,8 @@ NNK_HD T power_of_two(typename Float<T>::Bits n) {
 }
 
 // e^z for z <= 30, kept in two factors so that a product with it is rounded once, also where e^z itself is subnormal.
-// Where the first factor's exponent would leave the range, its bits are those of 0, and products are 0 without having to
-// underflow. Until then v e^z is right for |v| < 2^(shift - 24) (double: 2^(shift - 53)).
+// Where the first factor's exponent would leave the range, its bits are those of 0, and products are 0 without having
+// to underflow. Until then v e^z is right for |v| < 2^(shift - 24) (double: 2^(shift - 53)).
 template <class M, int shift = Float<typename M::T>::tail_shift>
 struct Exponential {
   using T = typename M::T;
@@ -322,7 +322,9 @@ struct Exponential {
   explicit NNK_HD Exponential(T z, Lo lo = {}) : reduced(at_least(z, T(-F::bias - shift) * F::ln2), lo) {}
 
   // v e^z
-  NNK_HD T times(T v) const { return underflowing_product(madd(v, reduced.tail, v) * reduced.scale, unit()); }
+  NNK_HD T times(T v) const {
+    return underflowing_product(underflowing_product(madd(v, reduced.tail, v), reduced.scale), unit());
+  }
 
   // v e^z with one rounding more, which costs less beside value().
   NNK_HD T times_value(T v) const { return underflowing_product(v * lifted(), unit() / T(2)); }
@@ -411,10 +413,10 @@ struct Multiple {
   }
 };
 
-// e = e_r e^(d + lo), d being the distance from a root, and what it is above e_r, to full relative precision there. Both
-// for what e multiplies and for that difference, the constant weight = e_r unit stands in front: no product has to be
-// formed with either. e is to be held where unit e is normal, and at most e^42. What rounding took from e_r, the caller
-// adds to lo as e_r_lo / e_r, and takes from the difference.
+// e = e_r e^(d + lo), d being the distance from a root, and what it is above e_r, to full relative precision there.
+// Both for what e multiplies and for that difference, the constant weight = e_r unit stands in front: no product has to
+// be formed with either. e is to be held where unit e is normal, and at most e^42. What rounding took from e_r, the
+// caller adds to lo as e_r_lo / e_r, and takes from the difference.
 template <class M>
 struct Growth {
   using T = typename M::T;

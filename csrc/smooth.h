@@ -5,14 +5,15 @@
 
 namespace nnk::NNK_ISA {
 
-// sigmoid(z + lo) = u / (u + u e^-z), with a u for which u e^-z is normal as long as the quotient is not 0, and infinite
-// from there on (on a device, whose division is not for infinity, almost). No sign of z needs a case of its own. A power
-// of two keeps the quotient normal too: what follows is the only rounding that may be to a subnormal number.
+// sigmoid(z + lo) = u / (u + u e^-z), with a u for which u e^-z is normal as long as the quotient is not 0, and
+// infinite from there on (on a device, whose division is not for infinity, almost). No sign of z needs a case of its
+// own. A power of two keeps the quotient normal too: what follows is the only rounding that may be to a subnormal
+// number.
 template <class M>
 struct Odds {
   using T = typename M::T;
   using F = Float<T>;
-  static constexpr T lift = sizeof(T) == 8 ? T(0x1p90) : T(0x1p22);    // of the numerator
+  static constexpr T lift = sizeof(T) == 8 ? T(0x1p90) : T(0x1p22);      // of the numerator
   static constexpr T lower = sizeof(T) == 8 ? T(0x1p-186) : T(0x1p-86);  // u / lift
   static constexpr T large = sizeof(T) == 8 ? T(0x1p37) : T(0x1p39);
 
@@ -27,7 +28,8 @@ struct Odds {
   // e^z is.
   NNK_HD T times(T v) const {
     const bool liftable = magnitude(v) < large;
-    return underflowing_product(divide<M>(underflowing_product(v, liftable ? lift : unit()), whole), liftable ? lower : T(1));
+    return underflowing_product(divide<M>(underflowing_product(v, liftable ? lift : unit()), whole),
+                                liftable ? lower : T(1));
   }
 
  private:

@@ -186,8 +186,19 @@ def constants(precision: str) -> dict[str, float]:
     split: dict[str, float] = {}
     for name, value in exact.items():
         high = rounded(value, precision)
+        if name.endswith("_e") and precision != "double":
+            high = with_exact_square(high)
         split |= {f"{name}_hi": high, f"{name}_lo": rounded(value - high, precision)}
     return split
+
+
+def with_exact_square(value: float) -> float:
+    """Of `value` and its two neighbours in float32 the one whose square is the nearest to a number of that type.
+
+    The square multiplies what e^z is above e^root: its rounding would be an error of every derivative.
+    """
+    near = (np.nextafter(np.float32(value), np.float32(end), dtype=np.float32) for end in (0.0, value, 1.0))
+    return min(map(float, near), key=lambda v: abs(rounded(mp.mpf(v * v), "float") / (v * v) - 1))
 
 
 def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
