@@ -153,14 +153,12 @@ struct tanhshrink {
   }
 
   NNK_HD T d1(T x) const {
-    const Reduced<M, 0> reduced(at_least(underflowing_product(T(-2), magnitude(x)), T(-40)), Exact());
-    const T m = madd(reduced.scale, reduced.tail, reduced.scale - T(1)),
-            e = madd(reduced.scale, reduced.tail, reduced.scale);
-    // Where tanh^2 nears 1, its complement has fewer roundings to square.
-    const bool near = magnitude(x) < T(1);
-    const T ratio =
-        underflowing_product(near ? underflowing_product(m, m) : T(4) * e, reciprocal<M>(square_of_one_plus(e)));
-    return near ? ratio : T(1) - ratio;
+    // Where tanh^2 nears 1, its complement 4 e / (1 + e)^2, e = exp(-2 |x|), has fewer roundings.
+    const T square = underflowing_product(x, x);
+    const T near = underflowing_product(square, polynomial<M::Table::tanh2>(square - T(0.18)));
+    const Reduced<M, 0> reduced(at_least(T(-2) * magnitude(x), T(-40)), Exact());
+    const T e = madd(reduced.scale, reduced.tail, reduced.scale);
+    return magnitude(x) < T(0.6) ? near : T(1) - divide<M>(T(4) * e, square_of_one_plus(e));
   }
 
   NNK_HD T d2(T x) const { return T(2) * tanh<M>::bend(x); }

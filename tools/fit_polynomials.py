@@ -9,6 +9,7 @@ best polynomial of its degree, and prints the worst relative error of what the r
     expm1    expm1(r) = r + r^2 P(r)                  |r| <= log(2)/2, after subtracting the nearest multiple of log(2)
     log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
     tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
+    tanh2    tanh(x)^2 = x^2 P(x^2 - 0.18)            |x| <= 0.6, where the square would double an error; C++ alone
     mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail without its exponential
     gelu_tail     Phi(-a) = 2^(P(a) - 24)                         0 <= a <= 14, beyond which 16 bits have 0 alone
     gelu_slope    Phi(-a) - a phi(a) = (r - a) 2^(P(a) - 24)      the same, r being its root
@@ -60,6 +61,11 @@ def _mills(k: float) -> Callable[[mp.mpf], mp.mpf]:
         return mp.erfc(a / mp.sqrt(2)) / 2 * mp.exp(a * a / 2) * (a + k)
 
     return of_w
+
+
+def _tanh_square(w: mp.mpf) -> mp.mpf:
+    square = w + mp.mpf("0.18")
+    return mp.tanh(mp.sqrt(square)) ** 2 / square if square else mp.mpf(1)
 
 
 def _log1p_ratio(w: mp.mpf) -> mp.mpf:
@@ -129,6 +135,7 @@ FITS = [
     ),
     Fit("log1p", _log1p_ratio, (-1, 1), lambda w, p: p, {"fast": 6, "float": 11, "double": 21}),
     Fit("tanhres", _tanh_residual, (-1.125, 1.125), lambda w, p: p, {"fast": 6, "float": 10, "double": 21}),
+    Fit("tanh2", _tanh_square, (-0.18, 0.18), lambda w, p: p, {"fast": 3, "float": 5, "double": 11}),
     _mills_fit("fast", 0.0, 15.0, 6),
     _mills_fit("float", 3.0, 15.0, 7),
     _mills_fit("double", 3.0, 40.0, 17),
@@ -140,6 +147,7 @@ FITS = [
 
 
 TRITON_ALONE = ("gelu_tail", "gelu_slope")
+CPP_ALONE = ("tanh2",)
 
 
 def chebyshev_fit(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
@@ -222,9 +230,10 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
 def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
     lines = [f'"""{note}"""', "", "# fmt: off", ""]
     for (name, precision), values in table.items():
-        lines.append(f"{name.upper()}_{precision.upper()} = (")
-        lines += [f"    {v!r}," for v in values]
-        lines.append(")")
+        if name not in CPP_ALONE:
+            lines.append(f"{name.upper()}_{precision.upper()} = (")
+            lines += [f"    {v!r}," for v in values]
+            lines.append(")")
     lines.append(f"MILLS_K = {MILLS_K}")
     for precision in ("float", "double"):
         for name, value in constants(precision).items():
