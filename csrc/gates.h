@@ -279,7 +279,7 @@ struct gelu {
   // max(x, 0) - a Phi(-a)
   NNK_HD T value(T x) const {
     const Normal normal = Normal::below(x);
-    return (x < T(0) ? T(0) : x) - normal.tail.times(normal.a * normal.mills());
+    return (x < T(0) ? T(-0.0) : x) - normal.tail.times(normal.a * normal.mills());
   }
 
   NNK_HD T d1(T x) const {

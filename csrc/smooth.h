@@ -207,7 +207,7 @@ struct logsigmoid {
 
   NNK_HD T value(T x) const {
     const Exponential<M> tail(negative_magnitude(at_least(x, T(-40))));
-    return (x < T(0) ? x : T(0)) - tail.times_value(log1p_ratio<M>(tail.value()));
+    return (x < T(0) ? x : T(-0.0)) - tail.times_value(log1p_ratio<M>(tail.value()));
   }
 
   NNK_HD T d1(T x) const { return Odds<M>(-x).sigmoid(); }

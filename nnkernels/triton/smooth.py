@@ -113,7 +113,7 @@ def tanhshrink_d2(x, a, b, FAST: tl.constexpr):
 def logsigmoid_value(x, a, b, FAST: tl.constexpr):
     """min(x, 0) - log(1 + e), e = exp(-|x|)."""
     p, _, s, t = exp_parts(-tl.abs(x), None, FAST)
-    return tl.where(x > 0, 0.0, x) - log1p_ratio(p * s * t, FAST) * p * s * t
+    return tl.where(x > 0, -0.0, x) - log1p_ratio(p * s * t, FAST) * p * s * t
 
 
 @triton.jit
@@ -383,10 +383,10 @@ def gelu_value(x, a, b, FAST: tl.constexpr):
     if FAST:
         distance = tl.minimum(tl.abs(x), _FARTHEST, propagate_nan=tl.PropagateNan.ALL)
         tail = distance * _power_of(distance, GELU_TAIL)
-        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, 0.0, x))
+        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, -0.0, x))
     else:
         distance, ratio, p, s, t = normal_tail(x, FAST)
-        return tl.where(x < 0, 0.0, x) - distance * ratio * p * s * t
+        return tl.where(x < 0, -0.0, x) - distance * ratio * p * s * t
 
 
 @triton.jit
@@ -461,7 +461,7 @@ def mish_d1(x, a, b, FAST: tl.constexpr):
         tail, scale, e, weighted = growth(d, small, ROOT)
         n = 2 + e
         square_root = tl.fma(e, n, tl.full(x.shape, 2.0, x.dtype))
-        lost = tl.fma(e, n, 2 - square_root)
+        lost = tl.fma(e, e - (n - 2), tl.fma(e, n, 2 - square_root))
         square = tl.fma(square_root, square_root, 2 * square_root * lost)
         four_x = 4 * x
         factor = tl.fma(e, e + (4 + ROOT[2]), four_x + (6 + ROOT[2] * (4 + ROOT[2])))
