@@ -113,7 +113,7 @@ def tanhshrink_d2(x, a, b, FAST: tl.constexpr):
 def logsigmoid_value(x, a, b, FAST: tl.constexpr):
     """min(x, 0) - log(1 + e), e = exp(-|x|)."""
     p, _, s, t = exp_parts(-tl.abs(x), None, FAST)
-    return tl.where(x > 0, -0.0, x) - log1p_ratio(p * s * t, FAST) * p * s * t
+    return tl.where(x > 0, -1.0 * tl.zeros_like(x), x) - log1p_ratio(p * s * t, FAST) * p * s * t
 
 
 @triton.jit
@@ -383,10 +383,10 @@ def gelu_value(x, a, b, FAST: tl.constexpr):
     if FAST:
         distance = tl.minimum(tl.abs(x), _FARTHEST, propagate_nan=tl.PropagateNan.ALL)
         tail = distance * _power_of(distance, GELU_TAIL)
-        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, -0.0, x))
+        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, -1.0 * tl.zeros_like(x), x))
     else:
         distance, ratio, p, s, t = normal_tail(x, FAST)
-        return tl.where(x < 0, -0.0, x) - distance * ratio * p * s * t
+        return tl.where(x < 0, -1.0 * tl.zeros_like(x), x) - distance * ratio * p * s * t
 
 
 @triton.jit
