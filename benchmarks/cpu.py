@@ -2,6 +2,7 @@
 
     python benchmarks/cpu.py                 # float32 and bfloat16, one thread, 2^17 elements
     python benchmarks/cpu.py --compile --json cpu.json
+    python benchmarks/cpu.py --ranges        # instead: how much slower than usual the worst range of values is
 
 Each case is checked before it is timed; the sides alternate in one process, and each keeps its best round.
 """
@@ -11,9 +12,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import ranges
 
 from nnkernels import native
 from nnkernels.benchmark import compare, geometric_mean
@@ -27,10 +33,17 @@ FORWARD = {"mish": 4.0, "tanh": 4.0, "elu": 2.5, "selu": 2.5, "softplus": 2.5, "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="time torch.compile of torch's function as well")
+    parser.add_argument("--ranges", action="store_true", help="time each range of values beside the usual one")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.ranges:
+        print(f"torch {torch.__version__}, {native.instruction_set()}, one thread, {ranges.SIZE} elements")
+        for dtype in (torch.float32, torch.bfloat16):
+            for text in ranges.lines(list(catalogue(Activation)), dtype, args.rounds):
+                print(text, flush=True)
+        return
     print(f"torch {torch.__version__}, {native.instruction_set()}, one thread, 2^17 elements")
     print(HEAD)
     results = []

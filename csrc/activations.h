@@ -48,7 +48,7 @@ NNK_HD T times_slope(T grad, T slope) {
   if constexpr (__is_base_of(Masking, Activation)) {
     return slope == T(0) ? T(0) : grad * slope;
   } else {
-    return grad * slope;
+    return underflowing_product(grad, slope);
   }
 }
 

@@ -20,7 +20,7 @@ struct Slope {
   template <class ArgumentOfX>
   NNK_HD Slope(const ArgumentOfX& argument, T given)
       : reflected(M::precise && !argument.is_below(given)),
-        x(M::precise ? argument.below(given) : argument.open(given)),
+        x(M::precise ? negative_magnitude(argument.open(given)) : argument.open(given)),
         tail(argument.from_root(x)),
         bracket(argument.add_w_from_root(x, tail.weighted)) {}
 
@@ -56,8 +56,8 @@ template <class M>
 struct Argument {
   using T = typename M::T;
   static constexpr T far = T(1e5);
-  // A z beyond which the derivative is 1, while the square of e^z is finite.
-  static constexpr T large = T(40);
+  // A z beyond which the derivative is 1; where e^z is formed, its square is finite.
+  static constexpr T large = T(M::precise ? 60 : 40);
   // Where x e^z is 0.
   static constexpr T closing = T(sizeof(T) == 8 ? -753.5 : -109);
 
@@ -79,26 +79,29 @@ struct LinearArgument : Argument<M> {
 
   static constexpr T weight = Table::silu_root_e_hi * Growth<M>::unit;
 
+  // z + lo - r: the difference, and what rounding and the root's low part leave of it.
+  template <class Lo>
+  static NNK_HD Pair<T> distance(T z, Lo lo) {
+    const T d = z - Table::silu_root_hi;
+    T small = plus(T(-Table::silu_root_lo), lo);
+    if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
+    return {d, small};
+  }
+
   // weight (z + lo - r) + y. What is small comes first.
   template <class Lo>
   static NNK_HD T add_distance(T z, Lo lo, T y) {
-    const T d = z - Table::silu_root_hi;
-    if constexpr (!near<Lo>) return madd(d, weight, y);
-    T small = plus(M::precise ? -Table::silu_root_lo - Table::silu_root_e_lo : -Table::silu_root_lo, lo);
-    if constexpr (M::precise) small = small + difference_error(z, Table::silu_root_hi, d);
-    return madd(d, weight, madd(small, weight, y));
+    const Pair<T> d = distance(z, lo);
+    if constexpr (!near<Lo>) return madd(d.hi, weight, y);
+    return madd(d.hi, weight, madd(M::precise ? d.lo - Table::silu_root_e_lo : d.lo, weight, y));
   }
 
   template <class Lo>
   static NNK_HD Growth<M> growth(T z, Lo lo) {
-    constexpr T root = Table::silu_root_hi, root_lo = Table::silu_root_lo, e_r = Table::silu_root_e_hi;
-    if constexpr (M::precise) {
-      return {e_r, z, plus(Table::silu_root_e_lo / e_r - root_lo, lo), root};
-    } else if constexpr (near<Lo>) {
-      return {e_r, (z - root) + (lo - root_lo), Exact(), Exact()};
-    } else {
-      return {e_r, z - root, Exact(), Exact()};
-    }
+    constexpr T e_r = Table::silu_root_e_hi, e_r_lo = Table::silu_root_e_lo;
+    const Pair<T> d = distance(z, lo);
+    if constexpr (M::precise) return {e_r, d.hi, d.lo + e_r_lo / e_r};
+    return {e_r, near<Lo> ? d.hi + d.lo : d.hi, Exact()};
   }
 };
 
@@ -110,7 +113,6 @@ struct SameArgument : LinearArgument<M> {
   NNK_HD T ddz(T) const { return T(0); }
 
   static NNK_HD bool is_below(T x) { return x < T(0); }
-  static NNK_HD T below(T x) { return at_least(negative_magnitude(x), Argument<M>::closing); }
   static NNK_HD T open(T x) { return at_least(at_most(x, Argument<M>::large), Argument<M>::closing); }
   NNK_HD T add_w_from_root(T x, T y) const { return this->add_distance(x, Exact(), y); }
   NNK_HD Growth<M> from_root(T x) const { return this->growth(x, Exact()); }
@@ -132,14 +134,13 @@ struct ScaledArgument : LinearArgument<M> {
     high = beta.hi < T(0) ? far : infinity;
     const T closing = at_most(-Argument<M>::closing * one, most), opening = at_most(Argument<M>::large * one, most);
     const bool turned = beta.hi < T(0);
-    range = turned && !M::precise ? Interval<T>{-opening, closing} : Interval<T>{-closing, opening};
+    range = turned ? Interval<T>{-opening, closing} : Interval<T>{-closing, opening};
     if (turned && M::precise) positive = {-beta.hi, -beta.lo};
   }
 
   NNK_HD T bounded(T x) const { return at_least(at_most(x, far), -far); }
   NNK_HD T closed(T x) const { return at_least(at_most(x, high), low); }
   NNK_HD bool is_below(T x) const { return x * beta.hi < T(0); }
-  NNK_HD T below(T x) const { return at_least(negative_magnitude(x), range.low); }
   NNK_HD T open(T x) const { return range.hold(x); }
 
   NNK_HD Pair<T> z(T x) const { return multiply<M>(bounded(x), beta); }
@@ -159,7 +160,7 @@ struct ScaledArgument : LinearArgument<M> {
  private:
   // With its error in every precision: the product may be as near to the root as any number. Precisely it is negative.
   NNK_HD Pair<T> product(T x) const {
-    const T hi = x * positive.hi;
+    const T hi = underflowing_product(x, positive.hi);
     return {hi, madd(x, positive.lo, product_error(x, positive.hi, hi))};
   }
 };
@@ -178,9 +179,9 @@ struct CubicArgument : Argument<M> {
 
   NNK_HD Pair<T> z(T x) const {
     x = near(x);
-    const T square = x * x;
+    const T square = underflowing_product(x, x);
     const Pair<T> c1 = constant<M>(c1_hi, c1_lo), c2 = constant<M>(c2_hi, c2_lo);
-    if constexpr (!M::precise) return {x * madd(c2.hi, square, c1.hi), T(0)};
+    if constexpr (!M::precise) return {underflowing_product(x, madd(c2.hi, square, c1.hi)), T(0)};
     // Knuth's two-sum with a product that is never rounded; the errors of x^2 and of the constants join its own.
     const T sum = madd(c2.hi, square, c1.hi), part = sum - c1.hi;
     const T lost = product_error(c2.hi, square, part) + (c1.hi - (sum - part));
@@ -193,28 +194,28 @@ struct CubicArgument : Argument<M> {
 
   static constexpr T closing = T(sizeof(T) == 8 ? -21.61 : -10.92);  // where x e^z is 0
   static NNK_HD bool is_below(T x) { return x < T(0); }
-  static NNK_HD T below(T x) { return at_least(negative_magnitude(x), closing); }
-  static NNK_HD T open(T x) { return at_least(at_most(x, T(7.2)), closing); }  // 7.2: where z is almost `large`
+  static constexpr T opening = T(M::precise ? 8.5 : 7.2);  // where z is almost `large`
+  static NNK_HD T open(T x) { return at_least(at_most(x, opening), closing); }
 
-  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2. What rounding took from c1 joins
-  // r^2.
+  // Weighted, w = d (c1 + 3 c2 q) from the root r, d = x - r and q = x^2 + x r + r^2.
   NNK_HD T add_w_from_root(T x, T y) const {
-    constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo, c1 = T(c1_hi);
-    constexpr T square = T(double(r) * r + (sizeof(T) == 8 ? 0 : c1_hi - double(c1)) / (3 * c2_hi));
-    const T k = madd(T(3 * c2_hi) * weight, madd(x, x + r, square), c1 * weight);
+    constexpr T r = Table::gelu_tanh_root_hi, r_lo = Table::gelu_tanh_root_lo;
+    constexpr T a0 = T((3 * c2_hi * r * r + c1_hi) * weight), a1 = T(3 * c2_hi * r * weight),
+                a2 = T(3 * c2_hi * weight);
+    const T k = madd(madd(a2, x, a1), x, a0);
     if constexpr (!M::precise) return madd(x - r, k, y);
-    return madd(x - r, k, madd(-r_lo, k, y - weight * Table::gelu_tanh_root_e_lo));
+    // r is a multiple of 2^-20, so that only an x between it and 0 leaves something of the difference.
+    const T d = x - r, small = (x - (d + r)) - r_lo;
+    return madd(d, k, madd(small, k, y - weight * Table::gelu_tanh_root_e_lo));
   }
 
   NNK_HD Growth<M> from_root(T x) const {
     const Pair<T> z = this->z(x);
     constexpr T root = Table::gelu_tanh_root_z_hi, root_lo = Table::gelu_tanh_root_z_lo;
     constexpr T e_r = Table::gelu_tanh_root_e_hi;
-    if constexpr (M::precise) {
-      return {e_r, z.hi, z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo), root};
-    } else {
-      return {e_r, z.hi - root, Exact(), Exact()};
-    }
+    const T d = z.hi - root;
+    if constexpr (!M::precise) return {e_r, d, Exact()};
+    return {e_r, d, difference_error(z.hi, root, d) + (z.lo + (Table::gelu_tanh_root_e_lo / e_r - root_lo))};
   }
 };
 
@@ -254,9 +255,13 @@ struct gelu {
 
     // At 15 (double: 40) the density is 0 and the polynomial's range ends.
     static NNK_HD T bounded(T x) { return at_most(magnitude(x), T(sizeof(T) == 8 ? 40 : 15)); }
-    static NNK_HD T square_lost(T a) { return M::precise ? T(-0.5) * product_error(a, a, a * a) : T(0); }
+    static NNK_HD T square_lost(T a) {
+      return M::precise ? T(-0.5) * product_error(a, a, underflowing_product(a, a)) : T(0);
+    }
 
-    explicit NNK_HD Normal(T x) : a(bounded(x)), tail(T(-0.5) * (a * a), square_lost(a)) {}
+    explicit NNK_HD Normal(T x) : a(bounded(x)), tail(T(-0.5) * underflowing_product(a, a), square_lost(a)) {}
+    // For what is x or 1 less the tail, and at 10 no longer differs from those.
+    static NNK_HD Normal below(T x) { return Normal(at_most(x, T(10))); }
 
     NNK_HD T mills() const {
       constexpr T k = M::Table::mills_k;
@@ -273,12 +278,12 @@ struct gelu {
 
   // max(x, 0) - a Phi(-a)
   NNK_HD T value(T x) const {
-    const Normal normal(x);
-    return (x < T(0) ? T(0) : x) - normal.tail.times(normal.a * normal.mills());
+    const Normal normal = Normal::below(x);
+    return (x < T(0) ? T(-0.0) : x) - normal.tail.times(normal.a * normal.mills());
   }
 
   NNK_HD T d1(T x) const {
-    const Normal normal(x);
+    const Normal normal = Normal::below(x);
     const T below = normal.tail.times(madd(T(-inv_sqrt_2pi), normal.a, normal.mills()));
     const T outside = x < T(0) ? below : T(1) - below;
     if constexpr (M::precise) {
@@ -313,17 +318,18 @@ struct mish {
 
   NNK_HD T value(T x) const {
     if constexpr (!M::precise) {
-      const T e = exponential(x), n = e * (T(2) + e);
-      return at_least(x, T(-1e4)) * (n * reciprocal<M>(n + T(2)));
+      const T e = exponential(x), n = underflowing_product(e, T(2) + e);
+      return underflowing_product(at_least(x, T(-1e4)), underflowing_product(n, reciprocal<M>(n + T(2))));
     }
-    const Exponential<M> tail(negative_magnitude(x));
+    const T held = at_most(at_least(x, T(-1e4)), T(60));
+    const Exponential<M> tail(negative_magnitude(held));
     const T e = tail.value();
     const bool negative = x < T(0);
     const T n = negative ? T(2) + e : madd(T(2), e, T(1));
     const T d = negative ? madd(e, n, T(2)) : madd(T(2) * e, e, n);
     const T ratio = n * reciprocal<M>(d);
-    const T below = tail.times(bounded(x) * ratio);
-    return negative ? below : x * ratio;
+    const T below = tail.times(underflowing_product(held, ratio));
+    return negative ? below : underflowing_product(x, ratio);
   }
 
   // With e = e^x and D = e^2 + 2e + 2 it is e B/D^2, B = 4 (1 + x) + e (4x + 6) + 4e^2 + e^3. Around its root r, B is
@@ -332,21 +338,24 @@ struct mish {
   NNK_HD T d1(T x) const {
     if constexpr (!M::precise) {
       x = bounded(x);
-      const T e = exponential(x), n = e * (T(2) + e), r = reciprocal<M>(n + T(2));
-      return r * madd(T(4) * x * madd(e, e, e), r, n);
+      const T e = exponential(x), n = underflowing_product(e, T(2) + e), r = reciprocal<M>(n + T(2));
+      return underflowing_product(r, madd(underflowing_product(T(4) * x, madd(e, e, e)), r, n));
     } else {
       using Table = typename M::Table;
       constexpr T root = Table::mish_root_hi, root_lo = Table::mish_root_lo;
       constexpr T e_r = Table::mish_root_e_hi, e_r_lo = Table::mish_root_e_lo;
       x = at_least(at_most(x, T(sizeof(T) == 8 ? 30 : 20)), Argument<M>::closing);
       const bool negative = x < T(0);
-      const Growth<M> tail(e_r, x, e_r_lo / e_r - root_lo, root);
-      const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
-      const T lost = madd(e, n, T(2) - d);  // what rounding took from d, which its square doubles
-      const T factor = madd(e, e + (T(4) + e_r), madd(T(4), x, T(6) + e_r * (T(4) + e_r)));
-      constexpr T k = (T(4) + T(4) * e_r) * e_r * Growth<M>::unit;
       const T from_root = x - root, small = difference_error(x, root, from_root) - root_lo;
-      const T low = madd(k, from_root, madd(tail.weighted - e_r * Growth<M>::unit * e_r_lo, factor, k * small));
+      const Growth<M> tail(e_r, from_root, small + e_r_lo / e_r);
+      const T e = tail.e, n = T(2) + e, d = madd(e, n, T(2));
+      // What rounding took from d, and before from n, which the square doubles.
+      const T lost = madd(e, e - (n - T(2)), madd(e, n, T(2) - d));
+      const T factor = madd(e, e + (T(4) + e_r), madd(T(4), x, T(6) + e_r * (T(4) + e_r)));
+      constexpr T unit = Growth<M>::unit, k = (T(4) + T(4) * e_r) * e_r * unit;
+      constexpr T k_lo = sizeof(T) == 8 ? T(0) : T((4.0 + 4.0 * e_r) * e_r * unit - k);
+      const T low =
+          madd(k, from_root, madd(tail.weighted - e_r * unit * e_r_lo, factor, madd(k_lo, from_root, k * small)));
       const T high = madd(e, madd(e, madd(T(-4), x, T(2)), madd(T(-4), x, T(4))), T(4));
       const T ratio = divide<M>(negative ? low : high, madd(d, d, T(2) * d * lost));
       return negative ? tail.times(ratio) : T(1) - ratio;

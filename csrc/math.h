@@ -103,6 +103,17 @@ NNK_HD double product_error(double x, double y, double p) {
 #endif
 }
 
+// x y, which may be subnormal. AMD's Zen 4 stalls for such a result of a multiplication, and longer for one of a
+// division or for a subnormal operand there, but not for one of an fma.
+template <class T>
+NNK_HD T underflowing_product(T x, T y) {
+#if defined(__FMA__)
+  return madd(x, y, T(-0.0));
+#else
+  return x * y;
+#endif
+}
+
 // x - y - d, d being the rounded difference (Knuth).
 template <class T>
 NNK_HD T difference_error(T x, T y, T d) {
@@ -120,7 +131,7 @@ struct Pair {
 template <class M>
 NNK_HD Pair<typename M::T> multiply(typename M::T x, Pair<typename M::T> y) {
   using T = typename M::T;
-  const T hi = x * y.hi;
+  const T hi = underflowing_product(x, y.hi);
   if constexpr (!M::precise) return {hi, T(0)};
   return {hi, madd(x, y.lo, product_error(x, y.hi, hi))};
 }
@@ -221,20 +232,20 @@ struct Float;
 template <>
 struct Float<float> {
   using Bits = int32_t;
-  static constexpr int mantissa = 23, bias = 127, subnormal_shift = 64;
+  static constexpr int mantissa = 23, bias = 127, subnormal_shift = 64, tail_shift = 32;
   static constexpr float largest = 3.40282347e38f, half_ulp = 5.96046448e-8f;
   static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float log2e = 1.44269504f, ln2 = 0.693147182f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
   static constexpr float subnormal_unit = 5.42101086e-20f;  // 2^-64
   static constexpr float far = 126.0f;  // exp(-far) is far below the smallest subnormal, and its scale in range
   static constexpr int odds_shift = -64;
-  static constexpr float odds_unit = subnormal_unit, odds_low = -43.0f, odds_high = 131.0f;
+  static constexpr float odds_low = -40.0f, odds_high = 133.0f;
 };
 
 template <>
 struct Float<double> {
   using Bits = int64_t;
-  static constexpr int mantissa = 52, bias = 1023, subnormal_shift = 512;
+  static constexpr int mantissa = 52, bias = 1023, subnormal_shift = 512, tail_shift = 66;
   static constexpr double largest = 1.7976931348623157e308, half_ulp = 1.1102230246251565e-16;
   static constexpr double magic = 6755399441055744.0;
   static constexpr double log2e = 1.4426950408889634, ln2 = 0.6931471805599453, ln2_hi = 0.69314718036912382,
@@ -242,7 +253,7 @@ struct Float<double> {
   static constexpr double subnormal_unit = 7.4583407312002070e-155;  // 2^-512
   static constexpr double far = 1000.0;
   static constexpr int odds_shift = -96;
-  static constexpr double odds_unit = 1.2621774483536189e-29, odds_low = -600.0, odds_high = 770.0;
+  static constexpr double odds_low = -600.0, odds_high = 776.3;
 };
 
 // The lo of a number that needed no rounding. Adding a float 0 instead would cost an instruction, for -0's sake.
@@ -257,15 +268,8 @@ NNK_HD T plus(T x, Exact) {
   return x;
 }
 
-NNK_HD float minus(float x, float origin) { return x - origin; }
-NNK_HD double minus(double x, double origin) { return x - origin; }
-template <class T>
-NNK_HD T minus(T x, Exact) {
-  return x;
-}
-
-// z - origin + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a
-// normal number. The multiples of log(2) leave z before the origin does, which then costs no digits.
+// z + lo = n log(2) + r with |r| <= log(2)/2: tail = e^r - 1 and scale = 2^(n + shift), which has to be a normal number
+// or 0.
 template <class M, int shift = Float<typename M::T>::subnormal_shift>
 struct Reduced {
   using T = typename M::T;
@@ -274,20 +278,20 @@ struct Reduced {
 
   T tail, scale;
 
-  template <class Lo, class Origin = Exact>
-  explicit NNK_HD Reduced(T z, Lo lo, Origin origin = {}, Bits shift_more = 0) {
-    const T shifted = madd(minus(z, origin), F::log2e, F::magic);
+  template <class Lo>
+  explicit NNK_HD Reduced(T z, Lo lo, Bits shift_more = 0) {
+    const T shifted = madd(z, F::log2e, F::magic);
     const Bits n = bits_of<Bits>(shifted) - bits_of<Bits>(F::magic);
     const T whole = shifted - F::magic;
     T r;
     if constexpr (M::precise && __is_same(Lo, Exact)) {
-      r = madd(whole, -F::ln2_lo, minus(madd(whole, -F::ln2_hi, z), origin));
+      r = madd(whole, -F::ln2_lo, madd(whole, -F::ln2_hi, z));
     } else if constexpr (M::precise) {
-      r = minus(madd(whole, -F::ln2_hi, z), origin) + madd(whole, -F::ln2_lo, lo);
+      r = madd(whole, -F::ln2_hi, z) + madd(whole, -F::ln2_lo, lo);
     } else {
-      r = minus(madd(whole, -F::ln2, z), origin);
+      r = madd(whole, -F::ln2, z);
     }
-    tail = madd(r * r, polynomial<M::Table::expm1>(r), r);
+    tail = madd(underflowing_product(r, r), polynomial<M::Table::expm1>(r), r);
     scale = bits_of<T>((n + (F::bias + shift + shift_more)) << F::mantissa);
   }
 };
@@ -298,31 +302,55 @@ NNK_HD T not_too_far(T z) {
   return at_least(z, -Float<T>::far);
 }
 
+// 2^n, a normal number.
+template <class T>
+NNK_HD T power_of_two(typename Float<T>::Bits n) {
+  return bits_of<T>((n + Float<T>::bias) << Float<T>::mantissa);
+}
+
 // e^z for z <= 30, kept in two factors so that a product with it is rounded once, also where e^z itself is subnormal.
-template <class M>
+// Where the first factor's exponent would leave the range, its bits are those of 0, and products are 0 without having
+// to underflow. Until then v e^z is right for |v| < 2^(shift - 24) (double: 2^(shift - 53)).
+template <class M, int shift = Float<typename M::T>::tail_shift>
 struct Exponential {
   using T = typename M::T;
+  using F = Float<T>;
 
-  Reduced<M> reduced;
+  Reduced<M, shift> reduced;
 
   template <class Lo = Exact>
-  explicit NNK_HD Exponential(T z, Lo lo = {}) : reduced(not_too_far(z), lo) {}
+  explicit NNK_HD Exponential(T z, Lo lo = {}) : reduced(at_least(z, T(-F::bias - shift) * F::ln2), lo) {}
 
   // v e^z
-  NNK_HD T times(T v) const { return madd(v, reduced.tail, v) * reduced.scale * Float<T>::subnormal_unit; }
-  NNK_HD T value() const { return (T(1) + reduced.tail) * (reduced.scale * Float<T>::subnormal_unit); }
+  NNK_HD T times(T v) const {
+    return underflowing_product(underflowing_product(madd(v, reduced.tail, v), reduced.scale), unit());
+  }
+
+  // v e^z with one rounding more, which costs less beside value().
+  NNK_HD T times_value(T v) const { return underflowing_product(v * lifted(), unit() / T(2)); }
+
+  // e^z / y for y like reciprocal's argument
+  NNK_HD T over(T y) const { return underflowing_product(divide<M>(lifted(), y), unit() / T(2)); }
+
+  NNK_HD T value() const { return underflowing_product(lifted(), unit() / T(2)); }
 
   // value() - 1, to full precision near 0.
   NNK_HD T minus_one() const {
-    const T power = reduced.scale * Float<T>::subnormal_unit;
+    const T power = underflowing_product(reduced.scale, unit());
     return madd(power, reduced.tail, power - T(1));
   }
+
+ private:
+  static NNK_HD T unit() { return power_of_two<T>(-shift); }
+
+  // 2^(shift + 1) e^z: normal, also where the scale is the smallest normal number and the tail negative, or 0.
+  NNK_HD T lifted() const { return (T(2) + (reduced.tail + reduced.tail)) * reduced.scale; }
 };
 
 #if defined(__CUDA_ARCH__)
 // The hardware's exponential is good to 2^-22, and a subnormal e^z has as many digits as a 16-bit product can show.
-template <>
-struct Exponential<Fast> {
+template <int shift>
+struct Exponential<Fast, shift> {
   float e;
 
   template <class Lo = Exact>
@@ -331,16 +359,12 @@ struct Exponential<Fast> {
   }
 
   NNK_HD float times(float v) const { return v * e; }
+  NNK_HD float times_value(float v) const { return v * e; }
+  NNK_HD float over(float y) const { return divide<Fast>(e, y); }
   NNK_HD float value() const { return e; }
   NNK_HD float minus_one() const { return e - 1.0f; }
 };
 #endif
-
-// 2^n, a normal number.
-template <class T>
-NNK_HD T power_of_two(typename Float<T>::Bits n) {
-  return bits_of<T>((n + Float<T>::bias) << Float<T>::mantissa);
-}
 
 // k where 2^k <= |c| < 2^(k + 1); 0 for what has none.
 template <class T>
@@ -384,15 +408,15 @@ struct Multiple {
 
   template <class Lo>
   NNK_HD T times_exponential(T z, Lo lo) const {
-    const Reduced<M, 0> reduced(z, lo, Exact(), exponent);
-    return madd(factor, reduced.tail, factor) * reduced.scale;
+    const Reduced<M, 0> reduced(z, lo, exponent);
+    return underflowing_product(madd(factor, reduced.tail, factor), reduced.scale);
   }
 };
 
-// e = e_r e^(z - r + lo), and what it is above e_r, to full relative precision near r. Both for what e multiplies and
-// for that difference, the constant weight = e_r unit stands in front: no product has to be formed with either. z is to
-// be held where unit e is normal, and e at most e^42. What rounding took from e_r, the caller adds to lo as e_r_lo /
-// e_r, and takes from the difference.
+// e = e_r e^(d + lo), d being the distance from a root, and what it is above e_r, to full relative precision there.
+// Both for what e multiplies and for that difference, the constant weight = e_r unit stands in front: no product has to
+// be formed with either. e is to be held where unit e is normal, and at most e^42. What rounding took from e_r, the
+// caller adds to lo as e_r_lo / e_r, and takes from the difference.
 template <class M>
 struct Growth {
   using T = typename M::T;
@@ -402,18 +426,20 @@ struct Growth {
   T tail, scale;
   T e, weighted;  // weighted = weight (e - e_r)
 
-  template <class Lo, class Origin>
-  NNK_HD Growth(T e_r, T z, Lo lo, Origin origin) {
-    const Reduced<M, shift> reduced(z, lo, origin);
+  template <class Lo>
+  NNK_HD Growth(T e_r, T d, Lo lo) {
+    const Reduced<M, shift> reduced(d, lo);
     tail = reduced.tail;
-    const T weight = e_r * unit, leading = weight * reduced.scale, both = (weight * weight) * reduced.scale;
+    // What is added to w needs no more of a vanishing e than that it be normal.
+    const T added = at_least(reduced.scale, power_of_two<T>(shift - (sizeof(T) == 8 ? 80 : 50)));
+    const T weight = e_r * unit, leading = weight * added, both = (weight * weight) * added;
     weighted = madd(both, reduced.tail, both - weight * e_r);
     scale = reduced.scale;
     e = madd(leading, tail, leading);
   }
 
   // e v / weight, rounded once also where it is subnormal
-  NNK_HD T times(T v) const { return madd(v, tail, v) * scale; }
+  NNK_HD T times(T v) const { return underflowing_product(madd(v, tail, v), scale); }
 };
 
 #if defined(__CUDA_ARCH__)
@@ -422,8 +448,8 @@ struct Growth<Fast> {
   static constexpr float unit = 1.0f;
   float e, weighted, inverse_weight;
 
-  NNK_HD Growth(float e_r, float z, Exact, Exact)
-      : e(e_r * Exponential<Fast>(z).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
+  NNK_HD Growth(float e_r, float d, Exact)
+      : e(e_r * Exponential<Fast>(d).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
   NNK_HD float times(float v) const { return v * inverse_weight * e; }
 };
 #endif

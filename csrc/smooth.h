@@ -5,41 +5,51 @@
 
 namespace nnk::NNK_ISA {
 
-// sigmoid(z + lo) = u / (u + u e^-z), with a u that keeps both terms normal until the quotient is far below the
-// smallest subnormal number: the quotient is the only rounding there, and neither sign of z needs a case of its own.
+// sigmoid(z + lo) = u / (u + u e^-z), with a u for which u e^-z is normal as long as the quotient is not 0, and
+// infinite from there on (on a device, whose division is not for infinity, almost). No sign of z needs a case of its
+// own. A power of two keeps the quotient normal too: what follows is the only rounding that may be to a subnormal
+// number.
 template <class M>
 struct Odds {
   using T = typename M::T;
   using F = Float<T>;
-  static constexpr T unit = F::odds_unit;
+  static constexpr T lift = sizeof(T) == 8 ? T(0x1p90) : T(0x1p22);      // of the numerator
+  static constexpr T lower = sizeof(T) == 8 ? T(0x1p-186) : T(0x1p-86);  // u / lift
+  static constexpr T large = sizeof(T) == 8 ? T(0x1p37) : T(0x1p39);
 
   T whole;
 
   template <class Lo = Exact>
-  explicit NNK_HD Odds(T z, Lo lo = {}) : whole(unit + scaled_exponential(-z, -lo)) {}
+  explicit NNK_HD Odds(T z, Lo lo = {}) : whole(one_plus_exponential(-z, -lo)) {}
 
-  NNK_HD T sigmoid() const { return divide<M>(unit, whole); }
+  NNK_HD T sigmoid() const { return underflowing_product(divide<M>(lift, whole), lower); }
 
-  // v sigmoid(z), for |v| < 2^39 (double: 2^37) where z < -odds_high. A small v would vanish in v u.
+  // v sigmoid(z). Where that is 0 or not infinite it is so for every z if |v| < large, and for a greater |v| as long as
+  // e^z is.
   NNK_HD T times(T v) const {
-    const bool small = magnitude(v) < T(1);
-    const T ratio = divide<M>(small ? unit : v * unit, whole);
-    return small ? v * ratio : ratio;
+    const bool liftable = magnitude(v) < large;
+    return underflowing_product(divide<M>(underflowing_product(v, liftable ? lift : unit()), whole),
+                                liftable ? lower : T(1));
   }
 
  private:
-  // u e^z
+  static NNK_HD T unit() { return power_of_two<T>(F::odds_shift); }
+
+  // u + u e^z
   template <class Lo>
-  static NNK_HD T scaled_exponential(T z, Lo lo) {
+  static NNK_HD T one_plus_exponential(T z, Lo lo) {
 #if defined(__CUDA_ARCH__)
     if constexpr (M::exponential_is_cheap) {
       float e;
       asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(madd(z, F::log2e, float(F::odds_shift))));
-      return e;
+      return e + unit();
     }
+    constexpr T highest = F::odds_high - 2;
+#else
+    constexpr T highest = F::odds_high;
 #endif
-    const Reduced<M, F::odds_shift> reduced(at_least(at_most(z, F::odds_high), F::odds_low), lo);
-    return (T(1) + reduced.tail) * reduced.scale;
+    const Reduced<M, F::odds_shift> reduced(at_least(at_most(z, highest), F::odds_low), lo);
+    return madd(T(1) + reduced.tail, reduced.scale, unit());
   }
 };
 
@@ -48,13 +58,15 @@ template <class M>
 struct Logistic {
   using T = typename M::T;
 
+  using Tail = Exponential<M, Float<T>::subnormal_shift>;  // for a slope of any size
+
   bool positive;
-  Exponential<M> tail;
+  Tail tail;
   T e, r;
 
-  explicit NNK_HD Logistic(T z) : Logistic(z >= T(0), Exponential<M>(negative_magnitude(z))) {}
+  explicit NNK_HD Logistic(T z) : Logistic(z >= T(0), Tail(negative_magnitude(z))) {}
   NNK_HD Logistic(T z, Exact) : Logistic(z) {}
-  NNK_HD Logistic(T z, T lo) : Logistic(z >= T(0), Exponential<M>(negative_magnitude(z), z >= T(0) ? -lo : lo)) {}
+  NNK_HD Logistic(T z, T lo) : Logistic(z >= T(0), Tail(negative_magnitude(z), z >= T(0) ? -lo : lo)) {}
 
   // v sigmoid'(z)
   NNK_HD T slope(T v) const { return tail.times(v * (r * r)); }
@@ -66,7 +78,7 @@ struct Logistic {
   }
 
  private:
-  NNK_HD Logistic(bool positive, Exponential<M> tail)
+  NNK_HD Logistic(bool positive, Tail tail)
       : positive(positive), tail(tail), e(tail.value()), r(reciprocal<M>(T(1) + e)) {}
 };
 
@@ -84,7 +96,7 @@ struct sigmoid {
   NNK_HD T value(T x) const { return Odds<M>(x).sigmoid(); }
   NNK_HD T d1(T x) const {
     const Exponential<M> tail(negative_magnitude(x));
-    return divide<M>(tail.value(), square_of_one_plus(tail.value()));
+    return tail.over(square_of_one_plus(tail.value()));
   }
 
   NNK_HD T d2(T x) const { return Logistic<M>(x).curvature(T(1)); }
@@ -97,7 +109,7 @@ struct tanh {
 
   // Where 1 - e, e = exp(-2 |x|), does not cancel.
   static NNK_HD T far_from_zero(T x) {
-    const T e = Exponential<M>(T(-2) * magnitude(x)).value();
+    const T e = Exponential<M>(underflowing_product(T(-2), magnitude(x))).value();
     return with_sign((T(1) - e) * reciprocal<M>(T(1) + e), x);
   }
 
@@ -107,21 +119,21 @@ struct tanh {
       const T near = x * madd(square, madd(square, T(2.0 / 15), T(-1.0 / 3)), T(1));
       return magnitude(x) < T(0.125) ? near : far_from_zero(x);
     } else {
-      const T m = expm1_of<M>(T(-2) * magnitude(x));
-      return with_sign(divide<M>(m, T(2) + m), x);
+      const T m = expm1_of<M>(underflowing_product(T(-2), magnitude(x)));
+      return with_sign(underflowing_product(m, reciprocal<M>(T(2) + m)), x);
     }
   }
 
   NNK_HD T d1(T x) const {
-    const Exponential<M> tail(T(-2) * magnitude(x));
-    return divide<M>(T(4) * tail.value(), square_of_one_plus(tail.value()));
+    const Exponential<M> tail(underflowing_product(T(-2), magnitude(x)));
+    return tail.over(T(0.25) * square_of_one_plus(tail.value()));
   }
 
   NNK_HD T d2(T x) const { return T(-2) * bend(x); }
 
   // tanh(x) tanh'(x)
   static NNK_HD T bend(T x) {
-    const Exponential<M> tail(T(-2) * magnitude(x));
+    const Exponential<M> tail(underflowing_product(T(-2), magnitude(x)));
     const T e = tail.value(), square = square_of_one_plus(e);
     return with_sign(tail.times(divide<M>(T(-4) * tail.minus_one(), square * (T(1) + e))), x);
   }
@@ -133,20 +145,20 @@ struct tanhshrink {
   NNK_HD tanhshrink(double, double) {}
 
   NNK_HD T value(T x) const {
-    const T square = x * x;
-    const T small = x * (square * polynomial<M::Table::tanhres>(square - T(1.125)));
+    const T square = underflowing_product(x, x);
+    const T ratio = underflowing_product(square, polynomial<M::Table::tanhres>(square - T(1.125)));
+    const T small = underflowing_product(x, ratio);
     const T large = x - (M::precise ? tanh<M>(0, 0).value(x) : tanh<M>::far_from_zero(x));
     return magnitude(x) < T(1.5) ? small : large;
   }
 
   NNK_HD T d1(T x) const {
+    // Where tanh^2 nears 1, its complement 4 e / (1 + e)^2, e = exp(-2 |x|), has fewer roundings.
+    const T square = underflowing_product(x, x);
+    const T near = underflowing_product(square, polynomial<M::Table::tanh2>(square - T(0.18)));
     const Reduced<M, 0> reduced(at_least(T(-2) * magnitude(x), T(-40)), Exact());
-    const T m = madd(reduced.scale, reduced.tail, reduced.scale - T(1)),
-            e = madd(reduced.scale, reduced.tail, reduced.scale);
-    // Where tanh^2 nears 1, its complement has fewer roundings to square.
-    const bool near = magnitude(x) < T(1);
-    const T ratio = divide<M>(near ? m * m : T(4) * e, square_of_one_plus(e));
-    return near ? ratio : T(1) - ratio;
+    const T e = madd(reduced.scale, reduced.tail, reduced.scale);
+    return magnitude(x) < T(0.6) ? near : T(1) - divide<M>(T(4) * e, square_of_one_plus(e));
   }
 
   NNK_HD T d2(T x) const { return T(2) * tanh<M>::bend(x); }
@@ -161,10 +173,10 @@ struct softplus {
 
   NNK_HD T value(T x) const {
     const Pair<T> z = argument(x);
-    const Exponential<M> tail(negative_magnitude(z.hi), z.hi < T(0) ? z.lo : -z.lo);
-    const T log = tail.value() * log1p_ratio<M>(tail.value());
+    const Exponential<M> tail(negative_magnitude(at_most(z.hi, T(40))), z.hi < T(0) ? z.lo : -z.lo);
+    const T log = tail.times_value(log1p_ratio<M>(tail.value()));
     const T sum = (z.hi < T(0) ? T(0) : z.hi) + log;
-    return z.hi > threshold ? x : sum * inverse_beta;
+    return z.hi > threshold ? x : underflowing_product(sum, inverse_beta);
   }
 
   NNK_HD T d1(T x) const {
@@ -194,9 +206,8 @@ struct logsigmoid {
   NNK_HD logsigmoid(double, double) {}
 
   NNK_HD T value(T x) const {
-    const Exponential<M> tail(negative_magnitude(x));
-    const T log = tail.value() * log1p_ratio<M>(tail.value());
-    return (x < T(0) ? x : T(0)) - log;
+    const Exponential<M> tail(negative_magnitude(at_least(x, T(-40))));
+    return (x < T(0) ? x : T(-0.0)) - tail.times_value(log1p_ratio<M>(tail.value()));
   }
 
   NNK_HD T d1(T x) const { return Odds<M>(-x).sigmoid(); }
@@ -241,9 +252,9 @@ struct ExponentialUnit {
   // The comparison keeps the sign of -0, and an x whose quotient by the width would be subnormal.
   NNK_HD T value(T x) const {
     const auto z = argument(value_range.hold(x));
-    const Reduced<M, 0> reduced(z.hi, z.lo, Exact(), -lift);
-    const T m = lifted * madd(reduced.scale, reduced.tail, reduced.scale - unit);
-    return x < knee ? m : above * x;
+    const Reduced<M, 0> reduced(z.hi, z.lo, -lift);
+    const T m = underflowing_product(lifted, madd(reduced.scale, reduced.tail, reduced.scale - unit));
+    return x < knee ? m : underflowing_product(above, x);
   }
 
   NNK_HD T d1(T x) const {
@@ -308,14 +319,16 @@ struct softsign {
   NNK_HD softsign(double, double) {}
 
   NNK_HD T value(T x) const {
-    constexpr T largest = sizeof(T) == 8 ? T(1.7976931348623157e308) : T(3.40282347e38);
-    x = at_least(at_most(x, largest), -largest);
-    return x / (T(1) + magnitude(x));
+    // Beyond the bound it is 1 or -1. The numerator is lifted for the sake of a subnormal x.
+    constexpr T bound = T(0x1p60), lift = T(0x1p60);
+    x = at_least(at_most(x, bound), -bound);
+    return underflowing_product(underflowing_product(x, lift) / (T(1) + magnitude(x)), T(1) / lift);
   }
 
   NNK_HD T d1(T x) const {
-    const T r = T(1) / (T(1) + magnitude(x));
-    return r * r;
+    constexpr T bound = sizeof(T) == 8 ? T(0x1p538) : T(0x1p76);  // beyond which it is 0
+    const T r = T(1) / (T(1) + (magnitude(x) > bound ? T(__builtin_inf()) : magnitude(x)));
+    return underflowing_product(r, r);
   }
 
   NNK_HD T d2(T x) const {

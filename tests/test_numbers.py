@@ -237,3 +237,49 @@ def test_the_sign_of_zero(row, backend, device, dtype):
         expected = accuracy.truth_of(row, "value", x, a, b).to(dtype)
         assert row.name in ("relu_squared", "thresholded_relu", "identity") or expected[0] != 0 or expected[0].signbit()
     assert torch.equal(got.signbit(), expected.signbit())
+
+
+def test_a_dense_sample_is_within_the_promised_ulps(row, backend, device):
+    """A regular grid misses the worst roundings: logarithmic and even samples of a fixed seed."""
+    if INTERPRETED:
+        pytest.skip("the interpreter takes minutes for so many numbers")
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(0x00800000, 0x7F800000, (60_000,), generator=generator, dtype=torch.int32)
+    even = torch.rand(240_000, generator=generator, dtype=torch.float64) * 6
+    x = torch.cat([patterns.view(torch.float32), even.float(), 0.1 * even.float(), 20 * even[:60_000].float()])
+    x = torch.cat([x, -x]).to(device)
+    a, b = accuracy.constants_of(row)
+    for order, got in (
+        ("value", backend.forward(row.name, x, a, b)),
+        ("d1", backend.backward(row.name, torch.ones_like(x), x, a, b)),
+    ):
+        off = accuracy.errors(got, accuracy.truth_of(row, order, x, a, b))
+        worst = off.argmax()
+        # The worst roundings of gelu_tanh' together are a little more.
+        limit = 4.2 if (row.name, order) == ("gelu_tanh", "d1") else accuracy.LIMITS[torch.float32]
+        assert off[worst] <= limit, f"{order}: {off[worst]} ulp at {x[worst]}"
+
+
+# Those whose value or derivative falls like an exponential, and where in float32 that is subnormal, and 0.
+DECAYING = ("sigmoid", "silu", "gelu_sigmoid", "gelu_tanh", "gelu", "mish", "softplus", "logsigmoid", "tanh", "elu")
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_tails_are_rounded_once_to_subnormal_numbers_and_end_in_a_signed_zero(name, backend, device):
+    row = nnkernels.activation(name)
+    a, b = accuracy.constants_of(row)
+    x = torch.linspace(-135, 135, 54_001, device=device)
+    smallest = 2.0**-149
+    for order, got in (
+        ("value", backend.forward(row.name, x, a, b)),
+        ("d1", backend.backward(row.name, torch.ones_like(x), x, a, b)),
+    ):
+        exact = accuracy.truth_of(row, order, x, a, b)
+        subnormal = exact.abs() < 2.0**-126
+        # Half of the last place for one rounding, and 4 ulp of what was rounded.
+        off = (got.double() - exact).abs() / (0.5 * smallest + 2.0**-22 * exact.abs())
+        assert torch.all(off[subnormal] <= 1.01)
+        gone = exact.abs() < 0.4 * smallest
+        assert torch.all(got[gone] == 0)
+        signed = gone & (exact != 0)
+        assert torch.equal(got.signbit()[signed], exact.signbit()[signed])

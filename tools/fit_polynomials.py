@@ -9,6 +9,7 @@ best polynomial of its degree, and prints the worst relative error of what the r
     expm1    expm1(r) = r + r^2 P(r)                  |r| <= log(2)/2, after subtracting the nearest multiple of log(2)
     log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
     tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
+    tanh2    tanh(x)^2 = x^2 P(x^2 - 0.18)            |x| <= 0.6, where the square would double an error; C++ alone
     mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail without its exponential
     gelu_tail     Phi(-a) = 2^(P(a) - 24)                         0 <= a <= 14, beyond which 16 bits have 0 alone
     gelu_slope    Phi(-a) - a phi(a) = (r - a) 2^(P(a) - 24)      the same, r being its root
@@ -63,6 +64,11 @@ def _mills(k: float) -> Callable[[mp.mpf], mp.mpf]:
         return mp.erfc(a / mp.sqrt(2)) / 2 * mp.exp(a * a / 2) * (a + k)
 
     return of_w
+
+
+def _tanh_square(w: mp.mpf) -> mp.mpf:
+    square = w + mp.mpf("0.18")
+    return mp.tanh(mp.sqrt(square)) ** 2 / square if square else mp.mpf(1)
 
 
 def _log1p_ratio(w: mp.mpf) -> mp.mpf:
@@ -132,6 +138,7 @@ FITS = [
     ),
     Fit("log1p", _log1p_ratio, (-1, 1), lambda w, p: p, {"fast": 6, "float": 11, "double": 21}),
     Fit("tanhres", _tanh_residual, (-1.125, 1.125), lambda w, p: p, {"fast": 6, "float": 10, "double": 21}),
+    Fit("tanh2", _tanh_square, (-0.18, 0.18), lambda w, p: p, {"fast": 3, "float": 5, "double": 11}),
     _mills_fit("fast", 0.0, 15.0, 6),
     _mills_fit("float", 3.0, 15.0, 7),
     _mills_fit("double", 3.0, 40.0, 17),
@@ -145,6 +152,7 @@ FITS = [
 
 TRITON_ALONE = ("gelu_tail", "gelu_slope")
 REFERENCE_ALONE = ("mills_whole",)
+CPP_ALONE = ("tanh2",)
 
 
 def chebyshev_fit(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
@@ -193,8 +201,19 @@ def constants(precision: str) -> dict[str, float]:
     split: dict[str, float] = {}
     for name, value in exact.items():
         high = rounded(value, precision)
+        if name.endswith("_e") and precision != "double":
+            high = with_exact_square(high)
         split |= {f"{name}_hi": high, f"{name}_lo": rounded(value - high, precision)}
     return split
+
+
+def with_exact_square(value: float) -> float:
+    """Of `value` and its two neighbours in float32 the one whose square is the nearest to a number of that type.
+
+    The square multiplies what e^z is above e^root: its rounding would be an error of every derivative.
+    """
+    near = (np.nextafter(np.float32(value), np.float32(end), dtype=np.float32) for end in (0.0, value, 1.0))
+    return min(map(float, near), key=lambda v: abs(rounded(mp.mpf(v * v), "float") / (v * v) - 1))
 
 
 def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
@@ -218,9 +237,10 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
 def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
     lines = [f'"""{note}"""', "", "# fmt: off", ""]
     for (name, precision), values in table.items():
-        lines.append(f"{name.upper()}_{precision.upper()} = (")
-        lines += [f"    {v!r}," for v in values]
-        lines.append(")")
+        if name not in CPP_ALONE:
+            lines.append(f"{name.upper()}_{precision.upper()} = (")
+            lines += [f"    {v!r}," for v in values]
+            lines.append(")")
     if ("mills", "float") not in table:  # the reference's
         return "\n".join([*lines, f"WHOLE_K = {WHOLE_K}", ""])
     lines.append(f"MILLS_K = {MILLS_K}")

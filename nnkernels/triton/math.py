@@ -183,10 +183,8 @@ def divide(x, d, FAST: tl.constexpr):
 
 
 @triton.jit
-def _reduce(x, BIAS: tl.constexpr, ORIGIN: tl.constexpr = None):
-    """x - ORIGIN = n log(2) + r with |r| <= log(2)/2: r, and an integer whose low bits hold n + BIAS.
-
-    The multiples of log(2) leave x before the origin does, which then costs no digits.
+def _reduce(x, BIAS: tl.constexpr):
+    """x = n log(2) + r with |r| <= log(2)/2: r, and an integer whose low bits hold n + BIAS.
 
     Adding 1.5 * 2^23 (2^52) leaves no room for a fraction: the sum ends in the integer nearest to x log2(e).
     """
@@ -200,12 +198,9 @@ def _reduce(x, BIAS: tl.constexpr, ORIGIN: tl.constexpr = None):
         HIGH: tl.constexpr = _LN2_FLOAT[0]
         LOW: tl.constexpr = _LN2_FLOAT[1]
         BITS: tl.constexpr = tl.int32
-    shifted = x if ORIGIN is None else x - ORIGIN
-    shifted = tl.fma(shifted, tl.full(x.shape, _LOG2E, x.dtype), tl.full(x.shape, MAGIC, x.dtype))
+    shifted = tl.fma(x, tl.full(x.shape, _LOG2E, x.dtype), tl.full(x.shape, MAGIC, x.dtype))
     n = shifted - MAGIC
     r = tl.fma(n, tl.full(x.shape, -HIGH, x.dtype), x)
-    if ORIGIN is not None:
-        r -= ORIGIN
     r = tl.fma(n, tl.full(x.shape, -LOW, x.dtype), r)
     return r, shifted.to(BITS, bitcast=True)
 
@@ -258,21 +253,21 @@ def root_weight(root, dtype):
 
 
 @triton.jit
-def growth(z, lo, ROOT: tl.constexpr):
-    """e = exp(z + lo) beside a root: 1 + tail and the scale, whose product is e/weight; e; weight (e - e_root).
+def growth(d, lo, ROOT: tl.constexpr):
+    """e = e_root exp(d + lo), d from a root: 1 + tail and the scale, whose product is e/weight; e; weight (e - e_root).
 
-    The difference keeps its digits at the root, since it comes from expm1(z - root). The weight is e_root with a power
-    of two that keeps the scale a normal number until e is 0: as a factor of what e multiplies it costs nothing.
+    The difference keeps its digits at the root, since it comes from expm1(d). The weight is e_root with a power of two
+    that keeps the scale a normal number until e is 0: as a factor of what e multiplies it costs nothing. What rounding
+    took from e_root joins the exponent here; from the difference the caller has to take it.
     """
-    SHIFT: tl.constexpr = root_shift(z.dtype)
-    WEIGHT: tl.constexpr = root_weight(ROOT, z.dtype)
-    r, bits = _reduce(z, SHIFT + (1023 if z.dtype == tl.float64 else 127), ROOT[0])
-    r += lo - ROOT[1]
-    scale = _power_of_two(bits, z.dtype)
+    SHIFT: tl.constexpr = root_shift(d.dtype)
+    WEIGHT: tl.constexpr = root_weight(ROOT, d.dtype)
+    r, bits = _reduce(d, SHIFT + (1023 if d.dtype == tl.float64 else 127))
+    r += lo + ROOT[3] / ROOT[2]
+    scale = _power_of_two(bits, d.dtype)
     tail = tl.fma(r * r, polynomial(r, EXPM1, False), r)
     both = scale * (WEIGHT * WEIGHT)
     weighted = tl.fma(both, tail, both - WEIGHT * ROOT[2])
-    tail += ROOT[3] / ROOT[2]
     leading = scale * WEIGHT
     return tail, scale, tl.fma(leading, tail, leading), weighted
 

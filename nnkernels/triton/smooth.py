@@ -113,7 +113,7 @@ def tanhshrink_d2(x, a, b, FAST: tl.constexpr):
 def logsigmoid_value(x, a, b, FAST: tl.constexpr):
     """min(x, 0) - log(1 + e), e = exp(-|x|)."""
     p, _, s, t = exp_parts(-tl.abs(x), None, FAST)
-    return tl.where(x > 0, 0.0, x) - log1p_ratio(p * s * t, FAST) * p * s * t
+    return tl.where(x > 0, -1.0 * tl.zeros_like(x), x) - log1p_ratio(p * s * t, FAST) * p * s * t
 
 
 @triton.jit
@@ -202,11 +202,11 @@ def _linear_d1(z, lo, below):
     """
     ROOT: tl.constexpr = table(SILU_ROOT, z.dtype, False)
     WEIGHT: tl.constexpr = root_weight(ROOT, z.dtype)
-    tail, scale, e, weighted = growth(z, lo, ROOT)
     d, small = difference(z, ROOT[0])
     small += lo - ROOT[1]
+    tail, scale, e, weighted = growth(d, small, ROOT)
     weight = tl.full(z.shape, WEIGHT, z.dtype)
-    return _gate_d1(tl.fma(d, weight, tl.fma(small, weight, weighted)), tail, scale, e, below)
+    return _gate_d1(tl.fma(d, weight, tl.fma(small - ROOT[3], weight, weighted)), tail, scale, e, below)
 
 
 @triton.jit
@@ -349,15 +349,16 @@ def gelu_tanh_d1(x, a, b, FAST: tl.constexpr):
         ROOT: tl.constexpr = table(GELU_TANH_ROOT, x.dtype, False)
         ROOT_Z: tl.constexpr = table(GELU_TANH_ROOT_Z, x.dtype, False)
         WEIGHT: tl.constexpr = root_weight(ROOT_Z, x.dtype)
+        C1: tl.constexpr = _C1[2]
+        C2: tl.constexpr = 3 * _C2[2]
         below = x < 0
         x, z, lo, _ = _cubic_argument(_at_least(-tl.abs(x), -21.61 if x.dtype == tl.float64 else -10.92))
-        tail, scale, e, weighted = growth(z, lo, ROOT_Z)
-        c1, c1_low = _two_parts(x, _C1)
-        c2, _ = _two_parts(x, _C2)
-        c1, c2 = tl.zeros_like(x) + c1 * WEIGHT, tl.zeros_like(x) + 3 * c2 * WEIGHT
-        q = tl.fma(x, x + ROOT[0], tl.full(x.shape, ROOT[0] * ROOT[0], x.dtype))
-        slope = tl.fma(c2, q, c1) + c1_low * WEIGHT
-        bracket = tl.fma(x - ROOT[0], slope, tl.fma(slope, tl.full(x.shape, -ROOT[1], x.dtype), weighted))
+        d_z, small_z = difference(z, ROOT_Z[0])
+        tail, scale, e, weighted = growth(d_z, small_z + (lo - ROOT_Z[1]), ROOT_Z)
+        slope = tl.fma(x, tl.full(x.shape, C2 * WEIGHT, x.dtype), tl.full(x.shape, C2 * ROOT[0] * WEIGHT, x.dtype))
+        slope = tl.fma(x, slope, tl.full(x.shape, (C2 * ROOT[0] * ROOT[0] + C1) * WEIGHT, x.dtype))
+        d, small = difference(x, ROOT[0])
+        bracket = tl.fma(d, slope, tl.fma(small - ROOT[1], slope, weighted - WEIGHT * ROOT_Z[3]))
         return _gate_d1(bracket, tail, scale, e, below)
 
 
@@ -382,10 +383,10 @@ def gelu_value(x, a, b, FAST: tl.constexpr):
     if FAST:
         distance = tl.minimum(tl.abs(x), _FARTHEST, propagate_nan=tl.PropagateNan.ALL)
         tail = distance * _power_of(distance, GELU_TAIL)
-        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, 0.0, x))
+        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, -1.0 * tl.zeros_like(x), x))
     else:
         distance, ratio, p, s, t = normal_tail(x, FAST)
-        return tl.where(x < 0, 0.0, x) - distance * ratio * p * s * t
+        return tl.where(x < 0, -1.0 * tl.zeros_like(x), x) - distance * ratio * p * s * t
 
 
 @triton.jit
@@ -455,16 +456,17 @@ def mish_d1(x, a, b, FAST: tl.constexpr):
         WEIGHT: tl.constexpr = root_weight(ROOT, x.dtype)
         K: tl.constexpr = 4 * (1 + ROOT[2]) * WEIGHT
         x = _at_most(_at_least(x, _closing(x.dtype)), 30.0 if x.dtype == tl.float64 else 20.0)
-        tail, scale, e, weighted = growth(x, 0.0, ROOT)
+        d, small = difference(x, ROOT[0])
+        small -= ROOT[1]
+        tail, scale, e, weighted = growth(d, small, ROOT)
         n = 2 + e
         square_root = tl.fma(e, n, tl.full(x.shape, 2.0, x.dtype))
-        lost = tl.fma(e, n, 2 - square_root)
+        lost = tl.fma(e, e - (n - 2), tl.fma(e, n, 2 - square_root))
         square = tl.fma(square_root, square_root, 2 * square_root * lost)
-        d, small = difference(x, ROOT[0])
         four_x = 4 * x
         factor = tl.fma(e, e + (4 + ROOT[2]), four_x + (6 + ROOT[2] * (4 + ROOT[2])))
         k = tl.full(x.shape, K, x.dtype)
-        low = tl.fma(d, k, tl.fma(weighted, factor, k * (small - ROOT[1])))
+        low = tl.fma(d, k, tl.fma(weighted - WEIGHT * ROOT[3], factor, k * small))
         high = tl.fma(e, tl.fma(e, 2 - four_x, 4 - four_x), tl.full(x.shape, 4.0, x.dtype))
         if x.dtype == tl.float64:
             ratio = tl.where(x < 0, low, high) / square
