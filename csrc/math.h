@@ -448,7 +448,8 @@ struct Growth<Fast> {
   static constexpr float unit = 1.0f;
   float e, weighted, inverse_weight;
 
-  NNK_HD Growth(float e_r, float d, Exact)
+  template <class Lo>
+  NNK_HD Growth(float e_r, float d, Lo)
       : e(e_r * Exponential<Fast>(d).value()), weighted(e_r * (e - e_r)), inverse_weight(1.0f / e_r) {}
   NNK_HD float times(float v) const { return v * inverse_weight * e; }
 };
