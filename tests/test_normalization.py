@@ -105,7 +105,8 @@ def holds(norm, inputs, activation="identity", dims=1):
     for got, want, tensor in zip(mine, truth, given, strict=True):
         assert got.dtype == tensor.dtype and got.shape == tensor.shape
         summed = (y.numel() / got.numel()) ** 0.5 if got.numel() < y.numel() else 0.0
-        assert off(got, want.double(), summed) <= limit * (1 if tensor.dtype.itemsize == 2 else 3)
+        allowed = max(limit, accuracy.LIMITS[got.dtype]) * (1 if tensor.dtype.itemsize == 2 else 3)
+        assert off(got, want.double(), summed) <= allowed
 
 
 @EVERY_DTYPE
