@@ -281,6 +281,7 @@ def test_typical_networks_are_fused():
         assert torch.allclose(after(x), model(x), rtol=1e-4, atol=1e-5)
         model.eval(), after.eval()
     again = optimize(torch.nn.DataParallel(torch.compile(model, backend="eager")), always=True, verbose=False)
+    model.cpu()  # DataParallel has moved it to the GPU, if there is one
     assert fused(again) == 7 and torch.allclose(model(x), after(x), rtol=1e-4, atol=1e-5)
 
 
