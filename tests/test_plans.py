@@ -176,3 +176,29 @@ def test_what_was_kept_may_not_change_in_place():
         gate.mul_(2)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             y.sum().backward()
+
+
+@needs_node
+def test_a_tensor_given_twice_is_not_two_tensors():
+    x, other = tensors("swiglu of two", "dense", torch.float64)
+    for _ in range(4):
+        torch.testing.assert_close(F.swiglu(x, x), torch.nn.functional.silu(x) * x)
+    for gate, up in ((x, other), (other, x), (x, x)):
+        y = F.swiglu(gate, up)
+        torch.testing.assert_close(y, torch.nn.functional.silu(gate) * up)
+    y = F.bias_act(x, activation="silu", residual=x)
+    for _ in range(4):
+        found = torch.autograd.grad(F.bias_act(x, activation="silu", residual=x).sum(), x)
+    expected = torch.autograd.grad((torch.nn.functional.silu(x) + x).sum(), x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(F.bias_act(x, activation="silu", residual=other), torch.nn.functional.silu(x) + other)
+
+
+@needs_node
+def test_tensors_that_share_memory_are_told_apart():
+    whole = torch.randn(6, 20, dtype=torch.float64, device=DEVICE)
+    for _ in range(4):
+        left, right = whole.chunk(2, -1)
+        torch.testing.assert_close(F.swiglu(left, right), torch.nn.functional.silu(left) * right)
+    apart = [torch.randn(6, 20, dtype=torch.float64, device=DEVICE)[:, :10] for _ in range(2)]
+    torch.testing.assert_close(F.swiglu(*apart), torch.nn.functional.silu(apart[0]) * apart[1])

@@ -22,35 +22,37 @@ from .saving import Coding, adjacent, keep_bits
 
 
 class _Learned(route.Form):
+    """Its spec is the saving policy of a module, if one was chosen."""
+
     family = "learned"
 
     def __init__(self, name: str, parameters: int) -> None:
         self.name, self.tensors = name, 1 + parameters  # type: ignore[misc]
 
-    def forward(self, kernels: ModuleType, spec: None, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(self, kernels: ModuleType, spec: str | None, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         x, *parameters = tensors
         return (kernels.forward(self.name, x, parameters),)
 
-    def keeps(self, spec: None, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+    def keeps(self, spec: str | None, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         return tensors
 
     def backward(
-        self, kernels: ModuleType, spec: None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+        self, kernels: ModuleType, spec: str | None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
     ) -> Gradients:
         x, *parameters = kept
         for_parameters = any(wanted[1:])
         grad_x, for_each = kernels.backward(self.name, grad, x, parameters, for_parameters)
         return grad_x, *(for_each if for_parameters else [None] * len(parameters))
 
-    def differentiable(self, spec: None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+    def differentiable(self, spec: str | None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
         return differentiable_gradients(partial(reference.evaluate, self.name), kept, grad)
 
-    def elsewhere(self, spec: None, *tensors: Any) -> Tensor:
+    def elsewhere(self, spec: str | None, *tensors: Any) -> Tensor:
         x, *parameters = tensors
         if not sharded.serves(*tensors):
             return reference.evaluate(self.name, *tensors)
         operands = [(parameter, _along(self.name, parameter)) for parameter in parameters]
-        return sharded.locally(lambda x, *parts: call(self.name, x, parts), x, operands)
+        return sharded.locally(lambda x, *parts: call(self.name, x, parts, policy=spec), x, operands)
 
 
 _FORMS = {"prelu": _Learned("prelu", 1), "swish": _Learned("swish", 1), "apl": _Learned("apl", 2)}
@@ -64,11 +66,11 @@ def call(
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
     form = _FORMS[name]
-    usual = policy is None and policies.chosen.is_untouched
-    if not is_plain_call(x, *parameters) if inplace or not usual else True:
-        if not inplace:
-            return route.call(form, None, x, *parameters)
-        return x.copy_(route.call(form, None, x.clone(), *parameters))  # what follows keeps what it is given
+    if not inplace and policy is None and policies.chosen.is_untouched:
+        return route.call(form, None, x, *parameters)
+    if not is_plain_call(x, *parameters):
+        y = form.elsewhere(policy, x.clone() if inplace else x, *parameters)  # which keeps what it is given
+        return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
         if inplace:

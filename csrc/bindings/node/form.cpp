@@ -62,7 +62,13 @@ Key key_of(int64_t form, bool backward, uint64_t wanted, const Tensors& tensors)
   Key key;
   key.words.push_back(form << 1 | backward);
   key.words.push_back(int64_t(wanted));
-  for (const Tensor& t : tensors) key.add(t);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    key.add(tensors[i]);
+    // A tensor that is given twice is one slot of the plan.
+    for (size_t j = 0; j < i; ++j) {
+      if (tensors[i].defined() && tensors[i].is_same(tensors[j])) key.words.push_back(-2 - int64_t(j));
+    }
+  }
   return key;
 }
 

@@ -126,7 +126,9 @@ Tensors Plan::run(const Tensors& given) const {
       case Step::allocate: tensors[step.slot] = at::empty_strided(step.sizes, step.strides, step.options); break;
       case Step::call: call(step, tensors); break;
       case Step::launch: launch(step, tensors, stream); break;
-      case Step::moved: tensors[step.slot].unsafeGetTensorImpl()->bump_version(); break;
+      case Step::moved:
+        if (!tensors[step.slot].is_inference()) tensors[step.slot].unsafeGetTensorImpl()->bump_version();
+        break;
     }
   }
   return tensors;
