@@ -53,7 +53,7 @@ def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     started = [context.Process(target=_run, args=(rank, size, port, answers, work, args)) for rank in range(size)]
     for process in started:
         process.start()
-    got = [answers.get(timeout=120) for _ in started]
+    got = [answers.get(timeout=400) for _ in started]  # the first takes as long as a busy machine imports
     for process in started:
         process.join()
     errors = [text for _, _, text in got if text]
