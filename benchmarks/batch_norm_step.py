@@ -8,13 +8,13 @@ bfloat16, channels_last, on a GPU; beside the wall time stands that of the kerne
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 import nnkernels.functional as ours
+from nnkernels.benchmark import best_of_rounds
 
 eager = torch.nn.functional
 SHAPES = (
@@ -24,20 +24,6 @@ SHAPES = (
     (256, 960, 7, 7),
 )
 _ROUNDS, _CALLS = 15, 10
-
-
-def wall_ms(calls: list[Callable[[], object]]) -> list[float]:
-    """The least time of each call, in rounds of each in turn with nothing queued ahead of them."""
-    best = [float("inf")] * len(calls)
-    for _ in range(_ROUNDS):
-        for at, call in enumerate(calls):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(_CALLS):
-                call()
-            torch.cuda.synchronize()
-            best[at] = min(best[at], (time.perf_counter() - start) / _CALLS * 1e3)
-    return best
 
 
 def kernel_ms(call: Callable[[], object]) -> float:
@@ -75,7 +61,8 @@ def main() -> int:
         for call in calls:
             for _ in range(4):
                 call()
-        wall, kernels = wall_ms(calls), [kernel_ms(call) for call in calls]
+        wall = [1e3 * seconds for seconds in best_of_rounds(calls, _ROUNDS, "cuda")]
+        kernels = [kernel_ms(call) for call in calls]
         shown = "   ".join(f"{a:6.3f} {b:6.3f} {a / b:5.2f}" for a, b in (wall, kernels))
         print(f"{'x'.join(map(str, shape)):18} wall, kernels: {shown}")
     return 0

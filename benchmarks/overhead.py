@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from torch import Tensor
 
 import nnkernels.functional as ours
 from nnkernels import autograd
+from nnkernels.benchmark import best_of_rounds
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -34,7 +34,6 @@ from small_calls import SMALL_CALLS, SmallCall
 BARS = {"cpu": (8, 1.35), "cuda": (4096, 1.1)}
 NAMES = ("silu", "gelu", "relu", "softplus")
 FORM_ELEMENTS = {"cpu": 512, "cuda": 4096}
-_CALLS_OF_A_ROUND = 25
 eager = torch.nn.functional
 
 
@@ -56,21 +55,6 @@ def compare(name: str, device: str, rounds: int, calls: int) -> dict[str, float 
         "route": "C++" if autograd.has_cpp_node() else "Python",
         "bar": bar,
     }
-
-
-def best_us(calls: list[Callable[[], object]], device: str, rounds: int) -> list[float]:
-    """The least time of each call in microseconds: short rounds of each in turn, nothing queued ahead of them."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    best = [math.inf] * len(calls)
-    for _ in range(rounds):
-        for at, call in enumerate(calls):
-            synchronize()
-            start = time.perf_counter()
-            for _ in range(_CALLS_OF_A_ROUND):
-                call()
-            synchronize()
-            best[at] = min(best[at], (time.perf_counter() - start) / _CALLS_OF_A_ROUND * 1e6)
-    return best
 
 
 def form(name: str, case: SmallCall, device: str, rounds: int) -> dict[str, float | str]:
@@ -99,8 +83,11 @@ def form(name: str, case: SmallCall, device: str, rounds: int) -> dict[str, floa
     for call in (*map(both, sides), *map(forward, sides)):
         for _ in range(5):
             call()
-    theirs, mine = best_us([both(side) for side in sides], device, rounds)
-    theirs_forward, mine_forward = best_us([forward(side) for side in sides], device, rounds)
+    theirs, mine, theirs_forward, mine_forward = (
+        1e6 * seconds
+        for way in (both, forward)
+        for seconds in best_of_rounds([way(side) for side in sides], rounds, device)
+    )
     facts = {"activation": name, "device": device, "bar": case.bars[0], "forward_bar": case.bars[1]}
     facts |= {"eager_us": theirs, "ours_us": mine, "ratio": mine / theirs}
     facts |= {"eager_forward_us": theirs_forward, "ours_forward_us": mine_forward}

@@ -13,7 +13,6 @@ beyond the second are torch's own derivatives of the reference.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -26,11 +25,8 @@ from .. import _torch, dispatch, native, policies, reference
 from ..accepting import accepts, refusal
 from ..dispatch import Backend
 from ..registry import Activation, elementwise
-from . import jagged, recomputing, sharded
+from . import jagged, node, recomputing, sharded
 from .context import check_alike, has_plain_data, writing
-
-_cpp_apply: Any = None
-"""The C++ node's entry while it may be used: built for this torch, and nobody has chosen a backend or a policy."""
 
 
 def call(
@@ -47,10 +43,10 @@ def call(
     if policy is None and row.slopes is not None and type(x) in (Tensor, Parameter) and x.is_cuda and _bits_pay(x):
         policy = "bits"
     casts = row.float32_under_cuda_autocast and _torch.autocasts("cuda")
-    if _cpp_apply is not None and policy is None and not casts:
+    if node.serves and policy is None and not casts:
         index = native.index_of(row.name)
         if index is not None:
-            y = _cpp_apply(x, index, a, b, row.keeps_output(a, b), bool(inplace))
+            y = node.module.apply(x, index, a, b, row.keeps_output(a, b), bool(inplace))
             if y is not None:
                 return y
     return _call(row, function, x, a, b, inplace, policy or policies.chosen())
@@ -294,29 +290,5 @@ def _python_backward(grad: Tensor, kept: Tensor, index: int, a: float, b: float)
     return gradient(grad, kept, row, dispatch.select(row.name, kept), a, b)
 
 
-def _load_cpp_node() -> Any:
-    if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
-        return None
-    if native.build_info().get("built_under_torch") != torch.__version__ or not native.launcher("cpu"):
-        return None
-    node = native.extension("_autograd")
-    if node is None:
-        return None
-    node.connect(native.launcher("cpu"), native.launcher("cuda"), _python_backward)
-    return node.apply
-
-
-def has_cpp_node() -> bool:
-    """Whether the C++ autograd node serves plain calls."""
-    return _cpp_node is not None
-
-
-_cpp_node = _load_cpp_node()
-
-
-@dispatch.chosen.on_change
-@policies.chosen.on_change
-def _follow_choices() -> None:
-    global _cpp_apply
-    untouched = dispatch.chosen.is_untouched and policies.chosen.is_untouched
-    _cpp_apply = _cpp_node if untouched else None
+if node.module is not None:
+    node.module.connect(native.launcher("cpu"), native.launcher("cuda"), _python_backward)

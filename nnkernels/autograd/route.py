@@ -12,7 +12,6 @@ A form of call is described by a `Form`; what one call of it is to do, but for i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -21,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import dispatch, native, policies
+from .. import dispatch
 from ..recording import recorded
+from . import node
 from .context import is_plain_call, save, saved
 
 Gradients = tuple[Tensor | None, ...]
@@ -94,8 +94,8 @@ def _number(form: Form, spec: Hashable) -> int:
 def call(form: Form, spec: Any, *tensors: Tensor | None) -> Tensor:
     """The value of `form` with the constants `spec`."""
     record = None
-    if _cpp_call is not None and not torch.compiler.is_compiling():
-        found = _cpp_call(_number(form, spec), *tensors)
+    if node.serves and not torch.compiler.is_compiling():
+        found = node.module.call(_number(form, spec), *tensors)
         if isinstance(found, Tensor):
             return found
         record = found
@@ -119,7 +119,9 @@ def _forward(
         after = 0
         if wanted:
             kept, after = form.keeps(spec, tensors, made), _number(form, form.backward_spec(spec, tensors, made))
-        _node.learn(_number(form, spec), after, False, wanted, tensors, None if after < 0 else events, made[:1], kept)
+        node.module.learn(
+            _number(form, spec), after, False, wanted, tensors, None if after < 0 else events, made[:1], kept
+        )
 
     return recorded(lambda: form.forward(kernels, spec, bool(wanted), *tensors), learn)
 
@@ -170,31 +172,10 @@ def _backward_of_node(number: int, bits: int, record: bool, grad: Tensor, *kept:
     kernels = _kernels(form, spec, grad)
 
     def learn(events: Any, found: Gradients) -> None:
-        _node.learn(number, 0, True, bits, (grad, *kept), events, found, ())
+        node.module.learn(number, 0, True, bits, (grad, *kept), events, found, ())
 
     return recorded(lambda: _only(wanted, form.backward(kernels, spec, wanted, grad, *kept)), learn)
 
 
-def _load_node() -> Any:
-    """The C++ autograd node, if it was built for this torch and nobody prefers Python."""
-    if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
-        return None
-    if native.build_info().get("built_under_torch") != torch.__version__ or not native.launcher("cpu"):
-        return None
-    return native.extension("_autograd")
-
-
-_node: Any = _load_node()
-if _node is not None:
-    _node.connect_forms(_backward_of_node)
-
-_cpp_call: Any = None
-"""The node's entry while it may be used: nobody has chosen a backend or a policy."""
-
-
-@dispatch.chosen.on_change
-@policies.chosen.on_change
-def _follow_choices() -> None:
-    global _cpp_call
-    untouched = dispatch.chosen.is_untouched and policies.chosen.is_untouched
-    _cpp_call = _node.call if _node is not None and untouched else None
+if node.module is not None:
+    node.module.connect_forms(_backward_of_node)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import SUPPORTED_DTYPES, accepts, check_whole, refusal
+from ..accepting import SUPPORTED_DTYPES, accepts, check_whole, number, refusal
 from ..autograd import reducing as autograd
 
 __all__ = ["log_softmax", "softmax", "softmin"]
@@ -173,9 +173,7 @@ def _number(function: Function, scale: float | None) -> float:
         return 1.0
     if isinstance(scale, Tensor):
         raise TypeError(f"{function.__name__}(): scale must be a number; multiply the input by the tensor instead")
-    if isinstance(scale, str):
-        raise TypeError(f"{function.__name__}(): scale must be a number, not {scale!r}")
-    return float(scale)
+    return number(function.__name__, "scale", scale)
 
 
 def _call(

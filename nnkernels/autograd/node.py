@@ -1,0 +1,37 @@
+"""The C++ autograd node (csrc/bindings/autograd.cpp, csrc/bindings/node/): loaded once, for all that it serves."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from .. import dispatch, native, policies
+
+
+def _load() -> Any:
+    if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
+        return None
+    if native.build_info().get("built_under_torch") != torch.__version__ or not native.launcher("cpu"):
+        return None
+    return native.extension("_autograd")
+
+
+module: Any = _load()
+"""The extension; None if it was not built for this torch, or somebody prefers Python."""
+
+serves = False
+"""Whether it may be used: there is one, and nobody has chosen a backend or a policy."""
+
+
+def has_cpp_node() -> bool:
+    """Whether the C++ autograd node serves plain calls."""
+    return module is not None
+
+
+@dispatch.chosen.on_change
+@policies.chosen.on_change
+def _follow_choices() -> None:
+    global serves
+    serves = module is not None and dispatch.chosen.is_untouched and policies.chosen.is_untouched
