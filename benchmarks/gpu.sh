@@ -27,7 +27,7 @@ step() {  # name, command...
   fi
 }
 
-# Processes side by side: a GPU serves them all, and a crash loses one file's results only.
+# Processes side by side: a GPU serves them all, and a crash loses one file's results only. As many as fit into 128 GiB.
 test_step() {
   local file name shard shards
   export OMP_NUM_THREADS=1
@@ -37,6 +37,7 @@ test_step() {
       *) shards=1 ;;
     esac
     for shard in $(seq $shards); do
+      while (($(jobs -rp | wc -l) >= ${JOBS:-64})); do wait -n; done
       name=$(basename "$file" .py)_$shard
       step "$name" "$PYTHON" -m pytest -q -p no:cacheprovider "$file" --shard "$shard/$shards" >"$OUT/$name.result" &
     done

@@ -199,8 +199,8 @@ NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
     asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(y));
     const float quotient = x * r;
     if constexpr (M::precise) {
-      // An infinite quotient's residual would be infinity minus infinity.
-      const float corrected = madd(r, madd(-quotient, y, x), quotient);
+      // An infinite quotient's residual would be infinity minus infinity. In this order of signs -0 / y stays -0.
+      const float corrected = madd(-r, madd(quotient, y, -x), quotient);
       return magnitude(quotient) < __builtin_inff() ? corrected : quotient;
     }
     return quotient;

@@ -49,7 +49,7 @@ LAYOUTS = {
     "odd half": lambda: torch.randn(5, 6, 14).chunk(2, -1)[1],
     "wide half": lambda: torch.randn(3, 4000).chunk(2, -1)[0],
     "every other": lambda: torch.randn(5, 14)[:, ::2],
-    "expanded": lambda: torch.randn(7).expand(5, 7),
+    "expanded": lambda: torch.arange(-3.5, 3.5).expand(5, 7),
     "size one with odd stride": lambda: torch.randn(6, 7).as_strided((6, 1, 7), (7, 3, 1)),
     "misaligned": lambda: torch.randn(1025)[1:],
 }

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import FAR, Formula, Logistic, Tail, at_most_zero, expm1, near, negative_abs, product_error
+from .base import FAR, Formula, Logistic, Tail, at_most_zero, expm1, near, negated, negative_abs, product_error
 from .polynomials import MILLS_WHOLE_FLOAT, WHOLE_K
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -68,7 +68,7 @@ _GELU_SERIES = _gelu_series(16)
 
 def _tanh(x: Tensor) -> Tensor:
     m = expm1(2 * negative_abs(x))
-    return torch.where(x < 0, m, -m) / (2 + m)
+    return torch.where(x < 0, m, negated(m)) / (2 + m)
 
 
 def _d_tanh(x: Tensor, v: Tensor | float = 1.0) -> Tensor:

@@ -274,7 +274,7 @@ def growth(d, lo, ROOT: tl.constexpr):
 
 @triton.jit
 def difference(x, y):
-    """x - y and the error of that (Knuth)."""
+    """x - y and the error of that (Knuth), for an x that is no product: see `gelu_tanh_d1`."""
     d = x - y
     back = d - x
     return d, (x - (d - back)) - (y + back)
