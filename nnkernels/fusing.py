@@ -28,13 +28,15 @@ def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner
         ValueError: there is no stateless activation of that name, or it refuses the constants.
         TypeError: a constant that the activation lacks, or one that it needs is missing or no number.
     """
-    # A compiler traces through a cache and warns of it.
-    find = _inner.__wrapped__ if torch.compiler.is_compiling() else _inner
-    return find(caller, activation, tuple((name, number(caller, name, value)) for name, value in constants.items()))
+    given = tuple((name, number(caller, name, value)) for name, value in constants.items())
+    if torch.compiler.is_compiling():  # which traces through a cache and warns of it
+        return _inner.__wrapped__(caller, activation, given)
+    return _inner(caller, activation, given, tuple(math.copysign(1.0, value) for _, value in given))
 
 
 @lru_cache(maxsize=256)
-def _inner(caller: str, activation: str, given: tuple[tuple[str, float], ...]) -> Inner:
+def _inner(caller: str, activation: str, given: tuple[tuple[str, float], ...], signs: tuple[float, ...] = ()) -> Inner:
+    """`signs` keeps -0.0 apart from 0.0, which the cache takes for equal."""
     row, constants = elementwise(activation), dict(given)
     for name in constants:
         if name not in row.parameters:

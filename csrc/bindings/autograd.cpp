@@ -22,6 +22,7 @@
 #include "../kernels.h"
 #include "node/form.h"
 #include "node/node.h"
+#include "node/shortcut.h"
 
 namespace {
 
@@ -248,6 +249,7 @@ PyMethodDef methods[] = {
     {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(nnk::call_form)), METH_FASTCALL, nullptr},
     {"learn", nnk::learn_form, METH_VARARGS, nullptr},
     {"connect_forms", nnk::connect_forms, METH_O, nullptr},
+    {"shortcut", nnk::make_shortcut, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

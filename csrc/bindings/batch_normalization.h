@@ -90,7 +90,7 @@ struct Floats {  // an array of the computing type
 inline Floats floats(const Tensor& t) { return {given(t), t.scalar_type() == ScalarType::Double}; }
 
 inline Tensor new_floats(const Tensor& x, int64_t rows, int64_t cols) {
-  return torch::stable::new_empty(x, {rows, cols}, computing_type(x.scalar_type()));
+  return allocate(x, {rows, cols}, computing_type(x.scalar_type()));
 }
 
 // Statistics [4, sets] of x, the last row being sums of squares about the mean if `raw`; moves the running ones.
@@ -186,7 +186,7 @@ inline Tensor norm_apply_op(const Tensor& x, const Tensor& residual, const Tenso
   check_parameters(needs, x, weight, &bias);
   check_numbers(needs, {"statistics", statistics}, x, 4, sets_of(frame));
 
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = allocate_like(x);
   if (x.numel() == 0) return y;
   NormJob job = norm_job(x, frame, activation, a, b);
   const Lanes lanes(job, weight, &bias, statistics, nullptr);

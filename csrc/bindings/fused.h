@@ -72,7 +72,7 @@ inline Tensor fused_forward(const Tensor& x, const Tensor& bias, const Tensor& r
     needs.contiguous({"residual", residual});
   }
 
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = allocate_like(x);
   FusedJob job = fused_job(x, bias, seed, activation, a, b, along, channels, threshold, scale);
   job.x = x.mutable_data_ptr();
   job.residual = data_or_null(residual);
@@ -93,13 +93,12 @@ inline std::tuple<Tensor, Tensor> fused_backward(const Tensor& grad, const Tenso
   }
   needs.that(!sums || along != static_cast<int64_t>(Along::nothing), "sums are wanted of no channels");
 
-  Tensor grad_x = torch::stable::empty_like(grad);
+  Tensor grad_x = allocate_like(grad);
   FusedJob job = fused_job(grad, bias, seed, activation, a, b, along, channels, threshold, scale);
   job.backward = true;
   const bool cols = job.along == Along::cols;
   const int64_t first = !sums ? 0 : cols ? (job.rows + kFusedChunk - 1) / kFusedChunk : job.rows / channels;
-  Tensor partial = torch::stable::new_empty(grad, {first, sums ? (cols ? job.cols : channels) : 0},
-                                            computing_type(grad.scalar_type()));
+  Tensor partial = allocate(grad, {first, sums ? (cols ? job.cols : channels) : 0}, computing_type(grad.scalar_type()));
   if (grad.numel() == 0) torch::stable::zero_(partial);
   job.x = data_or_null(x);
   job.grad = grad.mutable_data_ptr();

@@ -42,7 +42,7 @@ void launch_gated(const Requirements& needs, GatedJob job, std::array<Tensor, N>
   if (y.numel() == 0) return;
   for (size_t i = 0; !fits_with_steps(operands, &geometry, steps); ++i) {
     needs.that(i < N - outputs, "an output is neither dense nor made of dense rows");
-    Tensor copy = torch::stable::empty_like(y);
+    Tensor copy = allocate_like(y);
     torch::stable::copy_(copy, operands[i]);
     operands[i] = copy;
   }

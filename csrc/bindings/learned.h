@@ -156,7 +156,7 @@ std::vector<Tensor> total(const std::vector<T>& partials, const LearnedJob& job,
   std::vector<Tensor> gradients;
   const double* from = folded.data();
   for (const Tensor& parameter : parameters) {
-    gradients.push_back(torch::stable::empty_like(parameter));
+    gradients.push_back(allocate_like(parameter));
     with_type_of(gradients.back(), [&](auto* to) {
       using To = std::remove_reference_t<decltype(*to)>;
       for (int64_t i = 0; i < parameter.numel(); ++i) {
@@ -209,7 +209,7 @@ std::vector<Tensor> launch(const Requirements& needs, int64_t activation, std::a
   if (output.numel() == 0) {
     std::vector<Tensor> zeros;
     for (const Tensor& p : parameters) {
-      zeros.push_back(torch::stable::empty_like(p));
+      zeros.push_back(allocate_like(p));
       torch::stable::zero_(zeros.back());
     }
     return zeros;
@@ -217,7 +217,7 @@ std::vector<Tensor> launch(const Requirements& needs, int64_t activation, std::a
   Layout layout;
   if (!lay_out(operands, count > 1, &layout)) {
     for (size_t n = 0; n + 1 < N; ++n) {
-      Tensor copy = torch::stable::empty_like(output);
+      Tensor copy = allocate_like(output);
       torch::stable::copy_(copy, operands[n]);
       operands[n] = copy;
     }
@@ -260,7 +260,7 @@ inline Tensor forward(const Tensor& x, int64_t activation, std::vector<Tensor> p
   const Requirements needs("learned_forward");
   check_learned(needs, x, activation, parameters);
 
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = allocate_like(x);
   launch<2>(needs, activation, {x, y}, parameters, false);
   return y;
 }
@@ -271,7 +271,7 @@ inline std::tuple<Tensor, std::vector<Tensor>> backward(const Tensor& grad, cons
   check_learned(needs, x, activation, parameters);
   needs.alike({"grad", grad}, {"x", x});
 
-  Tensor grad_input = torch::stable::empty_like(x);
+  Tensor grad_input = allocate_like(x);
   std::vector<Tensor> gradients = launch<3>(needs, activation, {grad, x, grad_input}, parameters, for_parameters);
   return {grad_input, std::move(gradients)};
 }

@@ -74,8 +74,8 @@ inline std::tuple<Tensor, Tensor> norm_forward(const Tensor& x, const Tensor& re
   const Requirements needs("norm_forward");
   check_norm(needs, x, residual, weight, bias, activation);
 
-  Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  Tensor statistics = torch::stable::new_empty(x, {centred ? 2 : 1, x.size(0)}, statistics_type(x));
+  Tensor y = allocate(x, {x.size(0), x.size(1)}, x.scalar_type());
+  Tensor statistics = allocate(x, {centred ? 2 : 1, x.size(0)}, statistics_type(x));
   RowNormJob job = row_norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
   job.eps = eps;
   job.out = y.mutable_data_ptr();
@@ -83,7 +83,8 @@ inline std::tuple<Tensor, Tensor> norm_forward(const Tensor& x, const Tensor& re
   return {y, statistics};
 }
 
-// The gradients of x and the residual, and rows of partial sums of those of weight and bias; empty what is not wanted.
+// The gradients of x and the residual, and rows of partial sums of those of weight and bias, one row being a vector;
+// empty what is not wanted.
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, const Tensor& x,
                                                                 const Tensor& residual, const Tensor& weight,
                                                                 const Tensor& bias, const Tensor& statistics,
@@ -100,11 +101,13 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& gr
   RowNormJob job = row_norm_job(x, residual, weight, bias, statistics, activation, identity, a, b);
   const int64_t chunk = norm_chunk(job.rows), chunks = (job.rows + chunk - 1) / chunk;
   const auto matrix = [&](bool wanted) {
-    return torch::stable::new_empty(x, {wanted ? job.rows : 0, wanted ? job.cols : 0});
+    return allocate(x, {wanted ? job.rows : 0, wanted ? job.cols : 0}, x.scalar_type());
   };
   const auto sums = [&](const Tensor& parameter) {
     const bool wanted = wants_parameters && parameter.numel() != 0;
-    return torch::stable::new_empty(x, {wanted ? chunks : 0, wanted ? job.cols : 0}, computing_type(x.scalar_type()));
+    const auto type = computing_type(x.scalar_type());
+    if (wanted && chunks == 1) return allocate(x, {job.cols}, type);
+    return allocate(x, {wanted ? chunks : 0, wanted ? job.cols : 0}, type);
   };
   const auto data = [](const Tensor& t) { return t.numel() == 0 ? nullptr : t.mutable_data_ptr(); };
   Tensor grad_x = matrix(true), for_residual = matrix(wants_residual && !identity);

@@ -12,6 +12,7 @@
 
 #include "../geometry.h"
 #include "../kernels.h"
+#include "allocation.h"
 #include "checks.h"
 
 namespace nnk {
@@ -65,7 +66,7 @@ void launch(const Requirements& needs, Pass pass, int64_t activation, double a, 
   if (!fits(operands, &geometry)) {
     const size_t inputs = N - outputs;
     for (size_t i = 0; i < inputs; ++i) {
-      Tensor copy = torch::stable::empty_like(operands[N - 1]);
+      Tensor copy = allocate_like(operands[N - 1]);
       torch::stable::copy_(copy, operands[i]);
       operands[i] = copy;
     }
@@ -82,7 +83,7 @@ inline Tensor forward(const Tensor& x, int64_t activation, double a, double b) {
   check_activation(needs, activation);
   needs.floating({"x", x});
 
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = allocate_like(x);
   launch<2>(needs, Pass::forward, activation, a, b, {x, y}, 1);
   return y;
 }
@@ -101,7 +102,7 @@ inline Tensor backward(const Tensor& grad, const Tensor& x, int64_t activation, 
   needs.floating({"x", x});
   needs.alike({"grad", grad}, {"x", x});
 
-  Tensor grad_input = torch::stable::empty_like(x);
+  Tensor grad_input = allocate_like(x);
   launch<3>(needs, Pass::backward, activation, a, b, {grad, x, grad_input}, 1);
   return grad_input;
 }
@@ -114,7 +115,7 @@ inline std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const
   needs.alike({"grad", grad}, {"x", x});
   needs.alike({"grad_grad", grad_grad}, {"x", x});
 
-  Tensor for_grad = torch::stable::empty_like(x), for_x = torch::stable::empty_like(x);
+  Tensor for_grad = allocate_like(x), for_x = allocate_like(x);
   launch<5>(needs, Pass::double_backward, activation, a, b, {grad_grad, grad, x, for_grad, for_x}, 2);
   return {for_grad, for_x};
 }

@@ -26,7 +26,7 @@ void launch_random(const Requirements& needs, RandomJob job, const Tensor& seed,
   Geometry geometry;
   if (!fits(operands, &geometry)) {
     for (size_t i = 0; i + 1 < N; ++i) {
-      Tensor copy = torch::stable::empty_like(y);
+      Tensor copy = allocate_like(y);
       torch::stable::copy_(copy, operands[i]);
       operands[i] = copy;
     }

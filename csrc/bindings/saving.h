@@ -47,7 +47,7 @@ inline Tensor quantised_forward_op(const Tensor& x, Tensor y, int64_t activation
   check_adjacent(needs, {"x", x}, {"y", y});
   check_bits(needs, bits);
 
-  Tensor packed = torch::stable::new_empty(x, {packed_bytes(x, bits)}, ScalarType::Byte);
+  Tensor packed = allocate(x, {packed_bytes(x, bits)}, ScalarType::Byte);
   const QuantisedJob job{static_cast<int>(activation),
                          scalar_of(x),
                          a,
@@ -70,7 +70,7 @@ inline Tensor quantised_backward_op(const Tensor& grad, const Tensor& packed, in
   check_adjacent(needs, {"grad", grad}, {"grad", grad});
   check_packed(needs, packed, grad, bits);
 
-  Tensor grad_input = torch::stable::empty_like(grad);
+  Tensor grad_input = allocate_like(grad);
   const QuantisedJob job{0,
                          scalar_of(grad),
                          0,
@@ -95,9 +95,7 @@ inline Tensor run_signs(SignsJob job, const Tensor& in, Tensor out, Tensor packe
   return forward ? packed : out;
 }
 
-inline Tensor empty_bits(const Tensor& x) {
-  return torch::stable::new_empty(x, {packed_bytes(x, 1)}, ScalarType::Byte);
-}
+inline Tensor empty_bits(const Tensor& x) { return allocate(x, {packed_bytes(x, 1)}, ScalarType::Byte); }
 
 inline void check_weight(const Requirements& needs, const Tensor& weight, int64_t inner) {
   needs.floating({"weight", weight});
@@ -132,7 +130,7 @@ inline Tensor prelu_from_signs_op(const Tensor& grad, const Tensor& packed, cons
   check_packed(needs, packed, grad, 1);
   check_weight(needs, weight, inner);
 
-  return prelu_signs(grad, torch::stable::empty_like(grad), packed, weight, inner, false);
+  return prelu_signs(grad, allocate_like(grad), packed, weight, inner, false);
 }
 
 inline Tensor rrelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& seed, double scale, double offset,
@@ -157,7 +155,7 @@ inline Tensor rrelu_from_signs_op(const Tensor& grad, const Tensor& packed, cons
   check_packed(needs, packed, grad, 1);
   check_seed(needs, seed);
 
-  return rrelu_signs(grad, torch::stable::empty_like(grad), packed, seed, scale, offset, false);
+  return rrelu_signs(grad, allocate_like(grad), packed, seed, scale, offset, false);
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {

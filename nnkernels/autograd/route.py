@@ -12,6 +12,7 @@ A form of call is described by a `Form`; what one call of it is to do, but for i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -77,18 +78,26 @@ class Form:
 
 _MOST_NUMBERS = 2**16
 _forms: list[tuple[Form, Any]] = []
-_numbers: dict[tuple[Form, Hashable], int] = {}
+_numbers: dict[tuple[Form, Hashable, Hashable], int] = {}
 
 
 def _number(form: Form, spec: Hashable) -> int:
     """By which the C++ node knows a form with its constants; -1 is none, as for constants that never come again."""
+    key = form, spec, _negative_zeros(spec)
     try:
-        return _numbers[form, spec]
+        return _numbers[key]
     except KeyError:
         if len(_forms) == _MOST_NUMBERS or not form.repeats(spec):
             return -1
         _forms.append((form, spec))
-        return _numbers.setdefault((form, spec), len(_forms) - 1)
+        return _numbers.setdefault(key, len(_forms) - 1)
+
+
+def _negative_zeros(spec: Any) -> Hashable:
+    """Where `spec` has -0.0, which equals 0.0 without being computed with alike."""
+    if isinstance(spec, tuple):
+        return tuple(map(_negative_zeros, spec))
+    return spec == 0 and isinstance(spec, float) and math.copysign(1.0, spec) < 0
 
 
 def call(form: Form, spec: Any, *tensors: Tensor | None) -> Tensor:

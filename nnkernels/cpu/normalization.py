@@ -47,9 +47,14 @@ def norm_act_backward(
     return (
         grad_x,
         for_residual if wants_residual and inner.name != IDENTITY.name else None,
-        for_weight.sum(0).to(weight.dtype) if wants_parameters and weight is not None else None,
-        for_bias.sum(0).to(bias.dtype) if wants_parameters and bias is not None else None,
+        _total(for_weight).to(weight.dtype) if wants_parameters and weight is not None else None,
+        _total(for_bias).to(bias.dtype) if wants_parameters and bias is not None else None,
     )
+
+
+def _total(sums: Tensor) -> Tensor:
+    """The sum over rows of partial sums, of which a vector is the only one."""
+    return sums if sums.dim() == 1 else sums.sum(0)
 
 
 def _operands(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> list[Tensor]:

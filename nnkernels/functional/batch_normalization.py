@@ -10,12 +10,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import accepts, number, refusal
 from ..autograd import batch_normalization as autograd
+from ..autograd.shortcut import shortcut
 from ..fusing import inner
 from ..reference.batch_normalization import Operands, Running
 
 __all__ = ["batch_norm_act", "group_norm_act"]
 
 
+@shortcut
 def batch_norm_act(
     input: Tensor,
     running_mean: Tensor | None,
@@ -91,6 +93,7 @@ def batch_norm_act(
     return autograd.batch(chosen, Operands(input, residual, weight, bias), running, training, float(eps), process_group)
 
 
+@shortcut
 def group_norm_act(
     input: Tensor,
     num_groups: int,

@@ -8,12 +8,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import accepts, refusal
 from ..autograd import fused as autograd
+from ..autograd.shortcut import shortcut
 from ..broadcast import spread
 from ..fusing import inner
 
 __all__ = ["bias_act"]
 
 
+@shortcut
 def bias_act(
     input: Tensor,
     bias: Tensor | None = None,

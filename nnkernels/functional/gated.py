@@ -18,6 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import accepts, check_whole, number, refusal
 from ..autograd import gated as autograd
+from ..autograd.shortcut import shortcut
 from ..fusing import inner
 from ..gating import Gating
 from ..registry import Activation, catalogue
@@ -27,6 +28,7 @@ __all__ = ["gated", "geglu", "glu", "reglu", "swiglu"]
 _VARIANTS = {row.variant: row.name for row in catalogue(Activation) if row.variant}
 
 
+@shortcut
 def gated(
     input: Tensor,
     activation: str = "silu",
@@ -88,6 +90,7 @@ def gated(
     return _call("gated", input, up, gating(activation, dim, interleaved, gate_first, limit, offset, constants))
 
 
+@shortcut
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """The gated linear unit, a sigmoid(b): as in `torch.nn.functional.glu`, the gate b is the second half.
 
@@ -115,6 +118,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return _call("glu", input, None, gating("sigmoid", dim, False, False, None, 0.0, {}))
 
 
+@shortcut
 def swiglu(
     input: Tensor,
     up: Tensor | None = None,
@@ -163,6 +167,7 @@ def swiglu(
     return _call("swiglu", input, up, gating(name, dim, interleaved, gate_first, limit, offset, constants))
 
 
+@shortcut
 def geglu(
     input: Tensor,
     up: Tensor | None = None,
@@ -208,6 +213,7 @@ def geglu(
     return _call("geglu", input, up, gating(gelu_called(approximate), dim, interleaved, gate_first, limit, offset, {}))
 
 
+@shortcut
 def reglu(
     input: Tensor,
     up: Tensor | None = None,

@@ -9,6 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .. import _torch
 from ..accepting import accepts, refusal
 from ..autograd import learned as autograd
+from ..autograd.shortcut import shortcut
 from ..registry import elementwise as row_of
 from . import elementwise
 
@@ -47,6 +48,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return prelu_keeping(input, weight, None)
 
 
+@shortcut
 def prelu_keeping(input: Tensor, weight: Tensor, policy: str | None) -> Tensor:
     """`prelu`, keeping for backward what `policy` says; None follows `nnkernels.saving`.
 
@@ -101,6 +103,11 @@ def swish(input: Tensor, beta: float | Tensor = 1.0, inplace: bool = False) -> T
     """
     if not isinstance(beta, Tensor):
         return _swish_of_a_number(input, beta, inplace)
+    return _swish_of_a_tensor(input, beta, inplace)
+
+
+@shortcut
+def _swish_of_a_tensor(input: Tensor, beta: Tensor, inplace: bool) -> Tensor:
     if has_torch_function((input, beta)):
         return handle_torch_function(swish, (input, beta), input, beta, inplace=inplace)
     _check_tensors("swish", input=input)
@@ -125,6 +132,7 @@ elementwise._FUNCTIONS["swish"] = swish
 elementwise._FUNCTIONS["swish_"] = swish_
 
 
+@shortcut
 def apl(input: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     """Adaptive piecewise linear: max(0, x) + sum over s of slopes[s] max(0, offsets[s] - x).
 

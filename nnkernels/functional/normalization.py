@@ -10,6 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import accepts, number, refusal
 from ..autograd import normalization as autograd
+from ..autograd.shortcut import shortcut
 from ..broadcast import spread
 from ..fusing import inner
 
@@ -20,6 +21,7 @@ class _ShapeError(ValueError, RuntimeError):
     """Torch's normalisations raise RuntimeError for wrong shapes."""
 
 
+@shortcut
 def layer_norm_act(
     input: Tensor,
     normalized_shape: int | Sequence[int],
@@ -84,6 +86,7 @@ def layer_norm_act(
     )
 
 
+@shortcut
 def rms_norm_act(
     input: Tensor,
     normalized_shape: int | Sequence[int],

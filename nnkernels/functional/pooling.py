@@ -8,10 +8,12 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..accepting import accepts, check_whole, refusal
 from ..autograd import pooling as autograd
+from ..autograd.shortcut import shortcut
 
 __all__ = ["maxout"]
 
 
+@shortcut
 def maxout(input: Tensor, num_pieces: int, dim: int = 1) -> Tensor:
     """The greatest of each `num_pieces` neighbouring channels: y[o] = max over p of x[o num_pieces + p].
 

@@ -13,6 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from ..accepting import accepts, number, refusal
 from ..autograd import elementwise
 from ..autograd import random as autograd
+from ..autograd.shortcut import shortcut
 from ..registry import elementwise as row_of
 
 __all__ = ["dropout", "rrelu", "rrelu_"]
@@ -20,6 +21,7 @@ __all__ = ["dropout", "rrelu", "rrelu_"]
 _LEAKY_RELU = row_of("leaky_relu")
 
 
+@shortcut
 def rrelu(
     input: Tensor,
     lower: float = 1.0 / 8,
@@ -70,6 +72,7 @@ def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, traini
     return rrelu_keeping(None, rrelu_, input, lower, upper, training, True)
 
 
+@shortcut
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Sets each element to 0 with probability `p` and divides the others by 1 - p, in training only.
 

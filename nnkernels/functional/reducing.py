@@ -11,6 +11,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import SUPPORTED_DTYPES, accepts, check_whole, number, refusal
 from ..autograd import reducing as autograd
+from ..autograd.shortcut import shortcut
 
 __all__ = ["log_softmax", "softmax", "softmin"]
 
@@ -176,6 +177,7 @@ def _number(function: Function, scale: float | None) -> float:
     return number(function.__name__, "scale", scale)
 
 
+@shortcut
 def _call(
     function: Function,
     input: Tensor,

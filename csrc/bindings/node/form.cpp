@@ -12,6 +12,7 @@
 
 #include "node.h"
 #include "plan.h"
+#include "shortcut.h"
 
 namespace nnk {
 
@@ -186,30 +187,7 @@ variable_list FormBackward::apply_with_saved(const variable_list& grads,
 
 }  // namespace
 
-PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count >= 2, "call() takes a form and its tensors, got ", count, " arguments");
-  const int64_t form = PyLong_AsLongLong(args[0]);
-  if (form == -1 && PyErr_Occurred()) throw python_error();
-  if (form < 0 || !context_is_plain() || at::impl::torch_function_mode_enabled()) Py_RETURN_NONE;
-  Tensors tensors;
-  uint64_t wanted = 0;
-  const bool records = at::GradMode::is_enabled();
-  for (Py_ssize_t i = 1; i < count; ++i) {
-    if (args[i] == Py_None) {
-      tensors.emplace_back();
-      continue;
-    }
-    if (!THPVariable_CheckExact(args[i])) Py_RETURN_NONE;
-    const Tensor& t = THPVariable_Unpack(args[i]);
-    if (!has_plain_data(t) || has_tangent(t)) Py_RETURN_NONE;
-    if (records && t.requires_grad()) wanted |= uint64_t(1) << (i - 1);
-    tensors.push_back(t);
-  }
-  const Known known = plans().find(key_of(form, false, wanted, tensors));
-  if (!known.plan) return PyBool_FromLong(known.record);
-  const auto& plan = known.plan;
-
+Tensor value_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted) {
   Tensor y;
   {
     pybind11::gil_scoped_release unlocked;
@@ -232,6 +210,34 @@ PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
       }
     }
   }
+  note_served(plan, tensors, wanted, y);
+  return y;
+}
+
+PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count >= 2, "call() takes a form and its tensors, got ", count, " arguments");
+  note_call();
+  const int64_t form = PyLong_AsLongLong(args[0]);
+  if (form == -1 && PyErr_Occurred()) throw python_error();
+  if (form < 0 || !context_is_plain() || at::impl::torch_function_mode_enabled()) Py_RETURN_NONE;
+  Tensors tensors;
+  uint64_t wanted = 0;
+  const bool records = at::GradMode::is_enabled();
+  for (Py_ssize_t i = 1; i < count; ++i) {
+    if (args[i] == Py_None) {
+      tensors.emplace_back();
+      continue;
+    }
+    if (!THPVariable_CheckExact(args[i])) Py_RETURN_NONE;
+    const Tensor& t = THPVariable_Unpack(args[i]);
+    if (!has_plain_data(t) || has_tangent(t)) Py_RETURN_NONE;
+    if (records && t.requires_grad()) wanted |= uint64_t(1) << (i - 1);
+    tensors.push_back(t);
+  }
+  const Known known = plans().find(key_of(form, false, wanted, tensors));
+  if (!known.plan) return PyBool_FromLong(known.record);
+  const Tensor y = value_of(known.plan, tensors, wanted);
   return THPVariable_Wrap(y);
   END_HANDLE_TH_ERRORS
 }

@@ -4,7 +4,13 @@
 
 #include <Python.h>
 
+#include "plan.h"
+
 namespace nnk {
+
+// The value by a forward plan. `wanted` has a bit for each tensor that is to get a gradient from the node that it
+// makes.
+at::Tensor value_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted);
 
 // call(form, *tensors) -> Tensor; None for what is no plain call; for one that has no plan yet whether to record it.
 PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count);
