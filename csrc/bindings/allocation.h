@@ -10,15 +10,11 @@
 
 namespace nnk {
 
-// A contiguous tensor on the device of `like`, not yet written.
-inline torch::stable::Tensor allocate(const torch::stable::Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+using Extents = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// A tensor on the device of `like`, not yet written.
+inline torch::stable::Tensor allocate(const torch::stable::Tensor& like, Extents sizes, Extents strides,
                                       torch::headeronly::ScalarType type) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t extent = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    strides[d] = extent;
-    extent *= sizes[d] > 0 ? sizes[d] : 1;
-  }
   int32_t device = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
@@ -29,9 +25,22 @@ inline torch::stable::Tensor allocate(const torch::stable::Tensor& like, torch::
   return torch::stable::Tensor(made);
 }
 
-// A tensor of the shape, type and, if it is dense, the layout of `like`.
+// The same, contiguous.
+inline torch::stable::Tensor allocate(const torch::stable::Tensor& like, Extents sizes,
+                                      torch::headeronly::ScalarType type) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t extent = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = extent;
+    extent *= sizes[d] > 0 ? sizes[d] : 1;
+  }
+  return allocate(like, sizes, {strides.data(), strides.size()}, type);
+}
+
+// A tensor of the shape, type and, if it is dense, the strides of `like`.
 inline torch::stable::Tensor allocate_like(const torch::stable::Tensor& like) {
-  return like.is_contiguous() ? allocate(like, like.sizes(), like.scalar_type()) : torch::stable::empty_like(like);
+  return like.is_contiguous() ? allocate(like, like.sizes(), like.strides(), like.scalar_type())
+                              : torch::stable::empty_like(like);
 }
 
 }  // namespace nnk

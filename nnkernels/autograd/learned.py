@@ -79,7 +79,7 @@ def call(
     policy = policy or policies.chosen()
     policies.check_learned(name, policy, any(parameter.requires_grad for parameter in parameters))
     if x.numel() and (policy == "bits" or policy.startswith("compressed")):
-        return keep_bits(x, _coding(kernels), inplace, *parameters)
+        return keep_bits(x, _SIGNS, inplace, *parameters)
     if inplace:
         return x.copy_(route.call(form, None, x.clone(), *parameters))
     y = route.call(form, None, x, *parameters)
@@ -95,16 +95,16 @@ def _along(name: str, parameter: Tensor) -> list[int | None]:
     return segments + channels
 
 
-def _coding(kernels: ModuleType) -> Coding:
-    """One bit for each element says whether prelu's weight, which is kept besides, is the slope there."""
+def _signs(kernels: ModuleType, _: Any, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    return kernels.prelu_signs(adjacent(x), adjacent(y), weight, _run_length(x, weight))
 
-    def encode(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        return kernels.prelu_signs(adjacent(x), adjacent(y), weight, _run_length(x, weight))
 
-    def decode(grad: Tensor, packed: Tensor, weight: Tensor) -> Tensor:
-        return kernels.prelu_from_signs(adjacent(grad), packed, weight, _run_length(grad, weight))
+def _times_signs(kernels: ModuleType, _: Any, grad: Tensor, packed: Tensor, weight: Tensor) -> Tensor:
+    return kernels.prelu_from_signs(adjacent(grad), packed, weight, _run_length(grad, weight))
 
-    return Coding("prelu", encode, decode)
+
+_SIGNS = Coding("learned", "prelu", (), _signs, _times_signs)
+"""One bit for each element says whether prelu's weight, which is kept besides, is the slope there."""
 
 
 def _run_length(x: Tensor, weight: Tensor) -> int:

@@ -49,23 +49,22 @@ def _recorded(
 ) -> Tensor:
     policies.check_rrelu(policy, lower, upper)
     if policy == "bits" or policy.startswith("compressed"):
-        return keep_bits(x, _coding(kernels, lower, upper), inplace, seed)
+        return keep_bits(x, Coding("random", "rrelu", (lower, upper), _signs, _times_signs), inplace, seed)
     y = _RReLU.apply(x, seed, kernels, lower, upper, inplace, policy)
     if policy == "recompute" and not inplace:
         recomputing.remember(y, "rrelu", lambda x, seed: kernels.rrelu(x, seed, lower, upper), x, seed)
     return y
 
 
-def _coding(kernels: ModuleType, lower: float, upper: float) -> Coding:
+def _signs(kernels: ModuleType, bounds: tuple[float, float], x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
     """One bit for each element says whether a slope was drawn for it; the seed says which."""
+    return kernels.rrelu_signs(adjacent(x), adjacent(y), seed, *bounds)
 
-    def encode(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        return kernels.rrelu_signs(adjacent(x), adjacent(y), seed, lower, upper)
 
-    def decode(grad: Tensor, packed: Tensor, seed: Tensor) -> Tensor:
-        return kernels.rrelu_from_signs(adjacent(grad), packed, seed, lower, upper)
-
-    return Coding("rrelu", encode, decode)
+def _times_signs(
+    kernels: ModuleType, bounds: tuple[float, float], grad: Tensor, packed: Tensor, seed: Tensor
+) -> Tensor:
+    return kernels.rrelu_from_signs(adjacent(grad), packed, seed, *bounds)
 
 
 def _composed_rrelu(x: Tensor, lower: float, upper: float) -> Tensor:

@@ -353,8 +353,8 @@ def gelu_tanh_d1(x, a, b, FAST: tl.constexpr):
         C2: tl.constexpr = 3 * _C2[2]
         below = x < 0
         x, z, lo, _ = _cubic_argument(_at_least(-tl.abs(x), -21.61 if x.dtype == tl.float64 else -10.92))
-        # The bound, which z keeps, stands between the product that z is and a subtraction that the compiler would contract
-        # it into, leaving z unrounded there and rounded elsewhere.
+        # The bound, which z keeps, stands between the product that z is and a subtraction into which the compiler would
+        # contract it, so that z were unrounded there and rounded elsewhere.
         d_z, small_z = difference(_at_most(z, 0.0), ROOT_Z[0])
         tail, scale, e, weighted = growth(d_z, small_z + (lo - ROOT_Z[1]), ROOT_Z)
         slope = tl.fma(x, tl.full(x.shape, C2 * WEIGHT, x.dtype), tl.full(x.shape, C2 * ROOT[0] * WEIGHT, x.dtype))
