@@ -33,9 +33,6 @@ POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4", "rec
 BITS_PAY = 2**25
 """From how many elements on a GPU's passes with one bit, less memory traffic but a launch from Python, are faster."""
 
-FROM_OUTPUT = ("sigmoid", "tanh", "elu", "celu", "selu", "softplus", "softsign", "logsigmoid")
-"""Whose derivative follows from the output, but for the tails."""
-
 
 @dataclass(frozen=True)
 class Levels:
@@ -201,7 +198,7 @@ def _range(name: str, a: float, b: float) -> tuple[float, float]:
 
 
 def _follows_from_output(row: Activation, a: float) -> bool:
-    return row.name in FROM_OUTPUT and (a > 0 or not row.parameters)
+    return row.output_tells and (a > 0 or not row.parameters)
 
 
 def _shown(row: Activation, a: float, b: float) -> str:
