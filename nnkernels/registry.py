@@ -42,7 +42,7 @@ class Moment:
     Attributes:
         value: told `mean`, the variance q and the constants, the moment; mean(q, square) is E[square(x)], x being
             normal with variance q.
-        constants: with which training starts, with their defaults.
+        constants: the arguments of its module on which it depends, with their defaults: where training starts.
     """
 
     value: Callable[..., float]

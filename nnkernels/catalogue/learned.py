@@ -36,8 +36,6 @@ add(
             "slopes 0.6 and -0.5, offsets -2 and 2",
         ),
         # As it starts: slopes uniform in [-0.2, 0.2], offsets normal with standard deviation 0.5.
-        moment=Moment(
-            lambda mean, q, segments: q / 2 + segments * (0.4**2 / 12) * (q + 0.25) / 2, {"num_segments": 5.0}
-        ),
+        moment=Moment(lambda mean, q, segments: q / 2 + segments * (0.4**2 / 12) * (q + 0.25) / 2, {"num_segments": 5}),
     )
 )

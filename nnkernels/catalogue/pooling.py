@@ -30,7 +30,7 @@ add(
             lambda mean, q, pieces: mean(
                 q, lambda x: x * x * pieces * (0.5 * (1 + (x / math.sqrt(2 * q)).erf())) ** (pieces - 1)
             ),
-            {"pieces": 2.0},
+            {"num_pieces": 2},
         ),
     )
 )
