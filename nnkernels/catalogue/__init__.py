@@ -5,4 +5,4 @@ Importing it fills the registry, in the order of the README's table.
 """
 
 from . import elementwise  # noqa: F401, I001  (the order of the README's table)
-from . import learned, random, reducing, pooling, gated, fused  # noqa: F401
+from . import shrinking, learned, random, reducing, pooling, gated, fused  # noqa: F401
