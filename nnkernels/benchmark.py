@@ -69,7 +69,7 @@ def compare(
     """
     theirs = peer(row)
     if theirs is None:
-        raise ValueError(f"nothing to compare {row.name} with: name its composition in nnkernels/peers.py")
+        raise ValueError(f"nothing to compare {row.name} with: give its row in the catalogue a peer")
     found = accuracy.measure(
         row, dispatch.select(row.name, torch.empty(size, dtype=dtype, device=device)), dtype, device
     )

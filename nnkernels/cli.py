@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .names import BACKENDS, unknown
-from .registry import Activation, activations, catalogue
+from .registry import Activation, catalogue
 
 COMMANDS = ("info", "check", "demo", "bench", "gallery", "train", "tune", "predict", "export")
 OWN_OPTIONS = ("train", "tune")
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nnkernels", description="The activation family for PyTorch.", parents=[_importer()]
     )
-    any_activation = one_of("activation", activations())
+    any_activation = one_of("activation", (row.name for row in catalogue()))
     stateless = one_of("stateless activation", (row.name for row in catalogue(Activation)))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
 

@@ -8,39 +8,16 @@ import json
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import native, reference
 from .choosing import Choice, Choosing
+from .contracts.elementwise import Backend
 from .names import BACKENDS as NAMES
 
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
-
-
-class Backend(Protocol):
-    """One implementation of the whole family. `name` is a row of the catalogue, `a` and `b` its constants."""
-
-    name: str
-
-    def unavailable(self, device: torch.device) -> str | None:
-        """None if tensors on `device` can be computed, else one sentence why not."""
-
-    def has(self, name: str) -> bool:
-        """Whether the row called `name` is implemented."""
-
-    def forward(self, name: str, x: Tensor, a: float, b: float, out: Tensor | None = None) -> Tensor:
-        """f(x), in `x`'s own memory where `out` is `x`."""
-
-    def backward(self, name: str, grad: Tensor, x: Tensor, a: float, b: float) -> Tensor:
-        """grad f'(x)"""
-
-    def double_backward(
-        self, name: str, grad_grad: Tensor, grad: Tensor, x: Tensor, a: float, b: float
-    ) -> tuple[Tensor, Tensor]:
-        """grad_grad f'(x), which is the gradient for `grad`, and grad_grad grad f''(x), the one for `x`"""
 
 
 class _Reference:
@@ -152,7 +129,7 @@ def select(name: str, x: Tensor) -> Backend:
 def kernels(family: str, x: Tensor, activation: str | None = None) -> ModuleType:
     """The module that computes the activations of `family`, "reducing" for instance, for `x`.
 
-    A family's kernels are functions of the same names and signatures in `cpu/`, `triton/` and `reference/`.
+    It fulfils the family's protocol in `contracts/`, as those in `cpu/`, `triton/` and `reference/` all do.
     `activation` names the stateless row that they are to evaluate, if they evaluate one.
 
     Raises:

@@ -1,24 +1,16 @@
-"""The activation inside a fused form: a stateless row with its constants."""
+"""How a call names the activation inside a fused form: a stateless row, its constants by name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 
 from .accepting import number
+from .contracts.inner import Inner
 from .registry import elementwise
-
-
-class Inner(NamedTuple):
-    """A stateless activation by name, or "identity", with its two constants (0 where it has fewer)."""
-
-    name: str
-    a: float
-    b: float
 
 
 def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner:

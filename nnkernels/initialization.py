@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .registry import Activation, Row
+from .registry import IDENTITY, Activation, Gated, Row, elementwise
 from .registry import activation as row_called
 
 _FAR, _PANELS_PER_UNIT, _NODES = 14, 16, 16
@@ -120,17 +120,17 @@ def init_for(
     ):
         if given not in known:
             raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {given!r}")
-    name = activation.name if isinstance(activation, Row) else activation
-    gain, sensitivity = _measured(name, _completed(name, tuple(map(float, constants))))
-    return Initializer(name, gain, sensitivity, mode, distribution)
+    row = activation if isinstance(activation, Row) else IDENTITY if activation == "linear" else row_called(activation)
+    gain, sensitivity = _measured(row, _completed(row, tuple(map(float, constants))))
+    return Initializer("linear" if row is IDENTITY else row.name, gain, sensitivity, mode, distribution)
 
 
 def has_gain(row: Row) -> bool:
     """Whether `init_for` knows this row."""
-    return row.name in _OTHERS or isinstance(row, Activation)
+    return row.moment is not None or isinstance(row, Activation | Gated)
 
 
-def _expectation(square: Callable[[Tensor], Tensor], q: float, knees: tuple[float, ...] = ()) -> float:
+def _mean(q: float, square: Callable[[Tensor], Tensor], knees: tuple[float, ...] = ()) -> float:
     """E[square(x)], x normal with variance q: Gauss-Legendre panels that end at the knees, so that jumps are exact."""
     grid = {i / _PANELS_PER_UNIT for i in range(-_FAR * _PANELS_PER_UNIT, _FAR * _PANELS_PER_UNIT + 1)}
     ends = torch.tensor(
@@ -146,92 +146,49 @@ def _expectation(square: Callable[[Tensor], Tensor], q: float, knees: tuple[floa
 def _elementwise(name: str, q: float, constants: tuple[float, ...]) -> float:
     a, b = [*constants, 0.0, 0.0][:2]
     knees = [a, -a, b, -b, *((b / a, -b / a) if a else ())]
-    return _expectation(lambda x: reference.FORMULAS[name].value(x, a, b).square(), q, tuple(knees))
+    return _mean(q, lambda x: reference.FORMULAS[name].value(x, a, b).square(), tuple(knees))
 
 
-def _leaking(mean_square_slope: float, q: float) -> float:
-    return q * (1 + mean_square_slope) / 2
+def _moment(row: Row, q: float, constants: tuple[float, ...]) -> float:
+    """E[f(x)^2], x normal with variance q; of a gate and what it gates, which are independent, the moments multiply."""
+    if row.moment is not None:
+        return row.moment.value(_mean, q, *constants)
+    return q * _elementwise(row.gate, q, constants) if isinstance(row, Gated) else _elementwise(row.name, q, constants)
 
 
-def _maxout(q: float, pieces: float) -> float:
-    """The greatest of k normal numbers has the density k phi(x) Phi(x)^(k - 1)."""
-    return _expectation(lambda x: x * x * pieces * torch.special.ndtr(x / math.sqrt(q)) ** (pieces - 1), q)
+def _known(row: Row) -> Mapping[str, float]:
+    """The constants on which the moment depends, and their defaults."""
+    if row.moment is not None:
+        return row.moment.constants
+    if not isinstance(row, Activation | Gated):
+        raise ValueError(f"no gain is known for {row.name!r}, a {type(row).__name__} row")
+    return elementwise(row.gate if isinstance(row, Gated) else row.name).parameters
 
 
-def _gated(gate: str, **constants: float) -> _Other:
-    """up * gate(x), up and x independent: the moments multiply."""
-    return _Other(constants, lambda q, *given: q * _elementwise(gate, q, given))
-
-
-@dataclass(frozen=True)
-class _Other:
-    """An activation that is no function of one number: its constants, and the second moment at variance q."""
-
-    constants: Mapping[str, float]
-    moment: Callable[..., float]
-
-
-def _hinged(q: float, segments: float) -> float:
-    """APL as it starts: slopes uniform in [-0.2, 0.2], offsets normal with standard deviation 0.5."""
-    return q / 2 + segments * (0.4**2 / 12) * (q + 0.25) / 2
-
-
-_LINEAR = _Other({}, lambda q: q)
-_OTHERS: dict[str, _Other] = {
-    "linear": _LINEAR,
-    "prelu": _Other({"init": 0.25}, lambda q, init: _leaking(init**2, q)),
-    "rrelu": _Other(
-        {"lower": 1 / 8, "upper": 1 / 3}, lambda q, low, high: _leaking((low**2 + low * high + high**2) / 3, q)
-    ),
-    "apl": _Other({"num_segments": 5.0}, _hinged),
-    "maxout": _Other({"pieces": 2.0}, _maxout),
-    "glu": _gated("sigmoid"),
-    "reglu": _gated("relu"),
-    "geglu": _gated("gelu"),
-    "swiglu": _gated("swish", beta=1.0),
-    # What goes into these is a network's logits, for which no layer follows: they keep the size of the features.
-    "softmax": _LINEAR,
-    "log_softmax": _LINEAR,
-    "softmin": _LINEAR,
-}
-
-_CLOSED: dict[str, Callable[..., float]] = {
-    "relu": lambda: math.sqrt(2),
-    "leaky_relu": lambda slope: math.sqrt(2 / (1 + slope**2)),
-    "tanh": lambda: 5 / 3,
-    "selu": lambda: 1.0,
-}
-
-
-def _completed(name: str, given: tuple[float, ...]) -> tuple[float, ...]:
+def _completed(row: Row, given: tuple[float, ...]) -> tuple[float, ...]:
     """The constants, with defaults where none are given."""
-    if name in _OTHERS:
-        known: Mapping[str, float] = _OTHERS[name].constants
-    elif isinstance(row := row_called(name), Activation):
-        known = row.parameters
-        if row.refuses and len(given) == len(known) and (refusal := row.refuses(*[*given, 0.0, 0.0][:2])):
-            raise refusal
-    else:
-        raise ValueError(f"no gain is known for {name!r}, a {type(row).__name__} row")
+    known = _known(row)
     if len(given) > len(known):
-        raise TypeError(f"{name} takes {len(known)} constants ({', '.join(known) or 'none'}), got {len(given)}")
+        raise TypeError(f"{row.name} takes {len(known)} constants ({', '.join(known) or 'none'}), got {len(given)}")
     constants = (*given, *list(known.values())[len(given) :])
     missing = [constant for constant, value in zip(known, constants, strict=True) if math.isnan(value)]
     if missing:
-        raise TypeError(f"{name} has no default for {', '.join(missing)}: give the constants {', '.join(known)}")
+        raise TypeError(f"{row.name} has no default for {', '.join(missing)}: give the constants {', '.join(known)}")
+    if isinstance(row, Activation) and row.refuses and (refusal := row.refuses(*[*constants, 0.0, 0.0][:2])):
+        raise refusal
     return constants
 
 
 @cache
-def _measured(name: str, constants: tuple[float, ...]) -> tuple[float, float]:
+def _measured(row: Row, constants: tuple[float, ...]) -> tuple[float, float]:
     """The gain, and the logarithmic derivative of the second moment by the variance."""
-
-    def moment(q: float) -> float:
-        return _OTHERS[name].moment(q, *constants) if name in _OTHERS else _elementwise(name, q, constants)
-
-    size, step = moment(1.0), 1e-4
+    size, step = _moment(row, 1.0, constants), 1e-4
     if not (math.isfinite(size) and size > 1e-30):
         shown = ", ".join(f"{constant:g}" for constant in constants)
-        raise ValueError(f"{name}({shown}) has the second moment {size:g} on normal inputs, for which there is no gain")
-    gain = _CLOSED[name](*constants) if name in _CLOSED else 1 / math.sqrt(size)
-    return gain, math.log(moment(1 + step) / moment(1 - step)) / math.log((1 + step) / (1 - step))
+        raise ValueError(
+            f"{row.name}({shown}) has the second moment {size:g} on normal inputs, for which there is no gain"
+        )
+    known = row.gain if isinstance(row, Activation) else None
+    gain = 1 / math.sqrt(size) if known is None else known(*constants)
+    above, below = (_moment(row, q, constants) for q in (1 + step, 1 - step))
+    return gain, math.log(above / below) / math.log((1 + step) / (1 - step))

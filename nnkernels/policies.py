@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
 
@@ -26,29 +25,13 @@ import torch
 
 from . import reference
 from .choosing import Choice, Choosing
+from .contracts.saving import Levels
 from .registry import Activation
 
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4", "recompute")
 
 BITS_PAY = 2**25
 """From how many elements on a GPU's passes with one bit, less memory traffic but a launch from Python, are faster."""
-
-FROM_OUTPUT = ("sigmoid", "tanh", "elu", "celu", "selu", "softplus", "softsign", "logsigmoid")
-"""Whose derivative follows from the output, but for the tails."""
-
-
-@dataclass(frozen=True)
-class Levels:
-    """A derivative as one of 2^bits numbers, evenly spaced from `low` to `high`."""
-
-    bits: int
-    low: float
-    high: float
-
-    @property
-    def worst_error(self) -> float:
-        """The greatest distance of a derivative from its level; 0 for a derivative of two values."""
-        return 0.0 if self.bits == 1 else (self.high - self.low) / (2 * (2**self.bits - 1))
 
 
 chosen = Choice("saving", "auto")
@@ -201,7 +184,7 @@ def _range(name: str, a: float, b: float) -> tuple[float, float]:
 
 
 def _follows_from_output(row: Activation, a: float) -> bool:
-    return row.name in FROM_OUTPUT and (a > 0 or not row.parameters)
+    return row.output_tells and (a > 0 or not row.parameters)
 
 
 def _shown(row: Activation, a: float, b: float) -> str:

@@ -1,25 +1,26 @@
-"""One call of each activation that is not stateless and elementwise: what `check` and the tests evaluate.
+"""One call of each activation that is not stateless and elementwise, and of each fused form, from the catalogue's rows.
 
-The inputs lie away from knees and ties, where a derivative is not unique.
+It is what `check` and the tests evaluate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from . import functional
+from .registry import Row
 
 
 @dataclass(frozen=True)
 class Sample:
     """`call(*inputs(dtype, device))` is the activation; every input has a gradient.
 
-    `slack` is how many times the promised limit the gradient may be off: backward of softmax and softmin keeps
-    the output alone, which has been rounded.
+    `slack` is how many times the promised limit the gradient may be off.
     """
 
     call: Callable[..., Tensor]
@@ -38,17 +39,18 @@ class Sample:
         return tuple(found)
 
 
-SAMPLES: dict[str, Sample] = {
-    "prelu": Sample(lambda x, weight: functional.prelu(x, weight), ((3, 4, 5), (4,))),
-    "apl": Sample(lambda x, slopes, offsets: functional.apl(x, slopes, offsets), ((3, 4, 5), (2, 4), (2, 4))),
-    # As in evaluation: two backends need not draw the same numbers.
-    "rrelu": Sample(lambda x: functional.rrelu(x), ((6, 7),)),
-    "softmax": Sample(lambda x: functional.softmax(x, 1), ((3, 5, 4),), slack=3),
-    "log_softmax": Sample(lambda x: functional.log_softmax(x, 1), ((3, 5, 4),)),
-    "softmin": Sample(lambda x: functional.softmin(x, -1), ((3, 5, 4),), slack=3),
-    "maxout": Sample(lambda x: functional.maxout(x, 3), ((4, 6, 2),)),
-    "glu": Sample(lambda x: functional.glu(x), ((3, 8),)),
-    "swiglu": Sample(lambda x: functional.swiglu(x), ((3, 8),)),
-    "geglu": Sample(lambda x: functional.geglu(x), ((3, 8),)),
-    "reglu": Sample(lambda x: functional.reglu(x), ((3, 8),)),
-}
+def sample_of(row: Row) -> Sample:
+    """The row's example, as a call of the public function.
+
+    Raises:
+        ValueError: the row has none, as stateless rows, which are evaluated over their whole range.
+
+    Example:
+        >>> import nnkernels
+        >>> sample = sample_of(nnkernels.activation("softmax"))
+        >>> sample.call(*sample.inputs(torch.float32, "cpu")).shape
+        torch.Size([3, 5, 4])
+    """
+    if row.example is None:
+        raise ValueError(f"{row.name!r}, a {type(row).__name__} row, has no example: give it one in the catalogue")
+    return Sample(partial(row.example.call, functional), row.example.shapes, row.example.slack)

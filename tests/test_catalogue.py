@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ import torch
 import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, dispatch, native, nn, reference, registry
+from nnkernels.catalogue.elementwise import SELU_ALPHA, SELU_SCALE
 from nnkernels.registry import Activation, catalogue
+
+ROOT = Path(__file__).parent.parent
 
 NAMES = {row.name for row in catalogue(Activation)}
 
@@ -73,6 +78,23 @@ def test_the_rows_that_mask_have_pieces(row):
     x = torch.linspace(-9, 9, 1801, dtype=torch.float64)
     reaches_zero = bool((reference.FORMULAS[row.name].d1(x, a, b) == 0).sum() > 10)
     assert row.masks == reaches_zero
+
+
+def test_the_derivative_follows_from_the_output_where_the_row_says_so(row):
+    formula = reference.FORMULAS[row.name]
+    assert hasattr(formula, "from_output") == row.output_tells
+    if row.output_tells:
+        a, b = accuracy.constants_of(row)
+        x = torch.linspace(-4, 4, 801, dtype=torch.float64)
+        found = formula.from_output(torch.full_like(x, 3.0), formula.value(x, a, b), a)
+        torch.testing.assert_close(found, 3 * formula.d1(x, a, b), rtol=1e-11, atol=0)
+
+
+def test_selus_constants_are_the_same_in_python_and_in_cpp():
+    told = (ROOT / "csrc/smooth.h").read_text()
+    (alpha,) = re.findall(r"double alpha = ([\d.]+)", told)
+    (scale,) = re.findall(r"scale = ([\d.]+);", told)
+    assert (float(alpha), float(scale)) == (SELU_ALPHA, SELU_SCALE)
 
 
 PUBLIC = [nnkernels, registry, dispatch, native, F.elementwise, nn.elementwise]

@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^```\w+ (append|insert)=(\S+)\n(.*?)^```$", re.MULTILINE | 
 
 def walk(copy: Path) -> None:
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for how, name, code in blocks:
         path = copy / name
         text = path.read_text()
@@ -31,7 +31,7 @@ def walk(copy: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 def test_the_walk_adds_an_activation_to_every_backend(tmp_path):
-    for part in ("nnkernels", "csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for part in ("nnkernels", "csrc", "tests", "tools", "docs", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("_lib", "__pycache__"))
@@ -58,6 +58,10 @@ def test_the_walk_adds_an_activation_to_every_backend(tmp_path):
         "assert repr(nnkernels.nn.Hardmish(inplace=True)) == 'Hardmish(inplace=True)'"
     )
     run("-c", use)
+    assert "hardmish" in run("-m", "nnkernels", "bench", "--activation", "hardmish", "--size", "4096")
+    tests = ("tests/test_numbers.py", "tests/test_saving.py", "tests/test_catalogue.py")
+    told = run("-m", "pytest", "-p", "no:cacheprovider", "-k", "hardmish", *tests)
+    assert int(re.search(r"(\d+) passed", told).group(1)) > 20 and "failed" not in told
     pytest.importorskip("triton")
     interpreted = (
         "import torch, nnkernels, nnkernels.accuracy as A; x = torch.linspace(-3, 2, 999);"

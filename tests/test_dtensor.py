@@ -18,7 +18,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 import nnkernels.functional as F
 from nnkernels.benchmark import ours as call_of
 from nnkernels.registry import Activation, catalogue
-from nnkernels.samples import SAMPLES
+from nnkernels.samples import sample_of
 
 eager = torch.nn.functional
 
@@ -26,7 +26,7 @@ SHAPE = (5, 4, 6)
 """Two processes get different parts of the first dimension."""
 
 CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
-    **{name: (sample.call, sample.shapes) for name, sample in SAMPLES.items()},
+    **{row.name: (sample_of(row).call, sample_of(row).shapes) for row in catalogue() if row.example},
     "silu-transposed": (lambda x: F.silu(x.transpose(0, 2)), (SHAPE,)),
     "silu-inplace": (lambda x: F.silu(x * 1, inplace=True), (SHAPE,)),
     "swish-inplace": (lambda x, beta: F.swish(x * 1, beta, inplace=True), (SHAPE, (4,))),

@@ -1,4 +1,4 @@
-"""What holds for every activation that is not stateless and elementwise, from one sample call of each."""
+"""What holds for every row that is not stateless and elementwise, from one sample call of each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, dispatch, nn
 from nnkernels.commands import check
-from nnkernels.registry import Activation, activations, catalogue
-from nnkernels.samples import SAMPLES
+from nnkernels.registry import Activation, Fused, activations, catalogue, row_called
+from nnkernels.samples import sample_of
 
+FUSED = {row.module for row in catalogue(Fused)}
 ROWS = [row for row in catalogue() if not isinstance(row, Activation)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -28,7 +29,7 @@ def row(request):
 
 @pytest.fixture
 def sample(row):
-    return SAMPLES[row.name]
+    return sample_of(row)
 
 
 def leaves(sample, dtype=torch.float64, device=DEVICE):
@@ -36,12 +37,19 @@ def leaves(sample, dtype=torch.float64, device=DEVICE):
 
 
 def test_every_row_has_a_sample_a_function_and_a_module(row):
-    assert {row.name for row in ROWS} == SAMPLES.keys()
-    assert row.name in F.__all__ and row.name in activations()
+    assert row.example is not None
+    assert row.name in F.__all__ and (row.name in activations()) == (not isinstance(row, Fused))
     assert ">>>" in getattr(F, row.name).__doc__ and "Source" in getattr(F, row.name).__doc__
     assert row.module in nn.__all__ and ">>>" in getattr(nn, row.module).__doc__
     for told in (row.formula, row.derivative, row.range, row.source, row.good_for, row.drawback):
         assert told.strip()
+
+
+def test_a_fused_form_is_no_activation_but_a_row():
+    for form in catalogue(Fused):
+        assert row_called(form.name) is form and pickle.loads(pickle.dumps(form)) is form
+        with pytest.raises(ValueError, match=form.name):
+            nnkernels.activation(form.name)
 
 
 @pytest.mark.parametrize("name", ["cpu", "triton", "reference"])
@@ -77,6 +85,7 @@ def test_other_strides_change_nothing(sample):
 
 
 def test_compiled_it_gives_the_same(sample):
+    torch._dynamo.reset()  # samples share one wrapper, of which few variants are compiled
     inputs = leaves(sample, torch.float32)
     compiled = torch.compile(sample.call, fullgraph=True, backend="aot_eager")
     y, z = sample.call(*inputs), compiled(*inputs)
@@ -130,7 +139,7 @@ def test_types_are_kept_and_nan_is_seen(sample, dtype):
 
 @pytest.mark.parametrize("name", sorted({row.module for row in ROWS}))
 def test_modules_survive_pickling_and_copying(name):
-    arguments = {"APL": (2,), "Maxout": (2,), "Gated": ("silu",)}.get(name, ())
+    arguments = {"APL": (2,), "Maxout": (2,), "GroupNormAct": (2, 4)}.get(name, (4,) if name in FUSED else ())
     module = getattr(nn, name)(*arguments)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert repr(other) == repr(module)

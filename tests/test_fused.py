@@ -15,7 +15,7 @@ from triton_tools import NVIDIA, compile_ahead, compiles, executes, interpret, s
 import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, dispatch, nn
-from nnkernels.reference.fused import ALONG_COLS
+from nnkernels.contracts.fused import ALONG_COLS
 from nnkernels.registry import Activation, catalogue
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,10 +13,9 @@ import torch
 import nnkernels
 from nnkernels import accuracy, reference
 from nnkernels.cli import main
-from nnkernels.gallery import drawings
 from nnkernels.gallery.drawings import drawing_of, trace
 from nnkernels.gallery.page import Card, page
-from nnkernels.registry import Learned, catalogue
+from nnkernels.registry import Fused, Learned, catalogue
 
 VOID = {"meta", "img", "source", "br", "link", "hr", "input"}
 
@@ -59,7 +58,7 @@ def checked(html: str) -> Checker:
     return checker
 
 
-@pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [one for one in catalogue() if not isinstance(one, Fused)], ids=lambda row: row.name)
 def test_every_row_can_be_drawn(row):
     curve = drawing_of(row).curve
     assert curve.value.shape == curve.slope.shape == curve.x.shape
@@ -136,6 +135,13 @@ def test_the_page_tells_every_row_in_full():
     assert {refer[1:] for refer in checker.refers if refer.startswith("#")} <= set(checker.ids)
 
 
+def test_a_fused_form_is_told_without_a_picture(tmp_path, capsys):
+    assert main(["gallery", "--out", str(tmp_path), "--activation", "layer_norm_act"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    checker = checked((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert "layer_norm_act" in checker.ids and "img" not in checker.tags
+
+
 def test_text_is_escaped_and_other_modules_become_links():
     told = dict.fromkeys(("formula", "derivative", "range", "source"), "<b>&\"'")
     row = Learned("one", "One", **told, good_for="as Mish, <i>not</i> One", drawback="& more")
@@ -171,8 +177,10 @@ def test_pyplot_is_not_touched(tmp_path, monkeypatch):
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_constants_and_windows_are_those_of_rows():
-    assert set(drawings.SHOWN) | set(drawings.WINDOWS) <= {row.name for row in catalogue()}
+def test_the_constants_that_are_shown_are_all_of_the_rows(row):
+    assert row.shown is None or len(row.shown) == len(row.parameters)
+    note = drawing_of(row).note
+    assert all(f"{name} = " in note for name in row.parameters)
 
 
 def test_ranges_are_what_the_functions_reach(row):

@@ -12,7 +12,7 @@ import torch
 import nnkernels
 from nnkernels import accuracy, initialization, nn, reference
 from nnkernels.initialization import has_gain, init_for
-from nnkernels.registry import Activation, catalogue
+from nnkernels.registry import Activation, Fused, catalogue
 
 ROOT = Path(__file__).parent.parent
 DEPTH, WIDTH, BATCH, NETS = 20, 512, 16, 3
@@ -151,8 +151,13 @@ def test_errors_name_what_is_wrong(error, said, call):
 
 
 @pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.name)
-def test_every_row_has_a_gain(row):
-    assert has_gain(row) and 0 < init_for(row.name, *constants_of(row)).gain < 10
+def test_every_activation_has_a_gain_and_a_fused_form_that_of_its_activation(row):
+    assert has_gain(row) == (not isinstance(row, Fused))
+    if has_gain(row):
+        assert 0 < init_for(row, *constants_of(row)).gain < 10
+    else:
+        with pytest.raises(ValueError, match=f"{row.name}.*Fused"):
+            init_for(row)
 
 
 def test_gains_do_not_depend_on_the_default_device_or_type():

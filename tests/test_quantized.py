@@ -25,7 +25,7 @@ import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, dispatch, nn
 from nnkernels.autograd import quantized as autograd
-from nnkernels.quantizing import BLOCK, LARGEST
+from nnkernels.contracts.quantized import BLOCK, LARGEST
 
 DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "int8": torch.int8}
 ON = {"reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..contracts.fused import ALONG_COLS, ALONG_NOTHING, ALONG_ROWS, Matrix
 from ..fusing import Inner
 from ..reference import fused as reference
-from ..reference.fused import ALONG_COLS, ALONG_NOTHING, ALONG_ROWS, Matrix
 from ..registry import IDENTITY
 from . import route, sharded
 from .context import compiles_kernels, differentiable_gradients

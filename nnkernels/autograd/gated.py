@@ -6,7 +6,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ..gating import Gating
+from ..contracts.gated import Gating
 from ..reference import gated as reference
 from . import jagged, route, sharded
 from .context import differentiable_gradients

@@ -1,6 +1,6 @@
 """The route from a call of maxout to its kernels, and what backward keeps: the packed winners, nothing else.
 
-How winners are packed is told in `reference/pooling.py`.
+How winners are packed is told in `contracts/pooling.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..contracts.pooling import MOST_PIECES, packed_bytes
 from ..reference import pooling as reference
 from . import route, sharded
 from .context import is_plain_call
@@ -55,11 +56,11 @@ def call(x: Tensor, pieces: int, dim: int) -> Tensor:
     """Maxout of checked arguments; `dim` is not negative."""
     if pieces == 1:
         return x.clone()
-    if pieces > reference.MOST_PIECES and is_plain_call(x):
+    if pieces > MOST_PIECES and is_plain_call(x):
         if dispatch.chosen() not in ("auto", "reference"):
             raise RuntimeError(
                 f"nnkernels.backend({dispatch.chosen()!r}) cannot serve maxout of {tuple(x.shape)} with {pieces} "
-                f"pieces: its kernels take up to {reference.MOST_PIECES}, more are torch operations"
+                f"pieces: its kernels take up to {MOST_PIECES}, more are torch operations"
             )
         return reference.composed(x, pieces, dim)
     return route.call(_MAXOUT, (pieces, dim), x)
@@ -75,7 +76,7 @@ class _Maxout(route.Form):
         y = frame.empty(x, frame.out_shape)
         winners = None
         if records:
-            winners = x.new_empty(reference.packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8)
+            winners = x.new_empty(packed_bytes(y.numel(), frame.pieces), dtype=torch.uint8)
         kernels.maxout(frame.memory(x), y, winners, frame.pieces, frame.inner)
         return (y,) if winners is None else (y, winners)
 

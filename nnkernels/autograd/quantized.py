@@ -7,9 +7,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import dispatch
+from ..contracts.gated import Gating
+from ..contracts.quantized import Rounding
 from ..fusing import Inner
-from ..gating import Gating
-from ..quantizing import Rounding
 from ..reference import quantized as reference
 from .context import compiles_kernels, is_plain_call
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .. import dispatch
+from ..contracts.gated import Gating
+from ..contracts.quantized import GRANULARITIES, LARGEST, Rounding
 from ..fusing import Inner
-from ..gating import Gating
-from ..quantizing import GRANULARITIES, LARGEST, Rounding
 from ..reference.quantized import empty_results
 from .checks import Requirements
 

@@ -68,33 +68,13 @@ class _Output(Function):
         if inplace:
             ctx.mark_dirty(y)
         save(ctx, y)
-        ctx.name, ctx.constant = row.name, a
+        ctx.constants = (row.name, a)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _from_output(ctx.name, ctx.constant, grad, saved(ctx)[0]), *[None] * 5
-
-
-def _from_output(name: str, a: float, grad: Tensor, y: Tensor) -> Tensor:
-    aten = torch.ops.aten
-    if name == "sigmoid":
-        return aten.sigmoid_backward(grad, y)
-    if name == "tanh":
-        return aten.tanh_backward(grad, y)
-    if name in ("softplus", "logsigmoid", "softsign"):
-        wide = y.to(reference.compute_dtype(y))
-        if name == "softsign":
-            slope = (1 - wide.abs()).square()
-        else:
-            slope = -torch.expm1(wide if name == "logsigmoid" else -a * wide)
-        return (grad * slope).to(grad.dtype)
-    alpha, scale, input_scale = {
-        "elu": (a, 1.0, 1.0),
-        "celu": (a, 1.0, 1 / a if a else 1.0),
-        "selu": (1.6732632423543772848, 1.0507009873554804934, 1.0),
-    }[name]
-    return aten.elu_backward(grad, alpha, scale, input_scale, True, y)
+        name, a = ctx.constants
+        return reference.FORMULAS[name].from_output(grad, saved(ctx)[0], a), *[None] * 5
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The catalogue: one row for each activation, from which modules, functions, tests, benchmarks and tables are derived.
+"""The catalogue: one row for each activation and fused form, from which modules, functions, tests, benchmarks and
+tables are derived.
 
 Importing it fills the registry, in the order of the README's table.
 """
 
 from . import elementwise  # noqa: F401, I001  (the order of the README's table)
-from . import learned, random, reducing, pooling, gated  # noqa: F401
+from . import shrinking, learned, random, reducing, pooling, gated, fused  # noqa: F401

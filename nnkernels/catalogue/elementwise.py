@@ -4,7 +4,12 @@ How each is computed stands under the same name in `reference/`, `triton/` and `
 four sets of names against each other.
 """
 
-from ..registry import REQUIRED, Activation, add
+import math
+
+from ..registry import Activation, add
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
 
 add(
     Activation(
@@ -17,6 +22,7 @@ add(
         good_for="gates and binary outputs",
         drawback="saturates on both sides and is not centred on zero",
         inplace=False,
+        output_tells=True,
     )
 )
 add(
@@ -30,6 +36,9 @@ add(
         good_for="recurrent cells, bounded outputs",
         drawback="saturates on both sides",
         inplace=False,
+        output_tells=True,
+        gain=lambda: 5 / 3,
+        searched=True,
     )
 )
 add(
@@ -45,6 +54,8 @@ add(
         keeps_output=lambda a, b: True,
         masks=True,
         slopes=lambda a, b: (0.0, 1.0),
+        gain=lambda: math.sqrt(2),
+        searched=True,
     )
 )
 add(
@@ -60,6 +71,7 @@ add(
         keeps_output=lambda a, b: True,
         masks=True,
         slopes=lambda a, b: (0.0, 1.0),
+        window=(-2.0, 8.0),
     )
 )
 add(
@@ -73,6 +85,7 @@ add(
         good_for="feed-forward blocks of language models, sparse activations",
         drawback="grows quadratically: float16 overflows from 256 on, and deep stacks need normalisation",
         masks=True,
+        peer=lambda F, x: F.relu(x).square(),
     )
 )
 add(
@@ -88,6 +101,9 @@ add(
         parameters={"negative_slope": 0.01},
         keeps_output=lambda a, b: a > 0,
         slopes=lambda a, b: (a, 1.0),
+        gain=lambda slope: math.sqrt(2 / (1 + slope**2)),
+        shown=(0.1,),
+        searched=True,
     )
 )
 add(
@@ -101,6 +117,8 @@ add(
         good_for="mean activations near zero without normalisation",
         drawback="its slope jumps at zero unless alpha = 1; saturates below",
         parameters={"alpha": 1.0},
+        output_tells=True,
+        searched=True,
     )
 )
 add(
@@ -115,18 +133,23 @@ add(
         drawback="saturates below; alpha = 0, the limit that would be ReLU, is not allowed",
         parameters={"alpha": 1.0},
         refuses=lambda a, b: None if a else RuntimeError("celu(): alpha cannot be 0"),
+        output_tells=True,
+        shown=(2.0,),
     )
 )
 add(
     Activation(
         "selu",
         "SELU",
-        formula="scale (x if x > 0 else alpha (exp(x) - 1)), alpha = 1.67326..., scale = 1.05070...",
+        formula=f"scale (x if x > 0 else alpha (exp(x) - 1)), alpha = {SELU_ALPHA:.5f}..., scale = {SELU_SCALE:.5f}...",
         derivative="scale (1 if x > 0 else alpha exp(x))",
-        range="(-1.7581, inf)",
+        range=f"({-SELU_SCALE * SELU_ALPHA:.4f}, inf)",
         source="Klambauer et al. 2017",
         good_for="deep fully connected networks that normalise themselves",
         drawback="needs LeCun-normal weights and alpha dropout, and biases that start at 0; no batch normalisation",
+        output_tells=True,
+        gain=lambda: 1.0,
+        searched=True,
     )
 )
 add(
@@ -139,6 +162,7 @@ add(
         source="Hendrycks & Gimpel 2016; Elfwing et al. 2018; Ramachandran et al. 2017",
         good_for="modern convolutional networks; the gate of SwiGLU",
         drawback="not monotonic: falls to -0.2785 at x = -1.2785; dearer than ReLU when it is not fused",
+        searched=True,
     )
 )
 add(
@@ -152,6 +176,8 @@ add(
         good_for="SiLU with a chosen sharpness",
         drawback="not monotonic; one more constant to choose",
         parameters={"beta": 1.0},
+        peer=lambda F, x, beta: x * F.sigmoid(beta * x),
+        shown=(2.0,),
     )
 )
 add(
@@ -166,6 +192,7 @@ add(
         drawback="not monotonic: falls to -0.1700 at x = -0.7518; needs the error function, which is dear",
         inplace=False,
         variant="none",
+        searched=True,
     )
 )
 add(
@@ -180,6 +207,7 @@ add(
         drawback="not monotonic; differs from the exact GELU by up to 0.0005",
         inplace=False,
         variant="tanh",
+        peer=lambda F, x: F.gelu(x, approximate="tanh"),
     )
 )
 add(
@@ -194,6 +222,7 @@ add(
         drawback="not monotonic; differs from the exact GELU by up to 0.0203",
         inplace=False,
         variant="sigmoid",
+        peer=lambda F, x: x * F.sigmoid(1.702 * x),
     )
 )
 add(
@@ -221,6 +250,7 @@ add(
         good_for="mobile networks",
         drawback="not monotonic; its slope jumps by 1/2 at -3 and at 3",
         masks=True,
+        searched=True,
     )
 )
 add(
@@ -250,6 +280,7 @@ add(
         source="Misra 2019",
         good_for="detectors (YOLOv4); a smooth alternative to SiLU",
         drawback="not monotonic: falls to -0.3088 at x = -1.1924; an exp, a log and a tanh unless it is fused",
+        searched=True,
     )
 )
 add(
@@ -265,6 +296,8 @@ add(
         parameters={"beta": 1.0, "threshold": 20.0},
         inplace=False,
         float32_under_cuda_autocast=True,
+        output_tells=True,
+        searched=True,
     )
 )
 add(
@@ -278,6 +311,7 @@ add(
         good_for="a tanh that saturates polynomially",
         drawback="approaches its limits slowly: 0.99 only at x = 99",
         inplace=False,
+        output_tells=True,
     )
 )
 add(
@@ -291,84 +325,6 @@ add(
         good_for="losses (binary cross-entropy, preference learning)",
         drawback="a loss's term rather than a hidden layer's: never positive, and nearly linear below zero",
         inplace=False,
-    )
-)
-add(
-    Activation(
-        "threshold",
-        "Threshold",
-        formula="x if x > threshold else value",
-        derivative="1 if x > threshold else 0",
-        range="{value} and (threshold, inf)",
-        source="Torch7 (Collobert, Kavukcuoglu & Farabet 2011)",
-        good_for="cutting off small activations",
-        drawback="jumps unless value = threshold; no gradient below",
-        parameters={"threshold": REQUIRED, "value": REQUIRED},
-        keeps_output=lambda a, b: b <= a,
-        masks=True,
-        slopes=lambda a, b: (0.0, 1.0),
-    )
-)
-add(
-    Activation(
-        "thresholded_relu",
-        "ThresholdedReLU",
-        formula="x if x > theta else 0",
-        derivative="1 if x > theta else 0",
-        range="{0} and (theta, inf) for theta >= 0",
-        source="Konda, Memisevic & Krueger 2014, Zero-bias autoencoders",
-        good_for="sparse autoencoders without biases",
-        drawback="jumps by theta; no gradient below",
-        parameters={"theta": 1.0},
-        keeps_output=lambda a, b: a >= 0,
-        masks=True,
-        slopes=lambda a, b: (0.0, 1.0),
-    )
-)
-add(
-    Activation(
-        "softshrink",
-        "Softshrink",
-        formula="x - lambd if x > lambd, x + lambd if x < -lambd, else 0",
-        derivative="0 if -lambd <= x <= lambd else 1",
-        range="(-inf, inf)",
-        source="Donoho 1995, De-noising by soft-thresholding",
-        good_for="sparse coding (the proximal step of an L1 penalty)",
-        drawback="biases every value towards zero by lambd",
-        parameters={"lambd": 0.5},
-        refuses=lambda a, b: RuntimeError(f"softshrink(): lambd must be at least 0, got {a}") if a < 0 else None,
-        inplace=False,
-        masks=True,
-        slopes=lambda a, b: (0.0, 1.0),
-    )
-)
-add(
-    Activation(
-        "hardshrink",
-        "Hardshrink",
-        formula="0 if -lambd <= x <= lambd else x",
-        derivative="0 if -lambd <= x <= lambd else 1",
-        range="(-inf, -lambd), {0} and (lambd, inf) for lambd >= 0",
-        source="Donoho & Johnstone 1994, Ideal spatial adaptation by wavelet shrinkage",
-        good_for="sparse codes whose large values are kept as they are",
-        drawback="jumps at both edges",
-        parameters={"lambd": 0.5},
-        inplace=False,
-        keeps_output=lambda a, b: a >= 0,
-        masks=True,
-        slopes=lambda a, b: (0.0, 1.0),
-    )
-)
-add(
-    Activation(
-        "tanhshrink",
-        "Tanhshrink",
-        formula="x - tanh(x)",
-        derivative="tanh(x)^2",
-        range="(-inf, inf)",
-        source="Torch7 (Collobert, Kavukcuoglu & Farabet 2011)",
-        good_for="shrinking small values smoothly, about x^3 / 3 near zero",
-        drawback="no gradient at zero and little around it; never exactly sparse",
-        inplace=False,
+        output_tells=True,
     )
 )

@@ -1,6 +1,9 @@
 """The gated activations with names of their own; `functional.gated` takes any stateless row as its gate."""
 
-from ..registry import Gated, add
+from ..registry import Example, Gated, Picture, add
+
+_SHAPES = ((3, 8),)
+_HELD, _AXES = "what it gates is 1", ("gate", "product")
 
 add(
     Gated(
@@ -12,6 +15,13 @@ add(
         source="Dauphin, Fan, Auli & Grangier 2017, Language Modeling with Gated Convolutional Networks",
         good_for="gated convolutions, speech models (Conformer)",
         drawback="needs twice the features that it returns; its gate saturates",
+        gate="sigmoid",
+        example=Example(lambda F, x: F.glu(x), _SHAPES),
+        picture=Picture(
+            lambda F, x: F.glu(x.unsqueeze(1) * x.new_tensor([0.0, 1.0]) + x.new_tensor([1.0, 0.0])).squeeze(1),
+            _HELD,
+            *_AXES,
+        ),
     )
 )
 add(
@@ -24,6 +34,10 @@ add(
         source="Shazeer 2020, GLU Variants Improve Transformer",
         good_for="feed-forward blocks of language models (PaLM, Llama)",
         drawback="a third weight matrix; products of large factors overflow float16",
+        gate="swish",
+        searched=True,
+        example=Example(lambda F, x: F.swiglu(x), _SHAPES),
+        picture=Picture(lambda F, x: F.swiglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )
 add(
@@ -36,6 +50,9 @@ add(
         source="Shazeer 2020, GLU Variants Improve Transformer",
         good_for="feed-forward blocks of language models (T5 1.1, Gemma) and of diffusion models",
         drawback="a third weight matrix; checkpoints differ in which GELU they mean",
+        gate="gelu",
+        example=Example(lambda F, x: F.geglu(x), _SHAPES),
+        picture=Picture(lambda F, x: F.geglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )
 add(
@@ -48,5 +65,8 @@ add(
         source="Dauphin, Fan, Auli & Grangier 2017; named by Shazeer 2020, GLU Variants Improve Transformer",
         good_for="feed-forward blocks whose gates are sparse",
         drawback="a gate that stays negative never learns again",
+        gate="relu",
+        example=Example(lambda F, x: F.reglu(x), _SHAPES),
+        picture=Picture(lambda F, x: F.reglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )

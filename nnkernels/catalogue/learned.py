@@ -1,7 +1,9 @@
 """The activations with parameters of their own. Swish, whose beta may be a number or learned, stands in
 `elementwise`."""
 
-from ..registry import Learned, add
+from ..registry import Example, Learned, Moment, Picture, add
+
+_SLOPE = 0.25  # with which PyTorch's PReLU starts
 
 add(
     Learned(
@@ -13,6 +15,9 @@ add(
         source="He, Zhang, Ren & Sun 2015",
         good_for="a leaky ReLU that finds its own slope; super-resolution, face recognition",
         drawback="weight decay would pull the slope to ReLU's",
+        example=Example(lambda F, x, weight: F.prelu(x, weight), ((3, 4, 5), (4,))),
+        picture=Picture(lambda F, x: F.prelu(x, x.new_tensor([_SLOPE])), f"weight = {_SLOPE}, where training starts"),
+        moment=Moment(lambda mean, q, init: q * (1 + init**2) / 2, {"init": _SLOPE}),
     )
 )
 add(
@@ -25,5 +30,12 @@ add(
         source="Agostinelli, Hoffman, Sadowski & Baldi 2015",
         good_for="a shape that is learned piece by piece, not necessarily convex or monotonic",
         drawback="the number of segments is one more choice; the authors needed a weight decay on slopes and offsets",
+        example=Example(lambda F, x, slopes, offsets: F.apl(x, slopes, offsets), ((3, 4, 5), (2, 4), (2, 4))),
+        picture=Picture(
+            lambda F, x: F.apl(x, x.new_tensor([0.6, -0.5]), x.new_tensor([-2.0, 2.0])),
+            "slopes 0.6 and -0.5, offsets -2 and 2",
+        ),
+        # As it starts: slopes uniform in [-0.2, 0.2], offsets normal with standard deviation 0.5.
+        moment=Moment(lambda mean, q, segments: q / 2 + segments * (0.4**2 / 12) * (q + 0.25) / 2, {"num_segments": 5}),
     )
 )

@@ -1,6 +1,23 @@
 """The activations whose elements depend on each other along a dimension."""
 
-from ..registry import Reducing, add
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..registry import Example, Moment, Picture, Reducing, add
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _among_three(x: Tensor) -> Tensor:
+    """A dimension of three logits, the other two being 0 and 1."""
+    return x.unsqueeze(0) * x.new_tensor([[1.0], [0.0], [0.0]]) + x.new_tensor([[0.0], [0.0], [1.0]])
+
+
+_HELD, _AXES = "the other logits are 0 and 1", ("logit", "its output")
+# What goes into these is a network's logits, for which no layer follows: they keep the size of the features.
+_MOMENT = Moment(lambda mean, q: q)
 
 add(
     Reducing(
@@ -12,6 +29,9 @@ add(
         source="Boltzmann 1868; Gibbs 1902; in networks Bridle 1990",
         good_for="probabilities of classes, weights of attention",
         drawback="never exactly sparse, and saturates where one input leads by far",
+        example=Example(lambda F, x: F.softmax(x, 1), ((3, 5, 4),), slack=3),
+        picture=Picture(lambda F, x: F.softmax(_among_three(x), dim=0)[0], _HELD, *_AXES),
+        moment=_MOMENT,
     )
 )
 add(
@@ -24,6 +44,9 @@ add(
         source="Boltzmann 1868; Gibbs 1902; in networks Bridle 1990",
         good_for="the negative log-likelihood, without the overflow of a logarithm of a softmax",
         drawback="not bounded below, so that a sum of many may overflow in float16",
+        example=Example(lambda F, x: F.log_softmax(x, 1), ((3, 5, 4),)),
+        picture=Picture(lambda F, x: F.log_softmax(_among_three(x), dim=0)[0], _HELD, *_AXES),
+        moment=_MOMENT,
     )
 )
 add(
@@ -36,5 +59,8 @@ add(
         source="Boltzmann 1868; Gibbs 1902 (energies have this sign); in networks Bridle 1990",
         good_for="energies, costs and distances, of which the smallest counts most",
         drawback="as softmax's",
+        example=Example(lambda F, x: F.softmin(x, -1), ((3, 5, 4),), slack=3),
+        picture=Picture(lambda F, x: F.softmin(_among_three(x), dim=0)[0], _HELD, *_AXES),
+        moment=_MOMENT,
     )
 )

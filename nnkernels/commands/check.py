@@ -17,8 +17,8 @@ from .. import accuracy, dispatch
 from ..benchmark import ours
 from ..cli import WAYS
 from ..names import BACKENDS
-from ..registry import Activation, Row, activation, activations
-from ..samples import SAMPLES
+from ..registry import Activation, Row, catalogue, row_called
+from ..samples import sample_of
 from . import calls
 
 
@@ -49,7 +49,8 @@ def _points(device: str) -> torch.Tensor:
 def _case(row: Row, device: str) -> tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]:
     if isinstance(row, Activation):
         return ours(row), (_points(device),)
-    return SAMPLES[row.name].call, SAMPLES[row.name].inputs(torch.float64, device)
+    sample = sample_of(row)
+    return sample.call, sample.inputs(torch.float64, device)
 
 
 def gradients_hold(row: Row, device: str) -> str:
@@ -82,7 +83,7 @@ def check(row: Row, name: str) -> dict:
     def measured(dtype: torch.dtype) -> accuracy.Accuracy:
         if isinstance(row, Activation):
             return accuracy.measure(row, found, dtype, device)
-        return accuracy.measure_sample(SAMPLES[row.name], dtype, device)
+        return accuracy.measure_sample(sample_of(row), dtype, device)
 
     with dispatch.backend(name):
         return _judged(row, name, measured, accuracy.LIMITS, lambda: gradients_hold(row, device))
@@ -121,9 +122,9 @@ def _judged(
     }
 
 
-def _checks(names: Iterable[str], backends: Iterable[str], ways: Collection[str], every: bool) -> Iterator[dict]:
+def _checks(rows: Iterable[Row], backends: Iterable[str], ways: Collection[str], every: bool) -> Iterator[dict]:
     """One result after the other; `every` says whether rows are compiled that are no example of their kind."""
-    for row in map(activation, names):
+    for row in rows:
         if "kernels" in ways:
             yield from (check(row, name) for name in backends if _serves(name, row))
         if "inplace" in ways and (call := calls.in_place(row)) is not None:
@@ -171,7 +172,8 @@ def run(args: argparse.Namespace) -> int:
     print(HEAD)
     results = []
     every = bool(args.activation or args.only)
-    for result in _checks(args.activation or activations(), backends, ways, every):
+    rows = [row_called(name) for name in args.activation] if args.activation else catalogue()
+    for result in _checks(rows, backends, ways, every):
         results.append(result)
         print(_line(result), flush=True)
     if args.json:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ..cli import missing
-from ..registry import activation, activations
+from ..registry import Fused, catalogue, row_called
 from .progress import counted
 
 
@@ -18,16 +18,18 @@ def run(args: argparse.Namespace) -> int:
     from ..gallery.page import Card, page
     from ..gallery.pictures import DARK, LIGHT, overview, picture
 
-    names = dict.fromkeys(args.activation or activations())
-    drawn = [(row, drawing_of(row)) for row in map(activation, names)]
+    rows = [row_called(name) for name in dict.fromkeys(args.activation)] if args.activation else catalogue()
+    drawn = [(row, drawing_of(row)) for row in rows if not isinstance(row, Fused)]
     args.out.mkdir(parents=True, exist_ok=True)
     cards = []
     for row, drawing in counted(drawn, "drawing", lambda one: one[0].name):
         cards.append(Card(row, picture(row, drawing, LIGHT), picture(row, drawing, DARK)))
         (args.out / f"{row.name}.png").write_bytes(cards[-1].light)
-    print("drawing all of them in one", file=sys.stderr, flush=True)
-    (args.out / "gallery.png").write_bytes(overview(drawn))
+    if drawn:
+        print("drawing all of them in one", file=sys.stderr, flush=True)
+        (args.out / "gallery.png").write_bytes(overview(drawn))
+        print(f"{len(drawn)} pictures, all of them in one: {args.out / 'gallery.png'}")
+    cards += [Card(row) for row in rows if isinstance(row, Fused)]
     (args.out / "index.html").write_text(page(cards), encoding="utf-8")
-    print(f"{len(cards)} pictures, all of them in one: {args.out / 'gallery.png'}")
     print(f"page: {args.out / 'index.html'}")
     return 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.batch_normalization import Frame, Gather, Operands, Reduce, Running
+from ..contracts.inner import Inner
 from ..native import index_of
-from ..reference.batch_normalization import Frame, Gather, Operands, Reduce, Running, fixed, merge
+from ..reference.batch_normalization import fixed, merge
 from .fused import _given, _wide
 
 __all__ = ["apply", "backward", "fixed", "forward"]

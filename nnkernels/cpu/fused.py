@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.fused import Matrix
+from ..contracts.inner import Inner
+from ..contracts.random import threshold
 from ..native import index_of
-from ..reference.fused import Matrix
-from ..reference.random import threshold
 
 _NOTHING = torch.empty(0)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..gating import Gating, gate_and_up, halves
+from ..contracts.gated import Gating, gate_and_up, halves
 from ..native import index_of
 
 
 def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
-    """f(gate) up, laid out as the gate is."""
     gate, up = gate_and_up(gating, input, up)
     y = torch.empty_like(gate)
     torch.ops.nnkernels.gated.default(gate, up, y, index_of(gating.activation), *_constants(gating))
@@ -20,7 +19,6 @@ def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
 def gated_backward(
     gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of `input` and of `up`, the latter None for a packed input."""
     gate, linear = gate_and_up(gating, input, up)
     grad_input = torch.empty_like(input)
     grad_up = None if up is None else torch.empty_like(input)

@@ -11,7 +11,6 @@ _INDEX = {"prelu": 0, "swish": 1, "apl": 2}
 
 
 def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """The value, in `x`'s own memory where `out` is `x`."""
     y = torch.ops.nnkernels.learned_forward(x, _INDEX[name], [p.contiguous() for p in parameters])
     return y if out is None else out.copy_(y)
 
@@ -19,16 +18,13 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
 def backward(
     name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """The gradient for `x`, and those for the parameters if they are wanted."""
     contiguous = [p.contiguous() for p in parameters]
     return torch.ops.nnkernels.learned_backward(grad, x, _INDEX[name], contiguous, for_parameters)
 
 
 def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:
-    """Writes prelu to `y`, which may be `x`, and returns one bit for each element, set where not x > 0."""
     return torch.ops.nnkernels.prelu_signs(x, y, weight.contiguous(), inner)
 
 
 def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
-    """grad, times the weight where `prelu_signs` set a bit."""
     return torch.ops.nnkernels.prelu_from_signs(grad, packed, weight.contiguous(), inner)

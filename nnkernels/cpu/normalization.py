@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.inner import Inner
 from ..native import index_of
 from ..registry import IDENTITY
 
@@ -24,7 +24,6 @@ def norm_act(
     eps: float,
     centred: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.normalization.norm_act`."""
     return _OPS.norm_forward(x, *_operands(x, residual, weight, bias), *_formula(inner), eps, centred)
 
 
@@ -39,7 +38,6 @@ def norm_act_backward(
     wants_residual: bool,
     wants_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """As `reference.normalization.norm_act_backward`."""
     operands = _operands(x, residual, weight, bias)
     grad_x, for_residual, for_weight, for_bias = _OPS.norm_backward(
         grad, x, *operands, statistics, *_formula(inner), wants_residual, wants_parameters

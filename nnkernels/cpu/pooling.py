@@ -1,4 +1,4 @@
-"""Maxout in C++; what each function computes is told in `reference/pooling.py`."""
+"""Maxout in C++; what each function computes is told in `contracts/pooling.py`."""
 
 from __future__ import annotations
 

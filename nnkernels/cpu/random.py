@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference.random import line, threshold
+from ..contracts.random import line, threshold
 
 
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
-    """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
     y = torch.empty_like(x) if out is None else out
     torch.ops.nnkernels.rrelu_into(y, x, seed, *line(x.dtype, lower, upper))
     return y
@@ -18,26 +17,22 @@ def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | Non
 def rrelu_backward(
     grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
 ) -> Tensor:
-    """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
     grad_x = torch.empty_strided(x.shape, strides, dtype=x.dtype)
     torch.ops.nnkernels.rrelu_backward_into(grad_x, grad, x, seed, *line(x.dtype, lower, upper))
     return grad_x
 
 
 def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
-    """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0."""
     return torch.ops.nnkernels.rrelu_signs(x, y, seed, *line(x.dtype, lower, upper))
 
 
 def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
-    """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
     return torch.ops.nnkernels.rrelu_from_signs(grad, packed, seed, *line(grad.dtype, lower, upper))
 
 
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
     y = out
     if y is None:
         y = torch.empty_like(x) if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype)

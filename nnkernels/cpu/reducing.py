@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..broadcast import mask_layout, queries, split
+from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 
 _NONE, _KEEP, _ADD = range(3)
@@ -18,14 +18,12 @@ _OPS: Any = torch.ops.nnkernels
 def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax`."""
     return _forward(x, None, dim, log, scale, mask, causal, dtype)
 
 
 def log_softmax(
     x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.reducing.log_softmax`."""
     outer, _, inner = split(x.shape, dim)
     statistics = torch.empty(2, outer, inner, dtype=torch.float32, device=x.device)
     return _forward(x, statistics, dim, True, scale, mask, causal, dtype), statistics
@@ -34,7 +32,6 @@ def log_softmax(
 def softmax_backward(
     grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax_backward`."""
     sizes = split(y.shape, dim)
     y = y.contiguous()
     grad_x = torch.empty_like(y)
@@ -46,7 +43,6 @@ def softmax_backward(
 def log_softmax_backward(
     grad: Tensor, x: Tensor, statistics: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool
 ) -> Tensor:
-    """As `reference.reducing.log_softmax_backward`."""
     shape = x.shape
     sizes = split(shape, dim)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)

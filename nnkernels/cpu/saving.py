@@ -1,4 +1,4 @@
-"""Derivatives kept in a few bits: see `reference/saving.py`, whose functions these are in C++."""
+"""Derivatives kept in a few bits: see `contracts/saving.py`, whose functions these are in C++."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..policies import Levels
+from ..contracts.saving import Levels
 from ..registry import elementwise
 
 

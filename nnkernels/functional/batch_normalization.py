@@ -11,8 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from ..accepting import accepts, number, refusal
 from ..autograd import batch_normalization as autograd
 from ..autograd.shortcut import shortcut
+from ..contracts.batch_normalization import Operands, Running
 from ..fusing import inner
-from ..reference.batch_normalization import Operands, Running
 
 __all__ = ["batch_norm_act", "group_norm_act"]
 

@@ -19,8 +19,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from ..accepting import accepts, check_whole, number, refusal
 from ..autograd import gated as autograd
 from ..autograd.shortcut import shortcut
+from ..contracts.gated import Gating
 from ..fusing import inner
-from ..gating import Gating
 from ..registry import Activation, catalogue
 
 __all__ = ["gated", "geglu", "glu", "reglu", "swiglu"]

@@ -12,8 +12,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..accepting import accepts, refusal
 from ..autograd import quantized as autograd
+from ..contracts.quantized import GRANULARITIES, LARGEST, SMALLEST_SCALE, Rounding
 from ..fusing import inner
-from ..quantizing import GRANULARITIES, LARGEST, SMALLEST_SCALE, Rounding
 from .gated import check_gated, gating
 
 __all__ = ["act_quantize", "gated_quantize"]

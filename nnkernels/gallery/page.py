@@ -15,11 +15,11 @@ from .drawings import required_of
 
 @dataclass(frozen=True)
 class Card:
-    """A row with its two pictures."""
+    """A row with its two pictures; a fused form, which is drawn as its activation is, has none."""
 
     row: Row
-    light: bytes
-    dark: bytes
+    light: bytes | None = None
+    dark: bytes | None = None
 
 
 STYLE = """
@@ -97,15 +97,21 @@ def _article(card: Card, names: dict[str, str]) -> str:
     kind = KINDS.get(type(row).__name__, type(row).__name__.lower())
     return f"""<article id="{escape(row.name)}">
 <h2><a href="#{escape(row.name)}">{escape(row.module)}</a> <small>{escape(row.name)}, {escape(kind)}</small></h2>
-<picture>
-<source media="(prefers-color-scheme: dark)" srcset="{_uri(card.dark)}">
-<img src="{_uri(card.light)}" width="720" height="510" alt="{escape(row.module)} and its derivative">
-</picture>
-<dl>
+{_pictures(card)}<dl>
 {told}
 </dl>
 <p><a href="#top">to the top</a></p>
 </article>"""
+
+
+def _pictures(card: Card) -> str:
+    if card.light is None or card.dark is None:
+        return ""
+    return f"""<picture>
+<source media="(prefers-color-scheme: dark)" srcset="{_uri(card.dark)}">
+<img src="{_uri(card.light)}" width="720" height="510" alt="{escape(card.row.module)} and its derivative">
+</picture>
+"""
 
 
 def _uri(png: bytes) -> str:
@@ -123,7 +129,7 @@ def _gain(row: Row) -> str:
     if not has_gain(row):
         return ""
     given = required_of(row)
-    init = init_for(row.name, *given)
+    init = init_for(row, *given)
     where = f" (at {', '.join(f'{value:g}' for value in given)})" if given else ""
     return f"{init.gain:.4g}{where}; sensitivity {init.sensitivity:.2f}"
 

@@ -8,10 +8,7 @@ import torch
 
 from .. import nn
 from ..initialization import init_for
-from ..registry import Activation, Gated, Reducing, activation
-
-_MAXOUT_PIECES = 2
-_APL_SEGMENTS = 5
+from ..registry import Activation, Gated, Reducing, Row, activation
 
 
 def constants(name: str) -> dict[str, float]:
@@ -29,7 +26,13 @@ def features_in(name: str) -> int:
         >>> features_in("swiglu"), features_in("mish")
         (2, 1)
     """
-    return 2 if isinstance(activation(name), Gated) else _MAXOUT_PIECES if name == "maxout" else 1
+    row = activation(name)
+    return 2 if isinstance(row, Gated) else int(_initial(row).get("num_pieces", 1))
+
+
+def _initial(row: Row) -> dict[str, float]:
+    """The arguments of the row's module for which its initial gain is known."""
+    return dict(row.moment.constants) if row.moment else {}
 
 
 def layer(name: str, dim: int = 1) -> torch.nn.Module:
@@ -52,12 +55,8 @@ def layer(name: str, dim: int = 1) -> torch.nn.Module:
         torch.Size([2, 4])
     """
     row = activation(name)
-    made = getattr(nn, row.module)
-    if name == "maxout":
-        return made(_MAXOUT_PIECES, dim)
-    if name == "apl":
-        return made(_APL_SEGMENTS)
-    return made(dim=dim) if isinstance(row, Gated | Reducing) else made(**constants(name))
+    along = {"dim": dim} if isinstance(row, Gated | Reducing) else {}
+    return getattr(nn, row.module)(**constants(name), **_initial(row), **along)
 
 
 def initialise(weighted: torch.nn.Linear | torch.nn.Conv2d, behind: str, scale: float = 1.0) -> None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..registry import elementwise
-from . import piecewise, smooth  # noqa: F401  (whose classes are found below)
-from .base import Formula
+from . import exponential, piecewise, smooth  # noqa: F401  (whose classes are found below)
+from .base import Formula, compute_dtype
 
 
 def _leaves(base: type[Formula]) -> list[type[Formula]]:
@@ -27,18 +27,6 @@ def _leaves(base: type[Formula]) -> list[type[Formula]]:
 
 
 FORMULAS: dict[str, Any] = {leaf.__name__: leaf for leaf in _leaves(Formula) if not leaf.__name__.startswith("_")}
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type in which `x` is computed: float32 for 16-bit types, float64 for float32 where that costs only time.
-
-    Under a compiler float32 stays float32: Inductor fuses the formula into its neighbours, and float64 is slow on GPUs.
-    """
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return torch.float32
-    if x.dtype == torch.float32 and x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling():
-        return torch.float64
-    return x.dtype
 
 
 def evaluate(name: str, order: str, x: Tensor, a: float, b: float) -> Tensor:

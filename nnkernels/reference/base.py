@@ -11,6 +11,18 @@ FAR = 2000.0
 """exp(-FAR) is 0 in every type."""
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which `x` is computed: float32 for 16-bit types, float64 for float32 where that costs only time.
+
+    Under a compiler float32 stays float32: Inductor fuses the formula into its neighbours, and float64 is slow on GPUs.
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    if x.dtype == torch.float32 and x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling():
+        return torch.float64
+    return x.dtype
+
+
 def negative_abs(x: Tensor) -> Tensor:
     return torch.where(x < 0, x, negated(x))
 
@@ -103,7 +115,10 @@ class Logistic:
 
 
 class Formula:
-    """One activation: its value and two derivatives at `x`, for the constants `a` and `b`."""
+    """One activation: its value and two derivatives at `x`, for the constants `a` and `b`.
+
+    Where the row says `output_tells`, `from_output(grad, y, a)` is grad f'(x), told y = f(x), in `grad`'s type.
+    """
 
     @staticmethod
     def value(x: Tensor, a: float, b: float) -> Tensor:

@@ -8,74 +8,32 @@ far greater than the spread, and what rounding took from the mean goes into the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..fusing import Inner
+from ..contracts.batch_normalization import (
+    CENTER,
+    COUNT,
+    LOW,
+    RSTD,
+    Frame,
+    Gather,
+    Operands,
+    Reduce,
+    Running,
+    statistics_dtype,
+)
+from ..contracts.inner import Inner
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
-
-COUNT, CENTER, LOW, RSTD = range(4)
-
-
-class Frame(NamedTuple):
-    """How a dense tensor lies in memory: `batch` x `rows` x `channels` x `inner` elements.
-
-    Elements of one batch index, of any row and inner index, and of `group` adjacent channels are normalised together.
-    """
-
-    batch: int
-    rows: int
-    channels: int
-    inner: int
-    group: int
-
-    @property
-    def sets(self) -> int:
-        return self.batch * self.channels // self.group
-
-    @property
-    def split(self) -> tuple[int, int, int, int, int]:
-        """The same with the channels of a group in a dimension of their own."""
-        return self.batch, self.rows, self.channels // self.group, self.group, self.inner
-
-
-class Running(NamedTuple):
-    """The statistics that evaluation uses, and how fast training moves them."""
-
-    mean: Tensor
-    var: Tensor
-    momentum: float
-
-
-class Operands(NamedTuple):
-    """y = f((x - mean) rstd weight + bias + residual)"""
-
-    x: Tensor
-    residual: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-
-Gather = Callable[[Tensor], Tensor]
-"""From statistics [4, sets], the last row sums of squares about the mean, to every process's, [4, sets, processes]."""
-
-Reduce = Callable[[Tensor], Any]
-"""Adds up a tensor over all processes, in its own memory."""
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def forward(
     inner: Inner, operands: Operands, frame: Frame, eps: float, running: Running | None, gather: Gather | None
 ) -> tuple[Tensor, Tensor]:
-    """The output and the statistics, of which the running ones are told."""
     x = operands.x
     v = _split(x, frame).to(torch.float64)
     count = frame.rows * frame.group * frame.inner
@@ -128,7 +86,6 @@ def update(running: Running, mean: Tensor, var: Tensor) -> None:
 
 
 def fixed(running: Running, eps: float, x: Tensor) -> Tensor:
-    """Statistics from the running ones."""
     mean = running.mean.double()
     center = mean.to(statistics_dtype(x))
     rows = (torch.ones_like(mean), center, mean - center, (running.var.double() + eps).rsqrt())
@@ -152,7 +109,6 @@ def backward(
     wants_parameters: bool,
     reduce: Reduce | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients of x and of the residual, and [2, channels], those of bias and weight."""
     z, normal, rstd = _argument(inner, operands, frame, statistics)
     slope = FORMULAS[inner.name].d1(z, *rounded(operands.x, inner.a, inner.b))
     dz = _split(grad, frame).to(z.dtype) * slope

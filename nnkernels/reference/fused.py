@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.fused import ALONG_COLS, Matrix
+from ..contracts.inner import Inner
+from ..contracts.random import threshold
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
-from .random import philox, threshold
-
-ALONG_NOTHING, ALONG_COLS, ALONG_ROWS = 0, 1, 2
-
-
-class Matrix(NamedTuple):
-    """How a dense tensor lies in memory: `rows` rows of `cols` adjacent elements, and where its channels are.
-
-    `along` is ALONG_COLS (column c is channel c), ALONG_ROWS (row r is channel r % channels) or ALONG_NOTHING. For
-    random numbers a row begins at a multiple of eight: element (r, c) has number r * padded + c.
-    """
-
-    rows: int
-    cols: int
-    along: int
-    channels: int
-
-    @property
-    def padded(self) -> int:
-        return -(-self.cols // 8) * 8
+from .random import philox
 
 
 def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
-    """dropout(f(x + bias)) + residual of matrices; p = 0 drops nothing and takes no seed."""
     return composed(inner, x, _spread(bias, matrix), residual, None if seed is None else _kept(seed, p, matrix), p)
 
 
@@ -49,7 +29,6 @@ def bias_act_backward(
     matrix: Matrix,
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of x and of the bias; `x` is None for "identity", whose derivative does not ask for it."""
     wide = compute_dtype(grad)
     grad_x = grad.to(wide)
     if seed is not None:

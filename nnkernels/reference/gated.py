@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..gating import Gating, gate_and_up, is_bounded
+from ..contracts.gated import Gating, gate_and_up, is_bounded
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
 
@@ -20,7 +20,6 @@ def _bounded(gating: Gating, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
-    """f(gate) up, in `input`'s type; differentiable to any order."""
     return product(gating, input, up).to(input.dtype)
 
 
@@ -35,7 +34,6 @@ def product(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
 def gated_backward(
     gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of `input` and of `up`, the latter None for a packed input."""
     gate, linear = gate_and_up(gating, input, up)
     wide = compute_dtype(input)
     gate, linear, grad = gate.to(wide), linear.to(wide), grad.to(wide)

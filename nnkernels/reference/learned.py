@@ -50,7 +50,6 @@ def evaluate(name: str, x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """The value, in `x`'s own memory where `out` is `x`."""
     value = evaluate(name, x, *parameters)
     return value if out is None else out.copy_(value)
 
@@ -58,7 +57,6 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
 def backward(
     name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """The gradient for `x`, and those for the parameters if they are wanted."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_(), *(p.detach().requires_grad_(for_parameters) for p in parameters)]
         y = evaluate(name, *leaves)
@@ -67,17 +65,12 @@ def backward(
 
 
 def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:
-    """Writes prelu to `y`, which may be `x`, and returns one bit for each element, set where not x > 0.
-
-    Both are of one dimension, adjacent in memory; element i belongs to channel i // inner, counted round and round.
-    """
     packed = pack(~(x > 0), 1)
     y.copy_(prelu_from_signs(x, packed, weight, inner))
     return packed
 
 
 def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
-    """grad, times the weight where `prelu_signs` set a bit."""
     wide = compute_dtype(grad)
     channel = torch.arange(grad.numel(), device=grad.device) // inner % weight.numel()
     below = unpack(packed, 1, grad.numel()) == 1

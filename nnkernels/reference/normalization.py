@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.inner import Inner
+from ..contracts.normalization import statistics_dtype
 from ..registry import IDENTITY, elementwise
 from . import FORMULAS, compute_dtype, rounded
 
@@ -23,10 +24,6 @@ def norm_act(
     eps: float,
     centred: bool,
 ) -> tuple[Tensor, Tensor]:
-    """f(norm(x) weight + bias + residual) of a matrix, and its rows' statistics: mean (if centred) and 1 / deviation.
-
-    x and residual are matrices of one shape with adjacent columns; weight and bias hold a number for each column.
-    """
     y, *statistics = _composed(inner, x, 1, residual, weight, bias, eps, centred)
     return y, torch.stack(statistics).squeeze(-1).to(statistics_dtype(x))
 
@@ -42,7 +39,6 @@ def norm_act_backward(
     wants_residual: bool,
     wants_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, residual, weight and bias; the residual's is None if f is "identity", whose it is `grad`."""
     wide = compute_dtype(x)
     *mean, deviation = statistics.to(wide).unsqueeze(-1)
     normalised = (x.to(wide) - (mean[0] if mean else 0.0)) * deviation
@@ -76,10 +72,6 @@ def composed(
 ) -> Tensor:
     """The value for a tensor of any shape, whose last `dims` dimensions are a row."""
     return _composed(inner, x, dims, residual, weight, bias, eps, centred)[0]
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.element_size() == 2 else torch.float64
 
 
 def _composed(

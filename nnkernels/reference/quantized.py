@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
-from ..gating import Gating, gate_and_up
-from ..quantizing import BLOCK, LARGEST, SMALLEST_SCALE, Rounding
+from ..contracts.gated import Gating, gate_and_up
+from ..contracts.inner import Inner
+from ..contracts.quantized import BLOCK, LARGEST, SMALLEST_SCALE, Rounding
 from . import FORMULAS, compute_dtype, rounded
 from .gated import product
 
@@ -19,7 +19,6 @@ from .gated import product
 def quantize(
     what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The values in 8 bits and their scales; if a scale is given, their greatest magnitude instead of it."""
     y = values(what, input, up)
     if scale is not None:
         return cast(y, scale, rounding.dtype), greatest(y)

@@ -7,45 +7,16 @@ can follow is served by `times_slopes` and `times_kept`, which draw the same num
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
+from ..contracts.random import ROUNDS, threshold
 from . import compute_dtype
 from .saving import pack, unpack
-
-ROUNDS = 7
-"""The fewest that pass BigCrush (Salmon et al. 2011)."""
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _BUMPS = 0x9E3779B9, 0xBB67AE85
 _WORD = 0xFFFFFFFF
-
-
-def line(dtype: torch.dtype, lower: float, upper: float) -> tuple[float, float]:
-    """(scale, offset) of slope = scale number + offset, `number` being the random bits as a kernel reads them.
-
-    float64 reads a word as an integer, float32 the upper 23 bits b as 1 + b 2^-23, 16-bit types 16 bits b as 2^23 + b.
-    Slopes lie in the middle of the 2^32, 2^23 or 2^16 parts of [lower, upper], so that rounding leaves none outside.
-    """
-    if dtype == torch.float64:
-        scale = (upper - lower) * 2.0**-32
-        return scale, lower + 0.5 * scale
-    if dtype == torch.float32:
-        scale = _single(upper - lower)
-        return scale, _single(lower - scale * (1 - 2.0**-24))
-    scale = _single((upper - lower) * 2.0**-16)
-    return scale, _single(lower - scale * (2.0**23 - 0.5))
-
-
-def threshold(p: float) -> int:
-    """The least random word whose element dropout keeps, 0 <= p < 1."""
-    return min(round(p * 2.0**32), _WORD)
-
-
-def _single(value: float) -> float:
-    return ctypes.c_float(value).value
 
 
 def philox(seed: Tensor, count: int) -> Tensor:
@@ -96,7 +67,6 @@ def times_kept(x: Tensor, seed: Tensor, strides: tuple[int, ...], p: float) -> T
 
 
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
-    """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
     y = torch.empty_like(x) if out is None else out
     return y.copy_(times_slopes(x, x, seed, y.stride(), lower, upper))
 
@@ -104,23 +74,17 @@ def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | Non
 def rrelu_backward(
     grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
 ) -> Tensor:
-    """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
     grad_x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     return grad_x.copy_(times_slopes(grad, x, seed, strides, lower, upper))
 
 
 def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
-    """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0.
-
-    Both are of one dimension, adjacent in memory.
-    """
     packed = pack(x <= 0, 1)
     y.copy_(times_slopes(x, x, seed, y.stride(), lower, upper))
     return packed
 
 
 def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
-    """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
     sign = torch.where(unpack(packed, 1, grad.numel()) == 1, -1.0, 1.0).to(grad.dtype)
     return times_slopes(grad, sign, seed, grad.stride(), lower, upper)
 
@@ -128,7 +92,6 @@ def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, u
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
     y = out
     if y is None:
         like = torch.empty_like(x)

@@ -1,7 +1,6 @@
 """softmax and its kin in torch operations: the truth for their kernels, and the route where kernels cannot go.
 
-`log` asks for the logarithm, `scale` multiplies the input, `mask` is True (or a number to add) where an element counts,
-`causal` keeps column j of query i if j <= i, the query being the index before `dim`.
+Backward is differentiable in every tensor that it is given.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from . import compute_dtype
 def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
-    """The (log-)softmax of scale x + mask along `dim`, in `dtype`. A row of which nothing is left gives 0 (-inf)."""
     x = x.to(dtype)
     wide = compute_dtype(x)
     z = _logits(x.to(wide), dim, scale, mask, causal)
@@ -34,11 +32,6 @@ def softmax(
 def log_softmax(
     x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """`softmax(..., log=True)`, and the statistics that `log_softmax_backward` needs to have the rest from the input.
-
-    They are float32 of shape (2, outer, inner): of each row the maximum of its logits, to which a scale comes later
-    unless a mask is added, and the logarithm of the sum of the exponentials below it. The reference needs none.
-    """
     return softmax(x, dim, True, scale, mask, causal, dtype), None
 
 
@@ -64,10 +57,6 @@ def _log_softmax(z: Tensor, dim: int) -> Tensor:
 def softmax_backward(
     grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
 ) -> Tensor:
-    """The gradient for the input, of type `dtype`, from the output alone; differentiable in `grad` and `y`.
-
-    Where `masked`, an output of -inf is a constant: what comes from above for it reaches nothing.
-    """
     wide = compute_dtype(y)
     grad, y = grad.to(wide), y.to(wide)
     if not log:
@@ -84,10 +73,6 @@ def softmax_backward(
 def log_softmax_backward(
     grad: Tensor, x: Tensor, statistics: Tensor | None, dim: int, scale: float, mask: Tensor | None, causal: bool
 ) -> Tensor:
-    """The gradient for the 16-bit input `x`, in its type, not from the rounded output; `grad` may be float32.
-
-    Differentiable in `grad` and `x`.
-    """
     wide = compute_dtype(x)
     grad = grad.to(wide)
     z = _logits(x.to(wide), dim, scale, mask, causal)

@@ -1,21 +1,16 @@
-"""Derivatives kept in a few bits, in torch operations.
-
-Tensors are of one dimension, adjacent in memory. In `packed`, a uint8 tensor, element i has the bits from i * bits on,
-the lowest bit of a byte first.
-"""
+"""Derivatives kept in a few bits, in torch operations."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..policies import Levels
+from ..contracts.saving import Levels
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, evaluate, rounded
 
 
 def quantised_forward(name: str, x: Tensor, a: float, b: float, levels: Levels, y: Tensor) -> Tensor:
-    """Writes f(x) to `y`, which may be `x`, and returns f'(x) as one of the levels, packed."""
     slope = FORMULAS[name].d1(x.to(compute_dtype(x)), *rounded(x, a, b))
     if levels.bits == 1:
         codes = slope != levels.low
@@ -27,7 +22,6 @@ def quantised_forward(name: str, x: Tensor, a: float, b: float, levels: Levels, 
 
 
 def quantised_backward(name: str, grad: Tensor, packed: Tensor, levels: Levels) -> Tensor:
-    """grad times the derivative that `packed` holds."""
     most = 2**levels.bits - 1
     codes = unpack(packed, levels.bits, grad.numel())
     wide = grad.to(compute_dtype(grad))

@@ -8,11 +8,21 @@ import math
 import torch
 from torch import Tensor
 
-from .base import FAR, Formula, Logistic, Tail, at_most_zero, expm1, near, negated, negative_abs, product_error
+from .base import (
+    FAR,
+    Formula,
+    Logistic,
+    Tail,
+    at_most_zero,
+    compute_dtype,
+    expm1,
+    near,
+    negated,
+    negative_abs,
+    product_error,
+)
 from .polynomials import MILLS_WHOLE_FLOAT, WHOLE_K
 
-SELU_ALPHA = 1.6732632423543772848170429916717
-SELU_SCALE = 1.0507009873554804934193349852946
 _GELU_SIGMOID = 1.702
 _INV_SQRT_2PI = 0.3989422804014326779399460599344
 _GELU_C1 = 1.5957691216057307117597842397375  # 2 sqrt(2/pi)
@@ -131,6 +141,10 @@ class sigmoid(Formula):
     def d2(x, a, b):
         return Logistic(x).curvature()
 
+    @staticmethod
+    def from_output(grad, y, a):
+        return torch.ops.aten.sigmoid_backward(grad, y)
+
 
 class tanh(Formula):
     @staticmethod
@@ -145,61 +159,9 @@ class tanh(Formula):
     def d2(x, a, b):
         return _d_tanh(x, -2 * _tanh(x))
 
-
-class elu(Formula):
     @staticmethod
-    def value(x, a, b):
-        return torch.where(x > 0, x, a * expm1(at_most_zero(x)))
-
-    @staticmethod
-    def d1(x, a, b):
-        return torch.where(x > 0, 1.0, Tail(at_most_zero(x)).times(a))
-
-    @staticmethod
-    def d2(x, a, b):
-        return torch.where(x > 0, 0.0, Tail(at_most_zero(x)).times(a))
-
-
-class celu(Formula):
-    @staticmethod
-    def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor | None]:
-        """x / a and what rounding took from it, for x <= 0."""
-        x = at_most_zero(near(x, FAR * abs(a)))
-        z = x / a
-        return z, None if a == 1 else -product_error(z, a, x) / a
-
-    @staticmethod
-    def value(x, a, b):
-        z, error = celu._argument(x, a)
-        below = a * expm1(z if a > 0 else torch.where(z > 1, 1.0, z), error)
-        if a < 0:  # z grows as x falls, and exp(z) may be infinite before a exp(z) is
-            below = torch.where(z > 1, Tail(z, error).times(a) - a, below)
-        # Where z may be subnormal x is the value, but only two terms of its series have the second derivative.
-        is_below = x < -abs(a) * torch.finfo(x.dtype).eps / 4
-        near_zero = torch.where((x > 0) | is_below, 0.0, x)
-        return torch.where(x > 0, x, torch.where(is_below, below, near_zero * (1 + 0.5 * near_zero / a)))
-
-    @staticmethod
-    def d1(x, a, b):
-        return torch.where(x > 0, 1.0, Tail(*celu._argument(x, a)).times(1.0))
-
-    @staticmethod
-    def d2(x, a, b):
-        return torch.where(x > 0, 0.0, Tail(*celu._argument(x, a)).times(1 / a))
-
-
-class selu(Formula):
-    @staticmethod
-    def value(x, a, b):
-        return torch.where(x > 0, SELU_SCALE * x, elu.value(x, SELU_SCALE * SELU_ALPHA, 0.0))
-
-    @staticmethod
-    def d1(x, a, b):
-        return torch.where(x > 0, SELU_SCALE, elu.d1(x, SELU_SCALE * SELU_ALPHA, 0.0))
-
-    @staticmethod
-    def d2(x, a, b):
-        return elu.d2(x, SELU_SCALE * SELU_ALPHA, 0.0)
+    def from_output(grad, y, a):
+        return torch.ops.aten.tanh_backward(grad, y)
 
 
 class silu(_Gate):
@@ -356,6 +318,10 @@ class softplus(Formula):
         z, s = softplus._logistic(x, a)
         return torch.where(z > b, 0.0, s.slope(a))
 
+    @staticmethod
+    def from_output(grad, y, a):
+        return (grad * -torch.expm1(-a * y.to(compute_dtype(y)))).to(grad.dtype)
+
 
 class softsign(Formula):
     @staticmethod
@@ -376,6 +342,10 @@ class softsign(Formula):
         r = 1 / (1 - negative_abs(x))
         return torch.where(x < 0, 2.0, torch.where(x > 0, -2.0, x)) * r * r * r
 
+    @staticmethod
+    def from_output(grad, y, a):
+        return (grad * (1 - y.to(compute_dtype(y)).abs()).square()).to(grad.dtype)
+
 
 class logsigmoid(Formula):
     @staticmethod
@@ -389,6 +359,10 @@ class logsigmoid(Formula):
     @staticmethod
     def d2(x, a, b):
         return -Logistic(x).slope()
+
+    @staticmethod
+    def from_output(grad, y, a):
+        return (grad * -torch.expm1(y.to(compute_dtype(y)))).to(grad.dtype)
 
 
 class tanhshrink(Formula):

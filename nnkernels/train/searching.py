@@ -12,7 +12,7 @@ from ..names import check
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "softplus", "hardswish", "swiglu")
+ACTIVATIONS = tuple(row.name for row in registry.catalogue() if row.searched)
 """The activations among which is chosen unless others are named."""
 
 SPACE: dict[str, Callable[[Trial, Sequence[str]], Any]] = {

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.batch_normalization import Frame, Gather, Operands, Reduce, Running, statistics_dtype
+from ..contracts.inner import Inner
 from ..recording import launch
-from ..reference.batch_normalization import Frame, Gather, Operands, Reduce, Running, statistics_dtype
 from ..reference.batch_normalization import merge as merge_processes
 from ..registry import elementwise
 from . import batch_normalization_kernels as kernels

@@ -1,6 +1,6 @@
 """Normalisation + activation + residual in passes over the data, and small kernels between them.
 
-A tensor is `batch` x `rows` x `channels` x `inner` elements (`reference.batch_normalization.Frame`). A program works on
+A tensor is `batch` x `rows` x `channels` x `inner` elements (`contracts.batch_normalization.Frame`). A program works on
 tiles of rows, `row_stride` apart, and of adjacent elements: channels where `inner` is 1 (COLS), else the inner elements
 of one channel. It leaves partial sums, which lie behind each other for each channel and are added up by one program for
 each set of elements that is normalised together, in float64: the order never depends on the machine.

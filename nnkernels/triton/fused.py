@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.fused import ALONG_COLS, ALONG_NOTHING, Matrix
+from ..contracts.inner import Inner
+from ..contracts.random import threshold
 from ..recording import launch
-from ..reference.fused import ALONG_COLS, ALONG_NOTHING, Matrix
-from ..reference.random import threshold
 from ..registry import elementwise
 from .activations import FORMULAS
 from .backend import _guard

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gating import Gating, gate_and_up, halves, is_bounded
+from ..contracts.gated import Gating, gate_and_up, halves, is_bounded
 from ..layout import Geometry, plan
 from ..recording import launch
 from ..registry import elementwise
@@ -173,7 +173,6 @@ def backward(
 
 
 def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
-    """f(gate) up, laid out as the gate is."""
     gate, linear = gate_and_up(gating, input, up)
     y = torch.empty_like(gate)
     formula = FORMULAS[gating.activation]
@@ -190,7 +189,6 @@ def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
 def gated_backward(
     gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of `input` and of `up`, the latter None for a packed input."""
     formula = FORMULAS[gating.activation]
     formulas = (formula.value, formula.d1, elementwise(gating.activation).masks)
     grad_input = torch.empty_like(input)

@@ -102,7 +102,6 @@ def _width(runs: Runs, columns: int) -> int:
 
 
 def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """The value, in `x`'s own memory where `out` is `x`."""
     a, b, segments, count = _split(parameters)
     y = torch.empty_like(x) if out is None or lay_out(count > 1, out) is None else out
     if x.numel():
@@ -151,7 +150,6 @@ def _flat_tile(x: Tensor, inner: int, channels: int) -> tuple[int, bool, bool, i
 def backward(
     name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """The gradient for `x`, and those for the parameters if they are wanted."""
     a, b, segments, count = _split(parameters)
     grad_x = torch.empty_like(x)
     if x.numel() == 0:
@@ -234,14 +232,12 @@ def _backward_columns(
 
 
 def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:
-    """Writes prelu to `y`, which may be `x`, and returns one bit for each element, set where not x > 0."""
     packed = torch.empty(-(-x.numel() // 8), dtype=torch.uint8, device=x.device)
     _launch_signs(x, y, packed, weight, inner, False)
     return packed
 
 
 def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
-    """grad, times the weight where `prelu_signs` set a bit."""
     grad_x = torch.empty_like(grad)
     _launch_signs(grad, grad_x, packed, weight, inner, True)
     return grad_x

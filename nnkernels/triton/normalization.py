@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from ..fusing import Inner
+from ..contracts.inner import Inner
+from ..contracts.normalization import statistics_dtype
 from ..recording import launch
-from ..reference.normalization import statistics_dtype
 from ..registry import IDENTITY, elementwise
 from . import normalization_kernels as kernels
 from .activations import FORMULAS
@@ -43,7 +43,6 @@ def norm_act(
     eps: float,
     centred: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.normalization.norm_act`."""
     rows, cols = x.shape
     y = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
     statistics = torch.empty(1 + centred, rows, dtype=statistics_dtype(x), device=x.device)
@@ -71,7 +70,6 @@ def norm_act_backward(
     wants_residual: bool,
     wants_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """As `reference.normalization.norm_act_backward`."""
     rows, cols = x.shape
     identity = inner.name == IDENTITY.name
     centred = len(statistics) == 2

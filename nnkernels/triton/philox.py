@@ -8,7 +8,7 @@ calls and are joined in registers: no shuffles, no shared memory.
 import triton
 import triton.language as tl
 
-from ..reference.random import ROUNDS
+from ..contracts.random import ROUNDS
 
 _ROUNDS = tl.constexpr(ROUNDS)
 

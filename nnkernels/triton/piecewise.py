@@ -7,10 +7,11 @@ that NaN falls through to the branch that returns x.
 import triton
 import triton.language as tl
 
+from ..catalogue.elementwise import SELU_ALPHA, SELU_SCALE
 from .math import copysign, divide, exp_parts, expm1, near
 
-_SELU_SCALE = tl.constexpr(1.0507009873554805)
-_SELU_SLOPE = tl.constexpr(1.7580993408473768)  # alpha scale
+_SELU_SCALE = tl.constexpr(SELU_SCALE)
+_SELU_SLOPE = tl.constexpr(SELU_SCALE * SELU_ALPHA)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Maxout in Triton; what each function computes and how winners are packed is told in `reference/pooling.py`.
+"""Maxout in Triton; what each function computes and how winners are packed is told in `contracts/pooling.py`.
 
 Two pairs of kernels. Where pieces are neighbours (`inner` is 1) and a power of two, a tile is one run of elements,
 loaded 16 bytes at a time, in which pairs of neighbours compete, then pairs of winners. Otherwise an output element's
@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..contracts.pooling import width
 from ..recording import launch
-from ..reference.pooling import width
 from .backend import _guard
 from .packing import pack
 
@@ -155,7 +155,7 @@ def forward_adjacent(
     loaded = ()
     for tile in tl.static_range(TILES):  # all before the first store, behind which the compiler moves no load
         at = tile * BLOCK * PIECES + flat
-        loaded = loaded + (_load(x_ptr + first * PIECES + at, at < left * PIECES, full),)
+        loaded = loaded + (_load(x_ptr + first * PIECES + at, at < left * PIECES, full),)  # type: ignore[assignment]
     for tile in tl.static_range(TILES):
         y = _wide(loaded[tile])
         piece = tl.zeros([BLOCK * PIECES], tl.int32)
@@ -192,11 +192,11 @@ def backward_adjacent(
     bytes = ()
     for tile in tl.static_range(TILES):
         at = tile * BLOCK + out
-        grads = grads + (_load(grad_ptr + first + at, at < left, full),)
+        grads = grads + (_load(grad_ptr + first + at, at < left, full),)  # type: ignore[assignment]
         at = tile * (BLOCK // PER) + byte
-        bytes = bytes + (_load(winners_ptr + first // PER + at, at * PER < left, full),)
+        bytes = bytes + (_load(winners_ptr + first // PER + at, at * PER < left, full),)  # type: ignore[assignment]
     for tile in tl.static_range(TILES):
-        packed = bytes[tile].to(tl.int32)
+        packed = bytes[tile].to(tl.int32)  # type: ignore[var-annotated]
         piece = tl.reshape((packed[:, None] >> shifts[None, :]) & ((1 << BITS) - 1), [BLOCK])
         grad_x = tl.where(piece[:, None] == number[None, :], grads[tile][:, None], 0.0)
         at = tile * BLOCK * PIECES + flat

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..fusing import Inner
-from ..gating import Gating, gate_and_up, is_bounded
+from ..contracts.gated import Gating, gate_and_up, is_bounded
+from ..contracts.inner import Inner
+from ..contracts.quantized import BLOCK, LARGEST, Rounding
 from ..layout import Geometry, plan
-from ..quantizing import BLOCK, LARGEST, Rounding
 from ..recording import launch
 from ..reference import quantized as reference
 from . import backend
@@ -36,7 +36,6 @@ class _Call(NamedTuple):
 def quantize(
     what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The values in 8 bits and their scales; if a scale is given, their greatest magnitude instead of it."""
     q, scales = reference.empty_results(what, input, up, rounding)
     if rounding.granularity == "tensor":
         return q, _by_tensor(_prepare(what, input, up, q), rounding, scale, scales.zero_())
@@ -75,7 +74,7 @@ def _prepare(what: Inner | Gating, input: Tensor, up: Tensor | None, q: Tensor) 
             in_x, in_q = planned.strides
             geometry = planned._replace(strides=(2 * in_x, 2 * in_x, in_q))
             return _Call((input, input, codes), geometry, numbers, constants | {"PAIRS": _order(what)})
-    operands = gate_and_up(what, input, up) if isinstance(what, Gating) else (input,)
+    operands: tuple[Tensor, ...] = gate_and_up(what, input, up) if isinstance(what, Gating) else (input,)
     (rows, cols, strides), operands = backend._fit(operands, (codes,))
     geometry = Geometry(rows, cols, (strides[0], strides[-2], strides[-1]))
     return _Call((operands[0], operands[-1], codes), geometry, numbers, constants)

@@ -6,7 +6,7 @@ Operands are rows of adjacent elements, as in `kernels`; the second one is there
 import triton
 import triton.language as tl
 
-from ..quantizing import SMALLEST_SCALE
+from ..contracts.quantized import SMALLEST_SCALE
 from .gated import _bounded, _load_parts
 from .kernels import _at, _load, _tile
 

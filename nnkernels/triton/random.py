@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts.random import line, threshold
 from ..layout import plan
 from ..recording import launch
-from ..reference.random import line, threshold
 from . import backend
 
 
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
-    """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
     from . import random_kernels
 
     y = torch.empty_like(x) if out is None else out
@@ -25,7 +24,6 @@ def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | Non
 def rrelu_backward(
     grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
 ) -> Tensor:
-    """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
     from . import random_kernels
 
     grad_x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
@@ -34,7 +32,6 @@ def rrelu_backward(
 
 
 def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
-    """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0."""
     from . import random_kernels
 
     packed = torch.empty(-(-x.numel() // 8), dtype=torch.uint8, device=x.device)
@@ -43,7 +40,6 @@ def rrelu_signs(x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) 
 
 
 def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
-    """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
     from . import random_kernels
 
     grad_x = torch.empty_like(grad)
@@ -63,7 +59,6 @@ def _launch_signs(kernel: Any, source: Tensor, target: Tensor, packed: Tensor, s
 def dropout(
     x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x / (1 - p), or 0 with probability p: what was chosen for a dense output with these strides (else x's own)."""
     from . import random_kernels
 
     y = out

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from ..autograd.checks import Requirements
-from ..reference.random import line, threshold
+from ..contracts.random import line, threshold
 from .backend import _TILE_BYTES
 
 # Compilers look in an operator's source for its kernels by these names, to know when what they cached is stale.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..broadcast import mask_layout, queries, split
+from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 from ..recording import launch
 from . import reducing_backward, reducing_kernels, reducing_tiles
@@ -38,14 +38,12 @@ class _Tile(NamedTuple):
 def softmax(
     x: Tensor, dim: int, log: bool, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax`; a narrower input is widened in the kernel."""
     return _forward(x, None, dim, log, scale, mask, causal, dtype)
 
 
 def log_softmax(
     x: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.reducing.log_softmax`."""
     outer, _, inner = split(x.shape, dim)
     statistics = torch.empty(2, outer, inner, dtype=torch.float32, device=x.device)
     return _forward(x, statistics, dim, True, scale, mask, causal, dtype), statistics
@@ -54,7 +52,6 @@ def log_softmax(
 def softmax_backward(
     grad: Tensor, y: Tensor, dim: int, log: bool, scale: float, causal: bool, masked: bool, dtype: torch.dtype
 ) -> Tensor:
-    """As `reference.reducing.softmax_backward`; a narrower gradient is rounded in the kernel."""
     grad_x = torch.empty(y.shape, dtype=dtype, device=y.device)
     return _backward(grad, y, grad_x, None, dim, log, scale, None, causal, masked)
 
@@ -62,7 +59,6 @@ def softmax_backward(
 def log_softmax_backward(
     grad: Tensor, x: Tensor, statistics: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool
 ) -> Tensor:
-    """As `reference.reducing.log_softmax_backward`."""
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     return _backward(grad, x, grad_x, statistics, dim, True, scale, mask, causal, causal or mask is not None)
 

@@ -1,4 +1,4 @@
-"""Derivatives kept in a few bits: see `reference/saving.py`, whose functions these are in Triton."""
+"""Derivatives kept in a few bits: see `contracts/saving.py`, whose functions these are in Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..policies import Levels
+from ..contracts.saving import Levels
 from ..recording import launch
 from ..registry import elementwise
 from . import activations

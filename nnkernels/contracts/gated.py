@@ -1,9 +1,9 @@
-"""What a gated call computes, and how a packed tensor comes apart into gate and up."""
+"""What a gated call computes, how a packed tensor comes apart into gate and up, and its kernels."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -39,3 +39,15 @@ def halves(gating: Gating, packed: Tensor) -> tuple[Tensor, Tensor]:
 def gate_and_up(gating: Gating, input: Tensor, up: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gate and up of a call: the halves of `input`, or the two tensors that were given."""
     return halves(gating, input) if up is None else (input, up)
+
+
+class Kernels(Protocol):
+    """The kernels of the gated activations."""
+
+    def gated(self, gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
+        """f(gate) up, in `input`'s type, laid out as the gate is."""
+
+    def gated_backward(
+        self, gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradients of `input` and of `up`, the latter None for a packed input."""

@@ -1,10 +1,14 @@
-"""What a call that casts to 8 bits asks for."""
+"""What a call that casts to 8 bits asks for, and its kernels."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
+
+from .gated import Gating
+from .inner import Inner
 
 BLOCK = 128
 """Elements of a row that share a scale under granularity "block"."""
@@ -30,3 +34,12 @@ class Rounding(NamedTuple):
         if self.granularity == "tensor":
             return ()
         return (*shape[:-1], 1 if self.granularity == "row" else -(-shape[-1] // BLOCK))
+
+
+class Kernels(Protocol):
+    """The kernels of activations whose values are cast to 8 bits."""
+
+    def quantize(
+        self, what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding, scale: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The values in 8 bits and their scales; if a scale is given, their greatest magnitude instead of it."""

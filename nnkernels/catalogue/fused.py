@@ -1,0 +1,98 @@
+"""The fused forms: any stateless activation f, in one pass with a bias and dropout, or with a norm."""
+
+from ..registry import Example, Fused, add
+
+_RANGE = "that of f"
+_SLACK = 2.0  # the gradients are sums of numbers that have been rounded
+
+add(
+    Fused(
+        "bias_act",
+        "BiasAct",
+        formula="dropout(f(x + bias)) + residual",
+        derivative="f'(x + bias) / (1 - p) where dropout keeps, else 0",
+        range="that of f, stretched by 1 / (1 - p) and moved by the residual",
+        source="Srivastava et al. 2014 for dropout; the fused form is that of Megatron-LM (Shoeybi et al. 2019)",
+        good_for="the end of a linear layer or convolution without a bias of its own",
+        drawback="the layer before it must do without a bias",
+        example=Example(
+            lambda F, x, bias, residual: F.bias_act(x, bias, "silu", residual=residual),
+            ((3, 4, 5), (5,), (3, 4, 5)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "layer_norm_act",
+        "LayerNormAct",
+        formula="f((x - mean) / sqrt(var + eps) weight + bias + residual), mean and var of the last dimensions",
+        derivative="(d - mean(d) - n mean(d n)) / sqrt(var + eps), d what reaches the normalised x, which is n",
+        range=_RANGE,
+        source="Ba, Kiros & Hinton 2016, Layer Normalization",
+        good_for="transformers, and what sees one sample at a time",
+        drawback="two passes over a row that fits into no register",
+        example=Example(
+            lambda F, x, weight, bias, residual: F.layer_norm_act(
+                x, 8, weight, bias, activation="silu", residual=residual
+            ),
+            ((5, 8), (8,), (8,), (5, 8)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "rms_norm_act",
+        "RMSNormAct",
+        formula="f(x / sqrt(mean(x^2) + eps) weight + residual), the mean over the last dimensions",
+        derivative="(d - n mean(d n)) / sqrt(mean(x^2) + eps), d what reaches the normalised x, which is n",
+        range=_RANGE,
+        source="Zhang & Sennrich 2019, Root Mean Square Layer Normalization",
+        good_for="language models (Llama, Gemma)",
+        drawback="leaves the mean as it is",
+        example=Example(
+            lambda F, x, weight, residual: F.rms_norm_act(x, 8, weight, activation="silu", residual=residual),
+            ((5, 8), (8,), (5, 8)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "batch_norm_act",
+        "BatchNormAct2d",
+        formula="f((x - mean) / sqrt(var + eps) weight + bias + residual), mean and var of each channel",
+        derivative="(d - mean(d) - n mean(d n)) / sqrt(var + eps), d what reaches the normalised x, which is n",
+        range=_RANGE,
+        source="Ioffe & Szegedy 2015",
+        good_for="convolutional networks",
+        drawback="needs large batches, and differs between training and evaluation",
+        example=Example(
+            lambda F, x, weight, bias, residual: F.batch_norm_act(
+                x, None, None, weight, bias, training=True, activation="silu", residual=residual
+            ),
+            ((5, 3, 4), (3,), (3,), (5, 3, 4)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "group_norm_act",
+        "GroupNormAct",
+        formula="f((x - mean) / sqrt(var + eps) weight + bias + residual), mean and var of a group of channels",
+        derivative="(d - mean(d) - n mean(d n)) / sqrt(var + eps), d what reaches the normalised x, which is n",
+        range=_RANGE,
+        source="Wu & He 2018, Group Normalization",
+        good_for="convolutional networks with small batches",
+        drawback="the number of groups is one more choice",
+        example=Example(
+            lambda F, x, weight, bias, residual: F.group_norm_act(
+                x, 2, weight, bias, activation="silu", residual=residual
+            ),
+            ((3, 4, 5), (4,), (4,), (3, 4, 5)),
+            _SLACK,
+        ),
+    )
+)

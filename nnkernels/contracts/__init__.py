@@ -1,0 +1,76 @@
+"""What a call of each family consists of: one file for each, with the types that stand in a call and a protocol.
+
+The kernels of a family are a module of functions, `cpu/gated.py`, `triton/gated.py` and `reference/gated.py` for
+instance, that fulfils the protocol `Kernels` in `contracts/gated.py`; what each function computes is told there. The
+stateless activations, which have CUDA C++ kernels as well, are objects: `Backend` in `contracts/elementwise.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import batch_normalization, fused, gated, learned, normalization, pooling, quantized, random, reducing, saving
+
+FAMILIES: dict[str, type] = {
+    "batch_normalization": batch_normalization.Kernels,
+    "fused": fused.Kernels,
+    "gated": gated.Kernels,
+    "learned": learned.Kernels,
+    "normalization": normalization.Kernels,
+    "pooling": pooling.Kernels,
+    "quantized": quantized.Kernels,
+    "random": random.Kernels,
+    "reducing": reducing.Kernels,
+    "saving": saving.Kernels,
+}
+"""The protocol of each family's kernels."""
+
+if TYPE_CHECKING:  # the type checker holds each backend's module against its protocol
+    from ..cpu import batch_normalization as cpu_batch_normalization
+    from ..cpu import fused as cpu_fused
+    from ..cpu import gated as cpu_gated
+    from ..cpu import learned as cpu_learned
+    from ..cpu import normalization as cpu_normalization
+    from ..cpu import pooling as cpu_pooling
+    from ..cpu import random as cpu_random
+    from ..cpu import reducing as cpu_reducing
+    from ..cpu import saving as cpu_saving
+    from ..reference import batch_normalization as reference_batch_normalization
+    from ..reference import fused as reference_fused
+    from ..reference import gated as reference_gated
+    from ..reference import learned as reference_learned
+    from ..reference import normalization as reference_normalization
+    from ..reference import pooling as reference_pooling
+    from ..reference import quantized as reference_quantized
+    from ..reference import random as reference_random
+    from ..reference import reducing as reference_reducing
+    from ..reference import saving as reference_saving
+    from ..triton import batch_normalization as triton_batch_normalization
+    from ..triton import fused as triton_fused
+    from ..triton import gated as triton_gated
+    from ..triton import learned as triton_learned
+    from ..triton import normalization as triton_normalization
+    from ..triton import pooling as triton_pooling
+    from ..triton import quantized as triton_quantized
+    from ..triton import random as triton_random
+    from ..triton import reducing as triton_reducing
+    from ..triton import saving as triton_saving
+
+    _batch_normalization: tuple[batch_normalization.Kernels, ...] = (
+        cpu_batch_normalization,
+        triton_batch_normalization,
+        reference_batch_normalization,
+    )
+    _fused: tuple[fused.Kernels, ...] = (cpu_fused, triton_fused, reference_fused)
+    _gated: tuple[gated.Kernels, ...] = (cpu_gated, triton_gated, reference_gated)
+    _learned: tuple[learned.Kernels, ...] = (cpu_learned, triton_learned, reference_learned)
+    _normalization: tuple[normalization.Kernels, ...] = (
+        cpu_normalization,
+        triton_normalization,
+        reference_normalization,
+    )
+    _pooling: tuple[pooling.Kernels, ...] = (cpu_pooling, triton_pooling, reference_pooling)
+    _quantized: tuple[quantized.Kernels, ...] = (triton_quantized, reference_quantized)
+    _random: tuple[random.Kernels, ...] = (cpu_random, triton_random, reference_random)
+    _reducing: tuple[reducing.Kernels, ...] = (cpu_reducing, triton_reducing, reference_reducing)
+    _saving: tuple[saving.Kernels, ...] = (cpu_saving, triton_saving, reference_saving)

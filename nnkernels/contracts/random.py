@@ -1,0 +1,65 @@
+"""How random bits become slopes and decisions, the same on every backend, and the kernels that draw them."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+ROUNDS = 7
+"""The fewest that pass BigCrush (Salmon et al. 2011)."""
+
+_WORD = 0xFFFFFFFF
+
+
+def line(dtype: torch.dtype, lower: float, upper: float) -> tuple[float, float]:
+    """(scale, offset) of slope = scale number + offset, `number` being the random bits as a kernel reads them.
+
+    float64 reads a word as an integer, float32 the upper 23 bits b as 1 + b 2^-23, 16-bit types 16 bits b as 2^23 + b.
+    Slopes lie in the middle of the 2^32, 2^23 or 2^16 parts of [lower, upper], so that rounding leaves none outside.
+    """
+    if dtype == torch.float64:
+        scale = (upper - lower) * 2.0**-32
+        return scale, lower + 0.5 * scale
+    if dtype == torch.float32:
+        scale = _single(upper - lower)
+        return scale, _single(lower - scale * (1 - 2.0**-24))
+    scale = _single((upper - lower) * 2.0**-16)
+    return scale, _single(lower - scale * (2.0**23 - 0.5))
+
+
+def threshold(p: float) -> int:
+    """The least random word whose element dropout keeps, 0 <= p < 1."""
+    return min(round(p * 2.0**32), _WORD)
+
+
+def _single(value: float) -> float:
+    return ctypes.c_float(value).value
+
+
+class Kernels(Protocol):
+    """The kernels of rrelu and dropout; `seed` is a tensor of one int64."""
+
+    def rrelu(self, x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
+        """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
+
+    def rrelu_backward(
+        self, grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
+    ) -> Tensor:
+        """grad, times the slopes that `rrelu` drew for an output with these strides where x <= 0."""
+
+    def rrelu_signs(self, x: Tensor, y: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+        """Writes rrelu to `y`, which may be `x`, and returns one bit for each element, set where x <= 0.
+
+        Both are of one dimension, adjacent in memory.
+        """
+
+    def rrelu_from_signs(self, grad: Tensor, packed: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
+        """grad, times the slopes that `rrelu_signs` drew where it set a bit."""
+
+    def dropout(
+        self, x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """x / (1 - p), or 0 with probability p, as is chosen for a dense output with these strides (else x's own)."""
