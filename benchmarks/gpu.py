@@ -24,7 +24,7 @@ import torch
 import nnkernels
 from nnkernels import accuracy, dispatch
 from nnkernels.benchmark import backward_of, ours
-from nnkernels.peers import peer
+from nnkernels.counterparts import peer
 from nnkernels.registry import Activation, catalogue, elementwise
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

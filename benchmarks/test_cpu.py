@@ -7,7 +7,7 @@ import torch
 
 from nnkernels import accuracy, dispatch
 from nnkernels.benchmark import ours
-from nnkernels.peers import peer
+from nnkernels.counterparts import peer
 from nnkernels.registry import Activation, catalogue
 
 SIDES = {"eager": peer, "nnkernels": ours, "compile": lambda row: torch.compile(peer(row))}

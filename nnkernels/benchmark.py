@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import accuracy, dispatch, functional
-from .peers import peer
+from .counterparts import peer
 from .registry import Activation
 
 

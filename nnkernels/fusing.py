@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from .accepting import number
+from .arguments import number
 from .contracts.inner import Inner
 from .registry import elementwise
 

@@ -61,8 +61,9 @@ def small_tiles(faithful_interpreter):
     if not INTERPRETED:
         yield
         return
-    from nnkernels.triton import backend
+
+    from nnkernels.triton import hardware
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "_TILE_BYTES", 2**15)
+        patch.setattr(hardware, "TILE_BYTES", 2**15)
         yield

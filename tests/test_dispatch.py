@@ -7,7 +7,7 @@ import torch
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels import accepting, dispatch, native
+from nnkernels import arguments, dispatch, native
 
 
 def test_a_choice_holds_until_its_end():
@@ -153,6 +153,6 @@ def test_unknown_names_are_answered_with_the_known_ones():
 def test_no_constant_crashes(row, value, backend, device):
     constants = [value] * len(row.parameters) + [0.0, 0.0]
     x = torch.linspace(-3, 3, 50, device=device)
-    for dtype in accepting.SUPPORTED_DTYPES:
+    for dtype in arguments.SUPPORTED_DTYPES:
         y = backend.forward(row.name, x.to(dtype), *constants[:2])
         assert y.shape == x.shape and y.dtype == dtype

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.nn import BatchNorm1d, Linear, ModuleDict, ModuleList, ReLU, Sequential, Sigmoid
 
-from nnkernels import optimize, optimizing, recognizing
+from nnkernels import optimize
+from nnkernels.optimizing import recognition, swapping
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What is timed, so that it takes no time."""
-    monkeypatch.setitem(optimizing._SIZES, "cpu", 2**12)
+    monkeypatch.setitem(swapping._SIZES, "cpu", 2**12)
 
 
 def layers(channels=4):
@@ -320,10 +321,10 @@ def test_all_or_nothing(error, when, monkeypatch):
         monkeypatch.setattr("builtins.print", functools.partial(interrupted, print))
         when = 0
     elif when == "timing":
-        monkeypatch.setattr(optimizing, "best_of_rounds", functools.partial(interrupted, None))
+        monkeypatch.setattr(swapping, "best_of_rounds", functools.partial(interrupted, None))
     else:
-        become = recognizing.Edits.become
-        monkeypatch.setattr(recognizing.Edits, "become", lambda *a, **k: interrupted(become, *a, **k))
+        become = recognition.Edits.become
+        monkeypatch.setattr(recognition.Edits, "become", lambda *a, **k: interrupted(become, *a, **k))
     if when == "timing" and error is RuntimeError:
         optimize(model)
     elif when == 3:  # there are three changes of a class

@@ -15,7 +15,7 @@ from nnkernels import registry
 @functools.cache
 def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even: bool = True) -> Any:
     """What `_launch` would have compiled for a packed tensor with long rows, or for pairs, which are flat."""
-    from nnkernels.triton import backend, gated
+    from nnkernels.triton import gated, hardware
     from nnkernels.triton.activations import FORMULAS
 
     kernel, formula = getattr(gated, kind), FORMULAS[name]
@@ -25,7 +25,7 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even:
     constants |= {"PAIRS": pairs, "FLAT": bool(pairs), "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
     constants |= {"rows": 1} if pairs else {}
     uneven = ("rows",) if even else ("rows", "cols")
-    return compile_ahead(kernel, arch, dtype, constants, backend._NUM_WARPS, uneven=uneven)
+    return compile_ahead(kernel, arch, dtype, constants, hardware.NUM_WARPS, uneven=uneven)
 
 
 @compiles

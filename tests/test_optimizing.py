@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import nnkernels
-from nnkernels import nn, optimizing
+from nnkernels import nn
+from nnkernels.optimizing import swapping
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What is timed, so that it takes no time."""
-    monkeypatch.setitem(optimizing._SIZES, "cpu", 2**12)
+    monkeypatch.setitem(swapping._SIZES, "cpu", 2**12)
 
 
 def model():
@@ -54,7 +55,7 @@ def test_the_model_stays_what_it_was():
 
 @pytest.mark.parametrize(("ours", "theirs", "swaps"), [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False)])
 def test_what_is_not_faster_is_left_and_said_so(monkeypatch, capsys, ours, theirs, swaps):
-    monkeypatch.setattr(optimizing, "best_of_rounds", lambda calls, rounds, device: [ours, theirs])
+    monkeypatch.setattr(swapping, "best_of_rounds", lambda calls, rounds, device: [ours, theirs])
     changed = nnkernels.optimize(torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Tanh()))
     assert (type(changed[0]) is nn.Tanh) == swaps
     told = capsys.readouterr().out
@@ -106,9 +107,7 @@ def test_a_norm_and_the_activation_behind_it_become_one_pass():
 
 
 def test_fusing_is_timed_too_and_hooks_prevent_it(monkeypatch, capsys):
-    monkeypatch.setattr(
-        optimizing, "best_of_rounds", lambda calls, rounds, device: [call() for call in calls] and [2, 1]
-    )
+    monkeypatch.setattr(swapping, "best_of_rounds", lambda calls, rounds, device: [call() for call in calls] and [2, 1])
     assert type(nnkernels.optimize(normed())[1]) is torch.nn.BatchNorm2d
     told = capsys.readouterr().out
     assert len(re.findall("^left +1 .*Norm.* [+] .*0.50 x", told, re.MULTILINE)) == 3
@@ -200,7 +199,7 @@ def test_a_verdict_needs_agreement(monkeypatch, capsys):
         ([theirs_disturbed], alike, False), ([ours_disturbed], faster, True), ([ours_disturbed] * 6, faster, False),
     ):  # fmt: skip
         trials = itertools.chain(first, itertools.repeat(others))
-        monkeypatch.setattr(optimizing, "best_of_rounds", lambda calls, rounds, device, trials=trials: next(trials))
+        monkeypatch.setattr(swapping, "best_of_rounds", lambda calls, rounds, device, trials=trials: next(trials))
         changed = nnkernels.optimize(torch.nn.Sequential(torch.nn.Tanh()))
         assert (type(changed[0]) is nn.Tanh) == swaps
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -210,9 +209,9 @@ def test_a_verdict_needs_agreement(monkeypatch, capsys):
     torch.nn.PReLU(2**15), torch.nn.Sequential(torch.nn.BatchNorm2d(2**15), torch.nn.ReLU()), torch.nn.GLU(),
 ])  # fmt: skip
 def test_wide_layers_are_timed_on_inputs_of_the_usual_size(layer, monkeypatch):
-    sizes, shape = [], optimizing._shape
-    monkeypatch.setitem(optimizing._SIZES, "cpu", 2**19)
-    monkeypatch.setattr(optimizing, "_shape", lambda *given: sizes.append(shape(*given)) or (2,))
+    sizes, shape = [], swapping._shape
+    monkeypatch.setitem(swapping._SIZES, "cpu", 2**19)
+    monkeypatch.setattr(swapping, "_shape", lambda *given: sizes.append(shape(*given)) or (2,))
     nnkernels.optimize(layer, verbose=False)
     assert sizes and all(2**17 <= torch.Size(size).numel() <= 2**20 for size in sizes)
 
@@ -233,4 +232,4 @@ def test_what_is_no_module_is_refused():
 
 
 def test_example():
-    assert doctest.testmod(optimizing, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+    assert doctest.testmod(swapping, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0

@@ -197,10 +197,10 @@ def compiled(kernel_name: str, dtype: str, arch: int, flat: bool):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from nnkernels.triton import backend, random_kernels
+    from nnkernels.triton import backend, hardware, random_kernels
 
     kernel = getattr(random_kernels, kernel_name)
-    block = backend._TILE_BYTES // (2 if kernel_name == "rrelu_backward" else 1) // (2 if dtype == "bf16" else 4)
+    block = hardware.TILE_BYTES // (2 if kernel_name == "rrelu_backward" else 1) // (2 if dtype == "bf16" else 4)
     tile = (1, block) if flat else (block // backend._ROW_TILE, backend._ROW_TILE)
     constants = {"FLAT": flat, "EVEN": True, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]} | (
         {"rows": 1} if flat else {}
@@ -213,7 +213,7 @@ def compiled(kernel_name: str, dtype: str, arch: int, flat: bool):
         if signature[argument][0] in "*i" and argument not in ("rows", "threshold"):
             divisible[i,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
-    options = {"num_warps": backend._NUM_WARPS}
+    options = {"num_warps": hardware.NUM_WARPS}
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options), block // 128
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
-MODULES = ["train", "train.settings", "train.data", "train.trainer", "train.units", "train.predictor"]
+MODULES = ["train", "train.settings", "train.data", "train.trainer", "train.dead_units", "train.predictor"]
 MODULES += ["names", "networks", "networks.activating", "networks.mlp", "networks.cnn", "networks.transformer"]
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 

@@ -16,9 +16,9 @@ from training import history, settings
 import nnkernels
 from nnkernels.train import Data, NotFinite, Problem, Settings, Trainer
 from nnkernels.train.data import Tensors
-from nnkernels.train.optimizing import LOSSES, OPTIMIZERS, SCHEDULES, Schedule
+from nnkernels.train.dead_units import units_off
+from nnkernels.train.optimizers import LOSSES, OPTIMIZERS, SCHEDULES, Schedule
 from nnkernels.train.report import read_log
-from nnkernels.train.units import units_off
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")

@@ -231,17 +231,17 @@ KINDS = ("forward", "backward", "double_backward")
 @functools.cache
 def _compiled(kind: str, name: str, dtype: str, arch: str, flat: bool = True, even: bool = True) -> Any:
     """What `backend._launch` would have compiled for aligned tensors."""
-    from nnkernels.triton import backend, kernels
+    from nnkernels.triton import backend, hardware, kernels
     from nnkernels.triton.activations import FORMULAS
 
     kernel, formula = getattr(kernels, kind), FORMULAS[name]
     formulas = {"VALUE": formula.value, "D1": formula.d1, "D2": formula.d2, "MASKS": activation(name).masks}
-    block = backend._TILE_BYTES // (1 if kind == "forward" else 2) // DTYPES[dtype].itemsize
+    block = hardware.TILE_BYTES // (1 if kind == "forward" else 2) // DTYPES[dtype].itemsize
     tile = (1, block) if flat else (block // backend._ROW_TILE, backend._ROW_TILE)
     constants = {**formulas, "FLAT": flat, "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
     constants |= {"rows": 1} if flat else {}
     uneven = ("rows",) if even else ("rows", "cols")
-    return compile_ahead(kernel, arch, dtype, constants, backend._NUM_WARPS, uneven=uneven)
+    return compile_ahead(kernel, arch, dtype, constants, hardware.NUM_WARPS, uneven=uneven)
 
 
 @compiles

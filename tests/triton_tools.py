@@ -88,7 +88,7 @@ def faithful() -> Iterator[None]:
     import numpy as np
     from triton.runtime import interpreter
 
-    from nnkernels.triton import backend
+    from nnkernels.triton import hardware
 
     def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
         return interpreter.TensorHandle(_fused_multiply_add(x.data, y.data, z.data), z.dtype.scalar)
@@ -96,7 +96,7 @@ def faithful() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         patch.setattr(interpreter.InterpreterBuilder, "create_fma", create_fma)
         patch.setattr(interpreter, "_convert_float", _convert)
-        patch.setattr(backend, "_TILE_BYTES", 2**18)
+        patch.setattr(hardware, "TILE_BYTES", 2**18)
         yield
 
 

@@ -11,7 +11,7 @@ import torch
 
 from nnkernels import compiling
 from nnkernels.benchmark import ours
-from nnkernels.peers import peer
+from nnkernels.counterparts import peer
 from nnkernels.registry import Activation, catalogue
 
 PAGE = Path(__file__).parent.parent / "docs/compiled.md"

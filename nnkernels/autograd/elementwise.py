@@ -22,7 +22,7 @@ from torch.nn.parameter import Parameter
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import _torch, dispatch, native, policies, reference
-from ..accepting import accepts, refusal
+from ..arguments import accepts, refusal
 from ..dispatch import Backend
 from ..registry import Activation, elementwise
 from . import jagged, node, recomputing, sharded

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .. import dispatch
+from ..contracts.requirements import Requirements
 from ..fusing import Inner
 from ..registry import IDENTITY
 from . import fused
-from .checks import Requirements
 from .context import differentiable_gradients
 
 

@@ -15,9 +15,9 @@ from torch.library import custom_op
 from .. import dispatch
 from ..contracts.gated import Gating
 from ..contracts.quantized import GRANULARITIES, LARGEST, Rounding
+from ..contracts.requirements import Requirements
 from ..fusing import Inner
 from ..reference.quantized import empty_results
-from .checks import Requirements
 
 
 @custom_op("nnkernels::quantize", mutates_args=())

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, number, refusal
+from ..arguments import accepts, number, refusal
 from ..autograd import batch_normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..contracts.batch_normalization import Operands, Running

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..accepting import number  # noqa: F401  (in the functions' source)
+from ..arguments import number  # noqa: F401  (in the functions' source)
 from ..autograd import elementwise as autograd
 from ..registry import Activation, catalogue
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, refusal
+from ..arguments import accepts, refusal
 from ..autograd import fused as autograd
 from ..autograd.shortcut import shortcut
 from ..broadcast import spread

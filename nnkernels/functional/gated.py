@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, check_whole, number, refusal
+from ..arguments import accepts, check_whole, number, refusal
 from ..autograd import gated as autograd
 from ..autograd.shortcut import shortcut
 from ..contracts.gated import Gating

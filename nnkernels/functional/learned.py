@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _torch
-from ..accepting import accepts, refusal
+from ..arguments import accepts, refusal
 from ..autograd import learned as autograd
 from ..autograd.shortcut import shortcut
 from ..registry import elementwise as row_of

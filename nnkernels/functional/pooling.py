@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..accepting import accepts, check_whole, refusal
+from ..arguments import accepts, check_whole, refusal
 from ..autograd import pooling as autograd
 from ..autograd.shortcut import shortcut
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import accepts, refusal
+from ..arguments import accepts, refusal
 from ..autograd import quantized as autograd
 from ..contracts.quantized import GRANULARITIES, LARGEST, SMALLEST_SCALE, Rounding
 from ..fusing import inner

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..accepting import accepts, number, refusal
+from ..arguments import accepts, number, refusal
 from ..autograd import elementwise
 from ..autograd import random as autograd
 from ..autograd.shortcut import shortcut

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..accepting import SUPPORTED_DTYPES, accepts, check_whole, number, refusal
+from ..arguments import SUPPORTED_DTYPES, accepts, check_whole, number, refusal
 from ..autograd import reducing as autograd
 from ..autograd.shortcut import shortcut
 

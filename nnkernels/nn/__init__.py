@@ -8,8 +8,8 @@ import difflib
 from typing import Any
 
 from . import (
+    alpha_dropout,
     batch_normalization,
-    companions,
     elementwise,
     fused,
     gated,
@@ -20,8 +20,8 @@ from . import (
     random,
     reducing,
 )
+from .alpha_dropout import *  # noqa: F403
 from .batch_normalization import *  # noqa: F403
-from .companions import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import module_of as module_of
 from .fused import *  # noqa: F403
@@ -40,7 +40,7 @@ __all__ = [
     *reducing.__all__,
     *pooling.__all__,
     *gated.__all__,
-    *companions.__all__,
+    *alpha_dropout.__all__,
     *normalization.__all__,
     *batch_normalization.__all__,
     *fused.__all__,

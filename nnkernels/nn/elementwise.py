@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import policies
-from ..accepting import number
+from ..arguments import number
 from ..autograd import elementwise as autograd
 from ..functional import elementwise as functional
 from ..registry import Activation, catalogue

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from .. import functional, policies
-from ..accepting import number
+from ..arguments import number
 from ..autograd import elementwise as autograd
 from ..functional.learned import prelu_keeping
 from ..registry import elementwise as row_of

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import policies
-from ..accepting import number
+from ..arguments import number
 from ..functional import random as functional
 from .elementwise import with_saving
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError, Checkpoints
     from .data import Data, Problem
-    from .finite import NotFinite
+    from .divergence import NotFinite
     from .locking import InUse
     from .processes import Processes
     from .settings import Settings

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..networks import NETWORKS, build
 from .data import Problem
-from .optimizing import LOSSES
+from .optimizers import LOSSES
 from .parallel import local
 from .settings import Settings
 

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from . import optimizing
+from . import optimizers
 from .batches import Order, loader
 from .checkpoint import CheckpointError, Checkpoints, check_fields, check_tensors, using
 from .choices import OWN
 from .contexts import deterministic, profiling, random_state, seed_everything, stopping
 from .data import Data
 from .datasets import named
-from .finite import Glance, NotFinite, all_finite, culprit, few
+from .dead_units import units_off
+from .divergence import Glance, NotFinite, all_finite, culprit, few
 from .folder import CHECKPOINTS, free, taken
 from .metrics import Judge
 from .model import averaged, criterion, network
@@ -34,7 +35,6 @@ from .processes import Processes, joined
 from .progress import Evaluation, Progress, Result
 from .report import Report
 from .settings import Settings
-from .units import units_off
 
 
 class Trainer:
@@ -94,8 +94,8 @@ class Trainer:
         self.parameters = list(self.model.parameters())
         self.criterion = criterion(settings, self.data.problem)
         self.judge = Judge(settings.metric, self.data.problem, self.device)
-        self.optimizer = optimizing.optimizer(settings, self.model)
-        self.schedule = optimizing.Schedule(settings, self.optimizer, self.total)
+        self.optimizer = optimizers.optimizer(settings, self.model)
+        self.schedule = optimizers.Schedule(settings, self.optimizer, self.total)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         if settings.compile:
             self.called.compile()
@@ -266,7 +266,7 @@ class Trainer:
                     f"{getattr(self.settings, name)!r}; a run is resumed with what it began with"
                 )
         with using(path):
-            saved = optimizing.in_form_of(self.optimizer, state["optimizer"])
+            saved = optimizers.in_form_of(self.optimizer, state["optimizer"])
             self.processes.load_optimizer(self.model, self.optimizer, saved)
             self.processes.load_weights(self.model, state["model"])
             if self.average is not None and state["average"] is not None:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from .checkpoint import CheckpointError, write_whole
 from .data import Problem
 from .datasets import named
-from .finite import NotFinite
+from .divergence import NotFinite
 from .folder import CHECKPOINTS
 from .locking import InUse
 from .metrics import METRICS, USUAL

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 from typing import Any
 
 import torch
@@ -13,11 +11,8 @@ from torch import Tensor
 from ..layout import Geometry, plan
 from ..recording import launch
 from ..registry import elementwise
+from . import hardware
 
-# 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread,
-# and no spilling in any row.
-_NUM_WARPS = 4
-_TILE_BYTES = 8192
 _ROW_TILE = 512  # elements of a row in one tile: long enough for DRAM, short enough to waste little of an odd row
 
 
@@ -34,7 +29,7 @@ class TritonBackend:
         """None if tensors of `device` can be served, else one sentence that says why not."""
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed; run: pip install triton"
-        if device.type in ("cuda", "xpu") or _interpreted():
+        if device.type in ("cuda", "xpu") or hardware.interpreted():
             return None
         return f"Triton needs a GPU tensor, got {device.type} (set TRITON_INTERPRET=1 to interpret)"
 
@@ -79,10 +74,6 @@ class TritonBackend:
         return for_grad, for_x
 
 
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-
-
 def _fit(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Geometry, tuple[Tensor, ...]]:
     """The geometry of inputs and outputs, after copying the inputs that would have none."""
     for fits in (lambda tensor: True, lambda tensor: plan(tensor, *outputs), lambda tensor: False):
@@ -96,26 +87,20 @@ def _fit(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Geome
     raise ValueError(f"tensors of one shape are needed, got {[tuple(tensor.shape) for tensor in inputs + outputs]}")
 
 
-def _guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if device.type == "cpu" or device.index == torch.accelerator.current_device_index():
-        return contextlib.nullcontext()
-    return torch.get_device_module(device).device(device)
-
-
 def _launch(kernel: Any, geometry: Geometry, tensors: tuple[Tensor, ...], a: float, b: float, *formulas: Any) -> None:
     """Starts one program for each tile."""
     rows, cols, strides = geometry
     if rows == 0:
         return
     flat = rows == 1
-    block = (_TILE_BYTES if len(tensors) == 2 else _TILE_BYTES // 2) // tensors[0].element_size()
+    block = (hardware.TILE_BYTES if len(tensors) == 2 else hardware.TILE_BYTES // 2) // tensors[0].element_size()
     block_cols = block if flat else min(_ROW_TILE, block, 1 << (cols - 1).bit_length())
     block_rows = 1 if flat else block // block_cols
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
-    with _guard(tensors[0].device):
+    with hardware.guard(tensors[0].device):
         launch(kernel, (programs,))(
             *tensors, a, b, rows, cols, *strides, *formulas, flat, cols % 16 == 0, block_rows, block_cols,
-            num_warps=_NUM_WARPS,
+            num_warps=hardware.NUM_WARPS,
         )  # fmt: skip

@@ -14,8 +14,8 @@ from ..reference.batch_normalization import merge as merge_processes
 from ..registry import elementwise
 from . import batch_normalization_kernels as kernels
 from . import group_normalization_kernels as group_kernels
+from . import hardware
 from .activations import FORMULAS
-from .backend import _guard
 
 _NUM_WARPS = 4
 _TILE_BYTES = 2048  # of each operand
@@ -99,7 +99,7 @@ def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: 
 def fixed(running: Running, eps: float, x: Tensor) -> Tensor:
     sets = running.mean.numel()
     statistics = torch.empty(4, sets, dtype=statistics_dtype(x), device=x.device)
-    with _guard(x.device):
+    with hardware.guard(x.device):
         launch(kernels.fixed, (-(-sets // 256),))(
             running.mean, running.var, statistics, eps, sets, 256, num_warps=_NUM_WARPS
         )
@@ -116,11 +116,11 @@ def forward(
         if x.numel() == 0:
             own = torch.zeros(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
         else:
-            with _guard(x.device):
+            with hardware.guard(x.device):
                 own = _moments(x, frame, eps, None, True)
         statistics = merge_processes(gather(own), eps, running)
     else:
-        with _guard(x.device):
+        with hardware.guard(x.device):
             statistics = _moments(x, frame, eps, running, False)
     return apply(inner, operands, frame, statistics), statistics
 
@@ -131,7 +131,7 @@ def apply(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) ->
     if x.numel() == 0:
         return y
     tiles = _tiles(frame, x.element_size(), False)
-    with _guard(x.device):
+    with hardware.guard(x.device):
         launch(kernels.apply, (tiles.programs,))(
             *operands, statistics, y, inner.a, inner.b, frame.sets, frame.rows, frame.channels, frame.inner,
             frame.group, frame.channels * frame.inner, tiles.row_steps, tiles.col_steps, FORMULAS[inner.name].value,
@@ -161,7 +161,7 @@ def backward(
     formula, masks = FORMULAS[inner.name].d1, elementwise(inner.name).masks
     if reduce is None and not is_fixed and _is_alone(frame, x):
         block_group, block_inner, warps = _alone(frame)
-        with _guard(x.device):
+        with hardware.guard(x.device):
             launch(group_kernels.backward, (frame.sets,))(
                 *given, found, grad_x, grad_residual, inner.a, inner.b, frame.sets, lanes,
                 frame.channels // frame.group, frame.group, frame.inner, formula, masks, frame.inner % 16 == 0,
@@ -176,7 +176,7 @@ def backward(
         sums = wants_parameters or not is_fixed
         tiles = _tiles(frame, x.element_size(), sums)
         partial = torch.empty(2, lanes, tiles.chunks, dtype=wide, device=x.device) if sums else None
-        with _guard(x.device):
+        with hardware.guard(x.device):
             launch(kernels.sums, (tiles.programs,))(
                 *given, partial, grad_x if is_fixed else None, grad_residual if is_fixed else None, inner.a, inner.b,
                 frame.sets, lanes, *shape, tiles.row_steps, tiles.col_steps, tiles.chunks, formula, masks, *tiles[4:],
@@ -195,7 +195,7 @@ def backward(
             reduce(totals)
         if x.numel() > 0:
             tiles = _tiles(frame, x.element_size(), False)
-            with _guard(x.device):
+            with hardware.guard(x.device):
                 launch(kernels.spread, (tiles.programs,))(
                     *given, totals, grad_x, grad_residual, inner.a, inner.b, frame.sets, *shape, tiles.row_steps,
                     tiles.col_steps, formula, masks, *tiles[4:], num_warps=_NUM_WARPS,
@@ -221,7 +221,7 @@ def _forward_alone(inner: Inner, operands: Operands, frame: Frame, eps: float) -
     y = torch.empty_like(x)
     statistics = torch.empty(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
     block_group, block_inner, warps = _alone(frame)
-    with _guard(x.device):
+    with hardware.guard(x.device):
         launch(group_kernels.forward, (frame.sets,))(
             *operands, statistics, y, inner.a, inner.b, eps, frame.sets, frame.channels // frame.group, frame.group,
             frame.inner, FORMULAS[inner.name].value, frame.inner % 16 == 0, block_group, block_inner, num_warps=warps,

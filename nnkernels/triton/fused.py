@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from ..contracts.inner import Inner
 from ..contracts.random import threshold
 from ..recording import launch
 from ..registry import elementwise
+from . import hardware
 from .activations import FORMULAS
-from .backend import _guard
 from .kernels import _load, _store, _times
 from .philox import words
 
@@ -246,7 +245,7 @@ def bias_act(
     tile_bytes = _TILE_BYTES if seed is None else _SMALL_TILE_BYTES
     block_rows, block_cols = _tile(matrix, tile_bytes // x.element_size())
     programs = -(-matrix.rows // block_rows) * -(-matrix.cols // block_cols)
-    with _guard(x.device):
+    with hardware.guard(x.device):
         launch(_forward, (programs,))(
             x, bias, residual, seed, y, inner.a, inner.b, threshold(p), 1 / (1 - p),
             matrix.rows, matrix.cols, matrix.padded, matrix.channels, FORMULAS[inner.name].value,
@@ -273,7 +272,7 @@ def bias_act_backward(
     tiles = -(-matrix.cols // (block_cols * steps))
     chunks = -(-matrix.rows // block_rows)
     if down:
-        steps = -(-chunks // max(1, _WAVE * _multiprocessors(grad.device) // tiles))
+        steps = -(-chunks // max(1, _WAVE * hardware.multiprocessors(grad.device) // tiles))
         chunks = -(-chunks // steps)
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     shape = () if not wants_bias else (chunks, matrix.cols) if down else (matrix.rows, tiles)
@@ -282,7 +281,7 @@ def bias_act_backward(
     numbers = (inner.a, inner.b, threshold(p), 1 / (1 - p), matrix.rows, matrix.cols, matrix.padded)
     formula = (FORMULAS[inner.name].d1, elementwise(inner.name).masks, x is not None)
     drops, even = seed is not None, matrix.cols % 16 == 0
-    with _guard(grad.device):
+    with hardware.guard(grad.device):
         if down:
             launch(_backward_down, (chunks * tiles,))(
                 *tensors, *numbers, steps, *formula, drops, even, block_rows, block_cols, num_warps=_NUM_WARPS
@@ -296,13 +295,6 @@ def bias_act_backward(
     if not wants_bias:
         return grad_x, None
     return grad_x, partial.sum(0) if down else partial.sum(1).view(-1, matrix.channels).sum(0)
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
-    return 64
 
 
 def _tile(matrix: Matrix, elements: int) -> tuple[int, int]:

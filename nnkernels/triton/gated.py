@@ -17,7 +17,7 @@ from ..contracts.gated import Gating, gate_and_up, halves, is_bounded
 from ..layout import Geometry, plan
 from ..recording import launch
 from ..registry import elementwise
-from . import backend
+from . import backend, hardware
 from .activations import FORMULAS
 from .kernels import _at, _describe, _load, _store, _tile, _times
 from .math import near
@@ -250,15 +250,15 @@ def _launch(
         return
     flat = rows == 1
     # Pairs take registers to come apart and together.
-    block = backend._TILE_BYTES // (2 if pairs == _HALVES else 4) // tensors[0].element_size()
+    block = hardware.TILE_BYTES // (2 if pairs == _HALVES else 4) // tensors[0].element_size()
     block_rows, block_cols = _tile_shape(rows, cols, block)
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
-    with backend._guard(tensors[0].device):
+    with hardware.guard(tensors[0].device):
         launch(kernel, (programs,))(
             *tensors, gating.a, gating.b, gating.limit, gating.offset, rows, cols, *strides, *formulas,
-            is_bounded(gating), pairs, flat, cols % 16 == 0, block_rows, block_cols, num_warps=backend._NUM_WARPS,
+            is_bounded(gating), pairs, flat, cols % 16 == 0, block_rows, block_cols, num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
 
 

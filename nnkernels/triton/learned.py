@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..layout import plan
 from ..recording import launch
+from . import hardware
 from . import learned_formulas as formulas
 from . import learned_kernels as kernels
-from .backend import _NUM_WARPS, _TILE_BYTES, _guard
 
 # Partial sums of a channel and of all: enough to fill the largest GPU several times, few enough to be quickly added.
 _CHUNKS = 128
 _PROGRAMS = 4096
-_FLAT_TILE_BYTES = 4096
+_FLATTILE_BYTES = 4096
 _FORMULAS = {
     "prelu": (formulas.prelu_value, formulas.prelu_gradient, formulas.prelu_shares),
     "swish": (formulas.swish_value, formulas.swish_gradient, formulas.swish_shares),
@@ -106,22 +106,22 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
     y = torch.empty_like(x) if out is None or lay_out(count > 1, out) is None else out
     if x.numel():
         runs, (x,) = _fit((x,), y, count > 1)
-        value, tile = _FORMULAS[name][0], _TILE_BYTES // x.element_size()
-        with _guard(x.device):
+        value, tile = _FORMULAS[name][0], hardware.TILE_BYTES // x.element_size()
+        with hardware.guard(x.device):
             if runs.channels > 1 and runs.inner == 1:
-                columns = min(_TILE_BYTES // 4 // x.element_size(), _power_of_two(runs.channels * runs.outer))
+                columns = min(hardware.TILE_BYTES // 4 // x.element_size(), _power_of_two(runs.channels * runs.outer))
                 rows, width, strides = _as_rows(runs, columns)
                 grid = (-(-width // columns) * -(-rows // 4),)
                 launch(kernels.forward_columns, grid)(
                     x, y, a, b, runs.outer * runs.channels, width, runs.channels, *strides, value, segments,
-                    4, columns, num_warps=_NUM_WARPS,
+                    4, columns, num_warps=hardware.NUM_WARPS,
                 )  # fmt: skip
             elif runs.channels > 1 and _is_flat(runs):
                 total, *constants = _flat_tile(x, runs.inner, runs.channels)
                 tile = constants[-2]
                 launch(kernels.forward_flat, (-(-total // tile),))(
                     x, y, a, b, total, runs.inner, runs.channels, value, segments, runs.inner >= tile, *constants,
-                    num_warps=_NUM_WARPS,
+                    num_warps=hardware.NUM_WARPS,
                 )  # fmt: skip
             else:
                 total, vector = runs.outer * runs.inner, _vector(runs, x.element_size())
@@ -129,7 +129,7 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
                 launch(kernels.forward_runs, (-(-total // tile) * runs.channels,))(
                     x, y, a, b, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
                     value, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
-                    num_warps=_NUM_WARPS,
+                    num_warps=hardware.NUM_WARPS,
                 )  # fmt: skip
     return y if out is None or out is y else out.copy_(y)
 
@@ -143,7 +143,7 @@ def _is_flat(runs: Runs) -> bool:
 def _flat_tile(x: Tensor, inner: int, channels: int) -> tuple[int, bool, bool, int, int]:
     """The elements, and the constants WIDE, WRAPS, TILE and PER of the kernels that take them in their order."""
     total, size = x.numel(), x.element_size()
-    tile = _FLAT_TILE_BYTES // size
+    tile = _FLATTILE_BYTES // size
     return total, total >= 2**31, tile > inner * channels, tile, math.gcd(inner, 16 // size)
 
 
@@ -157,7 +157,7 @@ def backward(
     runs, (grad, x) = _fit((grad, x), grad_x, count > 1)
     sums = len(parameters) * segments if for_parameters else 0
     summed = _backward_columns if runs.channels > 1 and runs.inner == 1 else _backward_runs
-    with _guard(x.device):
+    with hardware.guard(x.device):
         partials, chunks = summed(name, (grad, x, grad_x), a, b, runs, count, segments, sums)
         if not for_parameters:
             return grad_x, []
@@ -165,7 +165,7 @@ def backward(
         columns = min(32, _power_of_two(count))
         launch(kernels.add_up, (sums, -(-count // columns)))(
             partials, a, *gradients, chunks, count, segments, min(4096 // columns, _power_of_two(chunks)), columns,
-            num_warps=_NUM_WARPS,
+            num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
     return grad_x, gradients[: len(parameters)]
 
@@ -194,7 +194,7 @@ def _backward_runs(
 ) -> tuple[Tensor, int]:
     size, total = tensors[0].element_size(), runs.outer * runs.inner
     many = sums > 2 and runs.channels > 1  # then the sums take the registers that a second load would
-    vector, tile = _vector(runs, size), min(_TILE_BYTES // (4 if many else 2) // size, _power_of_two(total))
+    vector, tile = _vector(runs, size), min(hardware.TILE_BYTES // (4 if many else 2) // size, _power_of_two(total))
     tiles = -(-total // tile)
     # The fewer tiles a program has, the closer programs follow each other through memory; but each pays for the end of
     # its sums.
@@ -206,7 +206,7 @@ def _backward_runs(
     launch(kernels.backward_runs, (chunks * runs.channels,))(
         *tensors, a, b, partials, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
         chunks, each, gradient, shares, sums, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
-        num_warps=_NUM_WARPS,
+        num_warps=hardware.NUM_WARPS,
     )  # fmt: skip
     return partials, chunks
 
@@ -216,7 +216,7 @@ def _backward_columns(
 ) -> tuple[Tensor, int]:
     # So wide that rows lie within threads: 128 of them with 16 bytes each, or 8 where many sums want their registers.
     bytes_each, rows_each = (16, 2) if sums <= 2 else (8, 2)
-    columns = bytes_each * 32 * _NUM_WARPS // tensors[0].element_size()
+    columns = bytes_each * 32 * hardware.NUM_WARPS // tensors[0].element_size()
     rows, width, strides = _as_rows(runs, columns)
     columns = min(columns, _power_of_two(width))
     blocks, tiles = -(-width // columns), -(-rows // rows_each)
@@ -226,7 +226,7 @@ def _backward_columns(
     _, gradient, shares = _FORMULAS[name]
     launch(kernels.backward_columns, (blocks * chunks,))(
         *tensors, a, b, partials, runs.outer * runs.channels, width, runs.channels, *strides, chunks, each,
-        gradient, shares, sums, segments, rows_each, columns, num_warps=_NUM_WARPS,
+        gradient, shares, sums, segments, rows_each, columns, num_warps=hardware.NUM_WARPS,
     )  # fmt: skip
     return partials, chunks * width // runs.channels
 
@@ -246,10 +246,10 @@ def prelu_from_signs(grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -
 def _launch_signs(source: Tensor, target: Tensor, packed: Tensor, weight: Tensor, inner: int, back: bool) -> None:
     if source.numel():
         if weight.numel() == 1:
-            inner = _FLAT_TILE_BYTES  # as good as any, and one that vectors divide
+            inner = _FLATTILE_BYTES  # as good as any, and one that vectors divide
         total, *constants = _flat_tile(source, inner, weight.numel())
-        with _guard(source.device):
+        with hardware.guard(source.device):
             launch(kernels.prelu_signs, (-(-total // constants[-2]),))(
                 source, target, packed, weight.contiguous(), total, inner, weight.numel(), back, *constants,
-                num_warps=_NUM_WARPS,
+                num_warps=hardware.NUM_WARPS,
             )  # fmt: skip

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from triton.runtime import driver
 
 from ..contracts.inner import Inner
 from ..contracts.normalization import statistics_dtype
 from ..recording import launch
 from ..registry import IDENTITY, elementwise
+from . import hardware
 from . import normalization_kernels as kernels
 from .activations import FORMULAS
-from .backend import _guard, _interpreted
 
 _MOST_COLUMNS = 16384  # of a row in registers
 _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
@@ -48,7 +46,7 @@ def norm_act(
     statistics = torch.empty(1 + centred, rows, dtype=statistics_dtype(x), device=x.device)
     given = (x, residual, weight, bias, y, statistics, inner.a, inner.b, eps, rows, cols, x.stride(0))
     constants = (0 if residual is None else residual.stride(0), FORMULAS[inner.name].value, centred)
-    with _guard(x.device):
+    with hardware.guard(x.device):
         if cols > _MOST_COLUMNS:
             launch(kernels.forward_long, (rows,))(*given, *constants, _LONG_TILE, num_warps=8)
         else:
@@ -75,7 +73,7 @@ def norm_act_backward(
     centred = len(statistics) == 2
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     walk = _walk(cols, x, 2 + (residual is not None), identity)
-    programs = min(walk.each * _multiprocessors(x.device), -(-rows // walk.block_rows))
+    programs = min(walk.each * hardware.multiprocessors(x.device), -(-rows // walk.block_rows))
     tiles = -(-cols // walk.block_cols)
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
     sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
@@ -89,7 +87,7 @@ def norm_act_backward(
     given = (grad, x, residual, weight, bias, statistics, sums)
     places = (inner.a, inner.b, rows, cols, grad.stride(0), x.stride(0), 0 if residual is None else residual.stride(0))
     formula = (None if identity else FORMULAS[inner.name].d1, elementwise(inner.name).masks, centred)
-    with _guard(x.device):
+    with hardware.guard(x.device):
         if sums is not None:
             launch(kernels.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
         launch(kernels.backward, (programs, tiles))(
@@ -122,24 +120,9 @@ def _walk(cols: int, x: Tensor, operands: int, identity: bool) -> Walk:
     if block_cols > 2048:
         each, num_warps, stages = (1, 16, 4) if identity or block_cols > 4096 else (2, 8, 3)
     stage = operands * block_rows * block_cols * x.element_size()
-    room = _shared_memory(x.device) * 7 // 8 // each
+    room = hardware.shared_memory(x.device) * 7 // 8 // each
     return Walk(block_rows, block_cols, num_warps, each, max(1, min(stages, 1 + room // stage)))
 
 
 def _power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    return 2 if _interpreted() else driver.active.utils.get_device_properties(_index(device))["multiprocessor_count"]
-
-
-@cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes for one program at most."""
-    return 2**17 if _interpreted() else driver.active.utils.get_device_properties(_index(device))["max_shared_mem"]
-
-
-def _index(device: torch.device) -> int:
-    return torch.accelerator.current_device_index() if device.index is None else device.index

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..contracts.pooling import width
 from ..recording import launch
-from .backend import _guard
+from . import hardware
 from .packing import pack
 
 _NUM_WARPS = 4
@@ -48,7 +48,7 @@ def _launch(
     if outputs == 0:
         return
     bits, size = width(pieces), tensors[0].element_size()
-    with _guard(tensors[0].device):
+    with hardware.guard(tensors[0].device):
         if is_adjacent(pieces, inner):
             block = adjacent_block(pieces, size)
             packed = tensors[0] if winners is None else winners

@@ -14,7 +14,7 @@ from ..contracts.quantized import BLOCK, LARGEST, Rounding
 from ..layout import Geometry, plan
 from ..recording import launch
 from ..reference import quantized as reference
-from . import backend
+from . import backend, hardware
 from . import quantized_kernels as kernels
 from .activations import FORMULAS
 from .gated import _HALVES, _alternate, _order, _pairs, _tile_shape
@@ -102,7 +102,7 @@ def _cut(geometry: Geometry, length: int) -> Geometry:
 def _by_row(call: _Call, rounding: Rounding, scales: Tensor) -> None:
     rows, cols, strides = call.geometry
     if cols > _LONGEST_ROW:
-        with backend._guard(scales.device):
+        with hardware.guard(scales.device):
             launch(kernels.long_rows, (rows,))(
                 *call.tensors, scales, *call.numbers, rows, cols, *strides, **call.constants,
                 POW2=rounding.pow2, EVEN=cols % 16 == 0, BLOCK_COLS=2 * _TILE, num_warps=_warps(2 * _TILE),
@@ -131,7 +131,7 @@ def _launch(
     if flat:  # strides are unused, so they should not make further variants
         strides, block_rows = (0, 0, 0), 1
     programs = -(-rows // block_rows) * -(-cols // block_cols)
-    with backend._guard(call.tensors[0].device):
+    with hardware.guard(call.tensors[0].device):
         launch(kernel, (programs,))(
             *call.tensors, *results, *call.numbers, rows, cols, *strides, **call.constants, **options,
             FLAT=flat, EVEN=cols % 16 == 0, BLOCK_ROWS=block_rows, BLOCK_COLS=block_cols,

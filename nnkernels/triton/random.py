@@ -10,7 +10,7 @@ from torch import Tensor
 from ..contracts.random import line, threshold
 from ..layout import plan
 from ..recording import launch
-from . import backend
+from . import backend, hardware
 
 
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
@@ -48,11 +48,11 @@ def rrelu_from_signs(grad: Tensor, packed: Tensor, seed: Tensor, lower: float, u
 
 
 def _launch_signs(kernel: Any, source: Tensor, target: Tensor, packed: Tensor, seed: Tensor, *scalars: float) -> None:
-    count, block = source.numel(), backend._TILE_BYTES // source.element_size()
+    count, block = source.numel(), hardware.TILE_BYTES // source.element_size()
     if count:
-        with backend._guard(source.device):
+        with hardware.guard(source.device):
             launch(kernel, (-(-count // block),))(
-                source, target, packed, seed, *scalars, count, block, num_warps=backend._NUM_WARPS
+                source, target, packed, seed, *scalars, count, block, num_warps=hardware.NUM_WARPS
             )
 
 
@@ -85,14 +85,14 @@ def _launch(kernel: Any, inputs: tuple[Tensor, ...], out: Tensor, seed: Tensor, 
     if rows == 0:
         return
     flat = rows == 1
-    block = (backend._TILE_BYTES if len(inputs) == 1 else backend._TILE_BYTES // 2) // out.element_size()
+    block = (hardware.TILE_BYTES if len(inputs) == 1 else hardware.TILE_BYTES // 2) // out.element_size()
     block_cols = block if flat else min(backend._ROW_TILE, block, 1 << (cols - 1).bit_length())
     block_rows = 1 if flat else block // block_cols
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(strides)
-    with backend._guard(out.device):
+    with hardware.guard(out.device):
         launch(kernel, (programs,))(
             *inputs, out, seed, *scalars, rows, cols, *strides, flat, cols % 16 == 0, block_rows, block_cols,
-            num_warps=backend._NUM_WARPS,
+            num_warps=hardware.NUM_WARPS,
         )  # fmt: skip

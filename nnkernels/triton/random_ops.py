@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from ..autograd.checks import Requirements
 from ..contracts.random import line, threshold
-from .backend import _TILE_BYTES
+from ..contracts.requirements import Requirements
+from .hardware import TILE_BYTES
 
 # Compilers look in an operator's source for its kernels by these names, to know when what they cached is stale.
 from .random_kernels import dropout as dropout_kernel
@@ -71,7 +71,7 @@ def dropout(x: Tensor, seed: Tensor, strides: Sequence[int], p: float) -> Tensor
 
 def _one_run(x: Tensor, operands: int) -> tuple[tuple[Any], dict[str, Any]]:
     """The grid and the last arguments of a kernel whose operands are one run of elements."""
-    block = _TILE_BYTES // operands // x.element_size()
+    block = TILE_BYTES // operands // x.element_size()
     # EVEN would make a variant of its own for every other number of elements, which may be a symbol.
     return ((x.numel() + block - 1) // block,), {"FLAT": True, "EVEN": False, "BLOCK_ROWS": 1, "BLOCK_COLS": block}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -12,8 +11,7 @@ from torch import Tensor
 from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 from ..recording import launch
-from . import reducing_backward, reducing_kernels, reducing_tiles
-from .backend import _guard
+from . import hardware, reducing_backward, reducing_kernels, reducing_tiles
 
 _THREAD_ELEMENTS, _MAX_WARPS = 16, 32  # of each input, for two 16-byte loads of 16 bits
 _ODD_ELEMENTS = 32  # where each is loaded alone
@@ -130,7 +128,7 @@ def _launch(
     align = gcd(n if inner == 1 else inner, *strides, _ALIGN)
     block = (_ODD_CHUNK_BYTES if align == 1 else _CHUNK_BYTES) // y.element_size()
     splits = -(-n // block) if n > _longest(y) else 1
-    with _guard(y.device):
+    with hardware.guard(y.device):
         if inner > 1 or (n > _longest(y) and splits > _processors(y.device) // _SIBLINGS):
             tile, once, align = _columns(n, inner, y, align)
             launch(kernels.softmax_columns, (outer * -(-inner // tile.inner),))(
@@ -207,7 +205,6 @@ def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, in
     return _Tile(*tile, _warps(tile[0] * tile[1], _COLUMN_ELEMENTS)), once, align
 
 
-@cache
 def _processors(device: torch.device) -> int:
-    """How many programs surely run side by side; 0 under the interpreter, which runs each to its end."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+    """How many programs surely run side by side; none under the interpreter, which runs each to its end."""
+    return 0 if hardware.interpreted() else hardware.multiprocessors(device)

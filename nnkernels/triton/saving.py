@@ -12,8 +12,7 @@ from torch import Tensor
 from ..contracts.saving import Levels
 from ..recording import launch
 from ..registry import elementwise
-from . import activations
-from .backend import _guard
+from . import activations, hardware
 from .kernels import _times
 from .packing import pack, unpack
 
@@ -41,7 +40,7 @@ def _launch(kernel: Any, source: Tensor, target: Tensor, packed: Tensor, levels:
     if count == 0:
         return
     block = _TILE_BYTES // source.element_size()
-    with _guard(source.device):
+    with hardware.guard(source.device):
         launch(kernel, (-(-count // block),))(
             source, target, packed, levels.low, levels.high, count, *more, levels.bits, block, num_warps=_NUM_WARPS
         )

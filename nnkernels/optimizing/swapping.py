@@ -12,10 +12,10 @@ from math import prod
 import torch
 from torch.nn import Module
 
-from . import recognizing
-from .benchmark import best_of_rounds
-from .owning import Owners, at
-from .recognizing import Edits, Swap, fresh
+from ..benchmark import best_of_rounds
+from . import recognition
+from .ownership import Owners, at
+from .recognition import Edits, Swap, fresh
 
 _SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensor on which each side is timed."""
@@ -131,7 +131,7 @@ def _neighbours(model: Module, _taken: set[int]) -> list[_Kind]:
         container = at(model, path)
         for names in pairs:
             modules = tuple(at(container, name) for name in names)
-            swap = recognizing.first(recognizing.NEIGHBOURS, *modules)
+            swap = recognition.first(recognition.NEIGHBOURS, *modules)
             assert swap is not None
             why = swap.left or owners.why_not(container, *names)
             kind = kinds.setdefault((swap.shown, why), _Kind(swap, why))
@@ -144,7 +144,7 @@ def _pairs(module: Module) -> Iterator[tuple[str, str]]:
     if not isinstance(module, torch.nn.Sequential):
         return
     for (name, one), (after, other) in pairwise(module._modules.items()):
-        if one is not None and other is not None and recognizing.first(recognizing.NEIGHBOURS, one, other):
+        if one is not None and other is not None and recognition.first(recognition.NEIGHBOURS, one, other):
             yield name, after
 
 
@@ -152,7 +152,7 @@ def _singles(model: Module, taken: set[int]) -> list[_Kind]:
     """Activations, but for those that are taken by a pair."""
     kinds: dict[tuple[str, str], _Kind] = {}
     for name, module in model.named_modules():
-        swap = None if id(module) in taken else recognizing.first(recognizing.SINGLE, module)
+        swap = None if id(module) in taken else recognition.first(recognition.SINGLE, module)
         if swap is not None:
             why = swap.left or ("its forward was set on the instance" if "forward" in module.__dict__ else "")
             kinds.setdefault((swap.shown, why), _Kind(swap, why)).places.append(_Place(name, (module,), None, ()))

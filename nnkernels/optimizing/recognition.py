@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import Module
 
-from . import nn
-from .functional.elementwise import variant
-from .fusing import inner
-from .registry import Activation, catalogue
+from .. import nn
+from ..functional.elementwise import variant
+from ..fusing import inner
+from ..registry import Activation, catalogue
 
 _RANDOM = (torch.nn.Dropout, torch.nn.RReLU)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..accepting import SUPPORTED_DTYPES
+from ..arguments import SUPPORTED_DTYPES
 
 
 class Requirements:

@@ -27,7 +27,7 @@ def units_off(model: torch.nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
     Example:
         >>> import torch, nnkernels
-        >>> from nnkernels.train.units import units_off
+        >>> from nnkernels.train.dead_units import units_off
         >>> model = torch.nn.Sequential(nnkernels.nn.ReLU())
         >>> units_off(model, torch.tensor([[-1.0, -1.0], [-2.0, 3.0]]))
         {'0': tensor([1.0000, 0.5000])}

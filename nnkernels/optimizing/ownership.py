@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import Module, ModuleDict, ModuleList
 
-from .calling import is_plain_call, is_sequential, reaches_in, takes_apart
+from .source_reading import is_plain_call, is_sequential, reaches_in, takes_apart
 
 _PASSING = (FrameType, GeneratorType, CoroutineType)
 """They hold what a function's variables hold, until it returns."""
