@@ -9,24 +9,27 @@ from nnkernels import activations
 from nnkernels.networks import NETWORKS, build
 from nnkernels.networks.activating import layer
 
-SHAPES = {"mlp": (12,), "cnn": (2, 8, 8), "transformer": (16,)}
+SHAPES = {"numbers": (12,), "pictures": (2, 8, 8), "sequences": (6, 3), "characters": (16,)}
+
+
+def shape(name: str) -> tuple[int, ...]:
+    return SHAPES[NETWORKS[name].takes[0]]
 
 
 def batch(name: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    shape = (5, *SHAPES[name])
-    if name == "transformer":
-        return torch.randint(11, shape, generator=generator)
-    return torch.randn(shape, generator=generator)
+    if NETWORKS[name].takes[0] == "characters":
+        return torch.randint(11, (5, *shape(name)), generator=generator)
+    return torch.randn(5, *shape(name), generator=generator)
 
 
 @pytest.mark.parametrize("activation", activations())
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_activation_serves_in_every_network(name, activation):
     torch.manual_seed(0)
-    network = build(name, SHAPES[name], 11, activation=activation, width=32, depth=2)
+    network = build(name, shape(name), 11, activation=activation, width=32, depth=2)
     outputs = network(batch(name))
-    assert outputs.shape == ((5, 16, 11) if name == "transformer" else (5, 11))
+    assert outputs.shape == ((5, 16, 11) if NETWORKS[name].takes[0] == "characters" else (5, 11))
     outputs.square().mean().backward()
     for parameter in network.parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all()

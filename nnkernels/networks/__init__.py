@@ -26,17 +26,18 @@ class Network:
 
     Attributes:
         make: `make(shape, outputs, *, activation, width, depth, dropout)`, each option with a default.
-        takes: "numbers" of any shape, "pictures" (channels, height, width) or "characters" (their numbers).
+        takes: "numbers" of any shape, "pictures" (channels, height, width), "sequences" (places, features) and
+            "characters" (their numbers): one of them or more.
     """
 
     make: Callable[..., torch.nn.Module]
-    takes: str
+    takes: tuple[str, ...]
 
 
 NETWORKS: dict[str, Network] = {
-    "mlp": Network(MLP, "numbers"),
-    "cnn": Network(CNN, "pictures"),
-    "transformer": Network(Transformer, "characters"),
+    "mlp": Network(MLP, ("numbers",)),
+    "cnn": Network(CNN, ("pictures",)),
+    "transformer": Network(Transformer, ("characters",)),
 }
 
 
@@ -53,6 +54,6 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **options: Any) -> to
         ValueError: the network or the activation is not known, or the shape does not suit the network.
     """
     network = NETWORKS[name]
-    if network.takes == "pictures" and len(shape) != 3:
+    if network.takes == ("pictures",) and len(shape) != 3:
         raise ValueError(f"{name} takes pictures (channels, height, width), but one input has the shape {shape}")
     return network.make(shape, outputs, **{key: value for key, value in options.items() if value is not None})
