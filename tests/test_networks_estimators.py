@@ -31,7 +31,7 @@ def below(kind: type) -> list[type]:
 
 
 ESTIMATORS = sorted(
-    (one for one in below(Estimator) if one not in (Classifier, Regressor) and one.__module__.startswith("nnkernels")),
+    {one for one in below(Estimator) if one not in (Classifier, Regressor) and not one.__name__.startswith("_")},
     key=lambda one: one.__name__,
 )
 ATTRIBUTE = {"check_no_attributes_set_in_init": "a torch module has attributes of its own"}
@@ -51,7 +51,7 @@ def fitted(estimator: Estimator) -> tuple[Estimator, np.ndarray]:
 
 
 def test_scikit_learns_checks_pass(estimator):
-    excused = {**ATTRIBUTE, **getattr(estimator, "excused_checks", {})}
+    excused = {**ATTRIBUTE, **estimator.excused_checks}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(estimator, expected_failed_checks=excused, on_skip=None, on_fail=None)
@@ -73,7 +73,8 @@ def test_what_was_learned_is_in_the_state(estimator, tmp_path):
 def test_a_batch_is_of_any_size_and_compiles(estimator):
     made, x = fitted(estimator)
     whole = made(torch.from_numpy(x))
-    torch.testing.assert_close(torch.cat([made(one) for one in torch.from_numpy(x).split(7)]), whole)
+    if "check_methods_subset_invariance" not in made.excused_checks:
+        torch.testing.assert_close(torch.cat([made(one) for one in torch.from_numpy(x).split(7)]), whole)
     torch.testing.assert_close(torch.compile(made, backend="eager", fullgraph=True)(torch.from_numpy(x)), whole)
 
 

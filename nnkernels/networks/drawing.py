@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def mosaic(figure: Any, pictures: Tensor, rows: int, title: str) -> None:
     axes.axis("off")
 
 
-def curves(figure: Any, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], **axes: Any) -> None:
+def curves(figure: Any, lines: Mapping[str, tuple[Any, Any]], **axes: Any) -> None:
     """Lines by name, each a pair of its x and y; `axes` are such as `xlabel` and `yscale`."""
     drawn = figure.subplots()
     for name, (x, y) in lines.items():

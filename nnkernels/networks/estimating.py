@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ class Estimator(torch.nn.Module):
 
     _kind: str | None = None
     """What scikit-learn calls its kind: "classifier", "regressor", "transformer" or None."""
+
+    excused_checks: ClassVar[dict[str, str]] = {}
+    """Of scikit-learn's checks of estimators those that its mathematics cannot pass, and why."""
 
     n_features_in_: int
 
@@ -157,7 +160,9 @@ class Estimator(torch.nn.Module):
 
         return Tags(
             estimator_type=self._kind,
-            target_tags=TargetTags(required=self._kind in ("classifier", "regressor")),
+            target_tags=TargetTags(
+                required=self._kind in ("classifier", "regressor"), multi_output=self._kind == "regressor"
+            ),
             classifier_tags=ClassifierTags() if self._kind == "classifier" else None,
             regressor_tags=RegressorTags() if self._kind == "regressor" else None,
         )
