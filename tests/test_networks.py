@@ -17,11 +17,15 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("mnist1d")
 
 from nnkernels.cli import main
+from nnkernels.commands.networks import picture
+from nnkernels.networks import keeping
 from nnkernels.networks.recipe import ACCURACY, MSE, tried
 from nnkernels.networks.recipes import GUIDE, RECIPES, recipe
 from nnkernels.networks.trials import Fitted, Trained, split
 from nnkernels.train import Settings
+from nnkernels.train.checkpoint import CheckpointError, read
 from nnkernels.train.datasets import named
+from nnkernels.train.exporting import export
 from nnkernels.train.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
@@ -147,3 +151,42 @@ def test_a_trial_may_be_of_anything():
         measure=lambda model, data: (model.weight.sum() * data.sum()).item(),
     )
     assert tried(found, seed=2).value == pytest.approx(18)
+
+
+FITTED = [name for name, one in RECIPES.items() if isinstance(one.trial, Fitted) and not one.slow]
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_what_a_recipe_leaves_is_the_same_when_it_comes_back(name, tmp_path):
+    one = recipe(name)
+    learned = tried(one.trial, seed=1)
+    path = keeping.save(one, learned, 1, tmp_path)
+    again = keeping.load(path, read(path))
+    for key, value in learned.model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_what_tells_no_classes_is_not_asked_for_them(tmp_path):
+    keeping.save(recipe("som"), tried(recipe("som").trial, 0), 0, tmp_path)
+    with pytest.raises(CheckpointError, match=r"SOM.*neither classes nor values"):
+        Predictor.load(tmp_path)
+
+
+def test_what_fits_itself_is_exported(tmp_path):
+    keeping.save(recipe("elm"), tried(recipe("elm").trial, 0), 0, tmp_path)
+    assert export(Predictor.load(tmp_path), tmp_path / "elm.pt2", "torch") < 1e-5
+
+
+def test_a_checkpoint_of_a_recipe_that_is_gone_is_refused(tmp_path):
+    learned = tried(recipe("perceptron").trial, 0)
+    path = keeping.save(dataclasses.replace(recipe("perceptron"), name="perzeptron"), learned, 0, tmp_path)
+    with pytest.raises(CheckpointError, match=r"perzeptron.*perceptron"):
+        Predictor.load(path)
+
+
+@pytest.mark.parametrize("name", [name for name, one in RECIPES.items() if one.picture and not one.slow])
+def test_a_recipe_draws_what_it_learned(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    learned = tried(recipe(name).trial, seed=0)
+    picture(recipe(name), learned, tmp_path / "one.png")
+    assert len((tmp_path / "one.png").read_bytes()) > 5_000

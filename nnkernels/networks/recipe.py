@@ -84,7 +84,8 @@ class Recipe:
         problem: what it solves, in one line.
         trial: what is tried: `Trained`, `Fitted`, or anything with their `run`.
         metric: what the trial's number is.
-        threshold: that every seed has to reach: the measured median less 3 points, or 1.5 times the error.
+        threshold: that a test demands: the measured median less 3 points, or 1.5 times the error; more only where seeds
+            differ by more.
         contrast: its true limit.
         baseline: what it is compared with.
         slow: whether trial and contrast together need more than 15 s of one core.

@@ -159,7 +159,7 @@ RECIPES = (
         problem="Python's documentation, the next character",
         trial=Trained(Settings(network="rnn", data="pydoc", context=TEXT, width=160, epochs=5, lr=5e-3, metric="bits")),
         metric=BITS,
-        threshold=2.7,
+        threshold=2.45,
         contrast=Contrast(f"adding over {ADDING} places", adding("rnn", ADDING), bound=0.1, metric=MSE),
         baseline=Baseline("bigram counts", bigram()),
         slow=True,
@@ -172,7 +172,7 @@ RECIPES = (
         problem=f"adding two of {ADDING} numbers",
         trial=adding("lstm", ADDING, epochs=4),
         metric=MSE,
-        threshold=5e-3,
+        threshold=2e-3,
         contrast=Contrast(
             "parity of 40 bits",
             Trained(Settings(network="lstm", width=32, epochs=4, lr=1e-2), data=parity),
@@ -197,7 +197,7 @@ RECIPES = (
         contrast=Contrast(
             "a table, feature by feature: no gain",
             Trained(Settings(network="gru", width=32, epochs=15, lr=5e-3), data=features_in_turn),
-            bound=0.98,
+            bound=0.95,
         ),
         baseline=Baseline("MLP", Trained(Settings(network="mlp", data="mnist1d", epochs=20))),
         slow=True,
