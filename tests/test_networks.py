@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ pytest.importorskip("mnist1d")
 
 from nnkernels.cli import main
 from nnkernels.commands.networks import picture
-from nnkernels.networks import keeping
+from nnkernels.networks import keeping, recipes
 from nnkernels.networks.recipe import ACCURACY, MSE, tried
 from nnkernels.networks.recipes import GUIDE, RECIPES, recipe
 from nnkernels.networks.trials import Fitted, Trained, split
@@ -63,6 +64,13 @@ def test_a_recipe_can_be_trained_by_name(one):
     if isinstance(one.trial, Trained):
         assert one.trial.data is None and one.trial.model is None
     assert one.network in GUIDE and one.threshold == one.threshold and len(one.seeds) >= 1
+
+
+def test_no_recipe_hides_another_of_its_name():
+    files = [
+        importlib.import_module(f"{recipes.__name__}.{one.name}") for one in pkgutil.iter_modules(recipes.__path__)
+    ]
+    assert sum(len(file.RECIPES) for file in files) == len(RECIPES)
 
 
 def test_a_metric_knows_which_way_is_better():
@@ -188,5 +196,5 @@ def test_a_checkpoint_of_a_recipe_that_is_gone_is_refused(tmp_path):
 def test_a_recipe_draws_what_it_learned(name, tmp_path):
     pytest.importorskip("matplotlib")
     learned = tried(recipe(name).trial, seed=0)
-    picture(recipe(name), learned, tmp_path / "one.png")
+    picture(recipe(name), tmp_path / "one.png", learned)
     assert len((tmp_path / "one.png").read_bytes()) > 5_000

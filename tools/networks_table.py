@@ -1,4 +1,4 @@
-"""Writes measured recipes into docs/benchmarks/networks.json, and from all in there the table of docs/networks.md.
+"""Keeps what was measured of recipes in docs/benchmarks/networks/, and writes the table of docs/networks.md from it.
 
 nnkernels networks --all --json measured.json && python tools/networks_table.py measured.json
 """
@@ -14,14 +14,14 @@ from nnkernels.networks.recipe import Outcome
 from nnkernels.networks.recipes import RECIPES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE, KEPT = DOCS / "networks.md", DOCS / "benchmarks" / "networks.json"
+PAGE, KEPT = DOCS / "networks.md", DOCS / "benchmarks" / "networks"
 BEGIN, END = "<!-- networks: written by tools/networks_table.py -->", "<!-- end of networks -->"
 
 
-def outcomes(path: Path = KEPT) -> dict[str, Outcome]:
-    """What was measured, by recipe, in the recipes' order; those that are no longer there are left out."""
-    found = {one["recipe"]: Outcome(**one) for one in json.loads(path.read_text())}
-    return {name: found[name] for name in RECIPES if name in found}
+def outcomes() -> dict[str, Outcome]:
+    """What was measured, by recipe, in the recipes' order: each has a file of its own."""
+    files = {name: KEPT / f"{name}.json" for name in RECIPES}
+    return {name: Outcome(**json.loads(file.read_text())) for name, file in files.items() if file.exists()}
 
 
 def table(measured: dict[str, Outcome]) -> str:
@@ -38,9 +38,7 @@ def rewritten(text: str, measured: dict[str, Outcome]) -> str:
 
 
 if __name__ == "__main__":
-    kept = outcomes()
     for path in sys.argv[1:]:
-        kept |= outcomes(Path(path))
-    rows = [vars(kept[name]) for name in RECIPES if name in kept]
-    KEPT.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+        for one in json.loads(Path(path).read_text()):
+            (KEPT / f"{one['recipe']}.json").write_text(json.dumps(one, indent=1) + "\n")
     PAGE.write_text(rewritten(PAGE.read_text(), outcomes()))

@@ -9,7 +9,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +24,14 @@ if TYPE_CHECKING:
 def line(recipe: Recipe, outcome: Outcome) -> tuple[str, ...]:
     """The row's cells in the order of `HEAD`."""
     metric, other = recipe.metric, recipe.contrast.metric or recipe.metric
-    at_least, at_most = (">=", "<=") if metric.higher else ("<=", ">=")
-    if other.higher != metric.higher:
-        at_most = "<=" if other.higher else ">="
+    at_least, at_most = ">=" if metric.higher else "<=", "<=" if other.higher else ">="
     marks = ("" if outcome.reached else " MISSED", "" if outcome.limited else " EXCEEDED")
     return (
         recipe.name,
         recipe.problem,
         f"{metric.shown(outcome.value)} {metric.name} ({at_least} {metric.shown(recipe.threshold)}){marks[0]}",
-        f"{recipe.contrast.problem}: {other.shown(outcome.limit)} ({at_most} {other.shown(recipe.contrast.bound)})"
-        + marks[1],
+        f"{recipe.contrast.problem}: {other.shown(outcome.limit)} {other.name} ({at_most} "
+        f"{other.shown(recipe.contrast.bound)}){marks[1]}",
         f"{outcome.seconds:.1f}",
         f"{metric.shown(outcome.baseline)} {recipe.baseline.name}",
     )
@@ -45,20 +44,7 @@ def show(cells: Sequence[str]) -> None:
     print(f"{cells[0]:16} {cells[1]:40} {cells[2]:34} {cells[3]:64} {cells[4]:>7}  {cells[5]}", flush=True)
 
 
-def _drawn(recipe: Recipe, folder: Path) -> Callable[[Learned], None]:
-    """Draws the first of what it is told, and no other."""
-
-    def draw(learned: Learned) -> None:
-        path = folder / f"{recipe.name}.png"
-        if recipe.picture is not None and path not in done:
-            picture(recipe, learned, path)
-            done.add(path)
-
-    done: set[Path] = set()
-    return draw
-
-
-def picture(recipe: Recipe, learned: Learned, path: Path) -> None:
+def picture(recipe: Recipe, path: Path, learned: Learned) -> None:
     """What a recipe learned, as a PNG."""
     import matplotlib
 
@@ -92,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     outcomes = []
     for row in chosen:
         seeds = row.seeds if args.seeds is None else range(args.seeds)
-        each = _drawn(row, args.pictures) if args.pictures else None
+        each = partial(picture, row, args.pictures / f"{row.name}.png") if args.pictures and row.picture else None
         try:
             outcome = measured(row, seeds, each)
         except RuntimeError as error:  # data that needs a package

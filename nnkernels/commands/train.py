@@ -88,12 +88,15 @@ def _fit(options: list[str]) -> int | None:
         with taken(chosen, new=True):
             learned = row.trial.run(own.seed, chosen)
             path = save(row, learned, own.seed, chosen)
+    except FileExistsError:
+        print(f"nnkernels train: {chosen} is there already; choose another --out", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, OSError) as error:
         print(f"nnkernels train: {error}", file=sys.stderr)
         return 2
     print(f"{row.problem}: {row.metric.name} {row.metric.shown(learned.value)}")
     if row.picture is not None and not missing("matplotlib"):
-        picture(row, learned, chosen / "learned.png")
+        picture(row, chosen / "learned.png", learned)
     print(f"what was learned: {path}")
     return 0
 
