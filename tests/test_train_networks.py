@@ -122,3 +122,11 @@ def test_a_network_says_which_shape_it_wants():
         build("cnn", (12,), 3)
     with pytest.raises(ValueError, match=r"LSTM takes the shape \(places, features\), got \(1, 8, 8\)"):
         build("lstm", (1, 8, 8), 3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_exported_for_batches_of_any_size(name):
+    torch.manual_seed(0)
+    network, given = build(name, shape(name), 11, width=32).eval(), batch(name)
+    exported = torch.export.export(network, (given,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(exported.module()(given[:3]), network(given[:3]))

@@ -49,7 +49,7 @@ class Cell(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         given = self.given(x)
-        state = tuple(given.new_zeros(len(x), self.width) for _ in range(self.states))
+        state = tuple(given.new_zeros(given.shape[0], self.width) for _ in range(self.states))
         told = []
         for one in given.unbind(1):
             state = self.step(one, state)
