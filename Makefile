@@ -32,7 +32,7 @@ $(VENV)/packages: pyproject.toml
 	touch $@
 
 $(VENV)/installed: $(VENV)/packages $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,train,export,test,lint]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,train,networks,export,test,lint]'
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""The command line: `nnkernels info | check | demo | bench | gallery | train | tune | predict | export`.
+"""The command line: `nnkernels info | check | demo | bench | gallery | networks | train | tune | ...`.
 
 It needs no torch until a command computes: help and refusals come at once.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from .names import BACKENDS, unknown
 from .registry import Activation, catalogue
 
-COMMANDS = ("info", "check", "demo", "bench", "gallery", "train", "tune", "predict", "export")
+COMMANDS = ("info", "check", "demo", "bench", "gallery", "networks", "train", "tune", "predict", "export")
 OWN_OPTIONS = ("train", "tune")
 """The commands that read their options themselves."""
 
@@ -166,6 +166,16 @@ def parser() -> argparse.ArgumentParser:
     )
     gallery.add_argument(
         "--activation", action="append", type=any_activation, metavar="NAME", help="only this one; may be repeated"
+    )
+
+    networks = commands.add_parser("networks", help="run the networks' recipes: what each reaches, and its limit")
+    which = networks.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="the slow ones too")
+    which.add_argument("--only", nargs="+", metavar="NAME", help="these recipes")
+    networks.add_argument("--seeds", type=positive, help="how many, from 0 on (default: each recipe's own, mostly 3)")
+    networks.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
+    networks.add_argument(
+        "--pictures", type=folder, metavar="DIR", help="also draw what was learned, as far as it shows"
     )
 
     commands.add_parser("train", add_help=False, help="train a network; its options: nnkernels train --help")

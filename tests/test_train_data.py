@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from test_train_generated import SIZES as GENERATED
 from torch.utils.data import Dataset
 
 from nnkernels.train import Data, Processes
@@ -90,7 +91,7 @@ def _refused(*args, **options):
 
 
 def test_all_names_load_something():
-    assert set(SIZES) | {"pydoc", "mnist", "fashion_mnist", "cifar10"} == set(DATA)
+    assert {*SIZES, *GENERATED} | {"pydoc", "mnist", "fashion_mnist", "cifar10"} == set(DATA)
 
 
 class Noisy(Dataset):

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+from nnkernels import networks
+
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
+WITHOUT = ("recipes", "recipe", "keeping", "estimating", "recurrent")
+"""Of the networks' package, what has no example: it is used through what has."""
 MODULES = ["train", "train.settings", "train.data", "train.trainer", "train.dead_units", "train.predictor"]
-MODULES += ["names", "networks", "networks.activating", "networks.mlp", "networks.cnn", "networks.transformer"]
+MODULES += ["names", "networks", "networks.recipes"]
+MODULES += [f"networks.{one.name}" for one in pkgutil.iter_modules(networks.__path__) if one.name not in WITHOUT]
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 
 

@@ -3,6 +3,7 @@
 nnkernels train --network cnn --data digits --activation mish
 nnkernels train --config runs/digits-cnn-1/settings.yaml --seed 1
 nnkernels train --out runs/digits-cnn-1 --resume
+nnkernels train --recipe mlp --epochs 5     # a row of nnkernels networks
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import signal
 import sys
 from pathlib import Path
 
-from ..cli import missing
+from ..cli import missing, seed
+from .networks import picture
 
 
 def _settings(options: list[str]):
@@ -26,6 +28,7 @@ def _settings(options: list[str]):
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
+    first.add_argument("--recipe")
     known, rest = first.parse_known_args(options)
     first.add_argument("--out", type=Path)
     first.add_argument("--resume", action="store_true")
@@ -36,13 +39,66 @@ def _settings(options: list[str]):
     if saved is not None and not saved.exists():
         raise ValueError(_no_run(saved.parent))
     base = Settings()
-    if known.config is not None:
+    if known.recipe is not None:
+        base = _of_recipe(known.recipe)
+    elif known.config is not None:
         base = Settings.load(known.config)
     elif saved is not None:
         base = Settings.load(saved)
     base = dataclasses.replace(base, resume=False)
     told = "\n\n".join(filter(None, (__doc__ or "").split("\n")))  # tyro fills paragraphs, and each example is a line
     return tyro.cli(Settings, prog="nnkernels train", description=told, default=base, args=rest)
+
+
+def _of_recipe(name: str):
+    """The settings of a recipe that the trainer trains.
+
+    Raises:
+        ValueError: there is no such recipe, or the trainer does not train it.
+    """
+    from ..networks.recipes import recipe
+    from ..networks.trials import Trained
+
+    trial = recipe(name).trial
+    if not isinstance(trial, Trained):
+        raise ValueError(f"the recipe {name!r} is not trained by gradients: it takes --recipe, --seed and --out alone")
+    return trial.settings
+
+
+def _fit(options: list[str]) -> int | None:
+    """Fits a recipe whose network fits itself, and keeps what it learned; None if the options name no such recipe."""
+    first = argparse.ArgumentParser("nnkernels train", add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe")
+    first.add_argument("--seed", type=seed, default=0)
+    first.add_argument("--out", type=Path)
+    own, rest = first.parse_known_args(options)
+    if own.recipe is None or rest:
+        return None
+    print(f"getting ready: the recipe {own.recipe}", file=sys.stderr, flush=True)
+    from ..networks.keeping import save
+    from ..networks.recipes import recipe
+    from ..networks.trials import Fitted
+    from ..train.folder import free, taken
+
+    try:
+        row = recipe(own.recipe)
+        if not isinstance(row.trial, Fitted):
+            return None
+        chosen = own.out or free(own.recipe)
+        with taken(chosen, new=True):
+            learned = row.trial.run(own.seed, chosen)
+            path = save(row, learned, own.seed, chosen)
+    except FileExistsError:
+        print(f"nnkernels train: {chosen} is there already; choose another --out", file=sys.stderr)
+        return 2
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"nnkernels train: {error}", file=sys.stderr)
+        return 2
+    print(f"{row.problem}: {row.metric.name} {row.metric.shown(learned.value)}")
+    if row.picture is not None and not missing("matplotlib"):
+        picture(row, chosen / "learned.png", learned)
+    print(f"what was learned: {path}")
+    return 0
 
 
 def _no_run(folder: Path) -> str:
@@ -57,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
     if (name := missing("torchmetrics", "tyro", "yaml")) is not None:
         print(f"nnkernels train needs {name}; run: pip install 'nnkernels[train]'", file=sys.stderr)
         return 2
+    if (code := _fit(args.options)) is not None:
+        return code
     try:
         settings = _settings(args.options)
     except BrokenPipeError:

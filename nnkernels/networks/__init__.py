@@ -14,10 +14,13 @@ from typing import Any
 import torch
 
 from .cnn import CNN
+from .gru import GRU
+from .lstm import LSTM
 from .mlp import MLP
+from .rnn import RNN
 from .transformer import Transformer
 
-__all__ = ["CNN", "MLP", "NETWORKS", "Network", "Transformer", "build"]
+__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Network", "Transformer", "build"]
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,21 @@ class Network:
 
     Attributes:
         make: `make(shape, outputs, *, activation, width, depth, dropout)`, each option with a default.
-        takes: "numbers" of any shape, "pictures" (channels, height, width) or "characters" (their numbers).
+        takes: "numbers" of any shape, "pictures" (channels, height, width), "sequences" (places, features) and
+            "characters" (their numbers): one of them or more.
     """
 
     make: Callable[..., torch.nn.Module]
-    takes: str
+    takes: tuple[str, ...]
 
 
 NETWORKS: dict[str, Network] = {
-    "mlp": Network(MLP, "numbers"),
-    "cnn": Network(CNN, "pictures"),
-    "transformer": Network(Transformer, "characters"),
+    "mlp": Network(MLP, ("numbers",)),
+    "cnn": Network(CNN, ("pictures",)),
+    "rnn": Network(RNN, ("sequences", "characters")),
+    "lstm": Network(LSTM, ("sequences", "characters")),
+    "gru": Network(GRU, ("sequences", "characters")),
+    "transformer": Network(Transformer, ("characters",)),
 }
 
 
@@ -52,7 +59,4 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **options: Any) -> to
     Raises:
         ValueError: the network or the activation is not known, or the shape does not suit the network.
     """
-    network = NETWORKS[name]
-    if network.takes == "pictures" and len(shape) != 3:
-        raise ValueError(f"{name} takes pictures (channels, height, width), but one input has the shape {shape}")
-    return network.make(shape, outputs, **{key: value for key, value in options.items() if value is not None})
+    return NETWORKS[name].make(shape, outputs, **{key: value for key, value in options.items() if value is not None})

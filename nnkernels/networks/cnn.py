@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .activating import features_in, initialise, layer
+from .expecting import expect
 
 
 class CNN(torch.nn.Sequential):
@@ -40,6 +41,7 @@ class CNN(torch.nn.Sequential):
         depth: int = 2,
         dropout: float = 0.0,
     ) -> None:
+        expect(self, shape, "channels", "height", "width")
         channels, height, breadth = shape
         if min(height, breadth) < 2**depth:
             raise ValueError(f"{height} x {breadth} pixels cannot be halved {depth} times; choose a smaller depth")

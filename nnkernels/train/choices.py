@@ -3,7 +3,7 @@
 Losses and optimisers are those that torch has had since 2.11.
 """
 
-NETWORKS = ("mlp", "cnn", "transformer")
+NETWORKS = ("mlp", "cnn", "rnn", "lstm", "gru", "transformer")
 OWN = "own"
 """The name of data that was given in Python."""
 DATA = (
@@ -16,6 +16,12 @@ DATA = (
     "sunspots",
     "pydoc",
     "mnist5k",
+    "mnist1d",
+    "xor",
+    "spiral",
+    "adding",
+    "mackey_glass",
+    "lorenz",
     "mnist",
     "fashion_mnist",
     "cifar10",

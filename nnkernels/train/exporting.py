@@ -20,7 +20,7 @@ def example(predictor: Predictor) -> Tensor:
     if problem.kind == "characters":
         return torch.randint(problem.outputs, (3, *problem.shape), generator=generator)
     mean, std = torch.tensor(problem.mean), torch.tensor(problem.std)
-    return (mean + std * torch.randn(3, *problem.shape, generator=generator)).to(next(predictor.parameters()).dtype)
+    return (mean + std * torch.randn(3, *problem.shape, generator=generator)).to(predictor.dtype)
 
 
 def export(predictor: Predictor, path: Path, form: str) -> float:

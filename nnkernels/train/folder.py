@@ -25,9 +25,9 @@ def holds_run(folder: Path) -> bool:
     return (folder / LOCK).exists() or bool(checkpoints.found() or checkpoints.found("best"))
 
 
-def free(data: str, network: str) -> Path:
-    """The first of runs/DATA-NETWORK-1, -2, ... that is not there."""
-    folders = (Path("runs") / f"{data}-{network}-{number}" for number in itertools.count(1))
+def free(*names: str) -> Path:
+    """The first of runs/NAMES-1, -2, ... that is not there; of most runs the names are those of data and network."""
+    folders = (Path("runs") / f"{'-'.join(names)}-{number}" for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
 
 

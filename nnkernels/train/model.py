@@ -16,6 +16,9 @@ from .optimizers import LOSSES
 from .parallel import local
 from .settings import Settings
 
+_FORMS = {2: ("sequences",), 3: ("pictures",)}
+"""What an input of so many dimensions may be beside plain numbers."""
+
 _USUAL_LOSS = {"classes": "cross_entropy", "characters": "cross_entropy", "values": "mse"}
 
 
@@ -44,15 +47,14 @@ def network(settings: Settings, problem: Problem) -> torch.nn.Module:
     Raises:
         ValueError: the network does not take such inputs; the message names those that do.
     """
-    takes = {"numbers", "pictures"} if len(problem.shape) == 3 else {"numbers"}
-    if problem.kind == "characters":
-        takes = {"characters"}
+    forms = {"numbers", *_FORMS.get(len(problem.shape), ())} if problem.kind != "characters" else {"characters"}
     row = NETWORKS[settings.network]
-    if row.takes not in takes:
-        those = ", ".join(name for name, one in NETWORKS.items() if one.takes in takes)
+    if forms.isdisjoint(row.takes):
+        those = ", ".join(name for name, one in NETWORKS.items() if not forms.isdisjoint(one.takes))
         given = "characters" if problem.kind == "characters" else f"numbers of the shape {problem.shape}"
         raise ValueError(
-            f"the network {settings.network!r} takes {row.takes}, but {settings.data!r} has {given}; these fit: {those}"
+            f"the network {settings.network!r} takes {' or '.join(row.takes)}, but {settings.data!r} has {given}; "
+            f"these fit: {those}"
         )
     options = {name: getattr(settings, name) for name in ("activation", "width", "depth", "dropout")}
     made = build(settings.network, problem.shape, problem.outputs, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ class Predictor(torch.nn.Module):
             return outputs * self.problem.target_std + self.problem.target_mean
         return torch.softmax(outputs, -1)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers that it takes."""
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        """Any one; what was not learned by gradients are buffers."""
+        return next(chain(self.model.parameters(), self.model.buffers()))
+
     @classmethod
     def load(cls, path: Path, model: torch.nn.Module | None = None) -> Predictor:
         """The network of a checkpoint, or the best of a run's folder; with the mean weights where there are such.
@@ -56,6 +67,10 @@ class Predictor(torch.nn.Module):
             CheckpointError: there is no checkpoint, none is whole, or it is of another network.
         """
         path, state = _found(path)
+        if "recipe" in state:
+            from ..networks.keeping import predictor
+
+            return predictor(path, state)
         settings, problem, weights = _parts(path, state)
         if model is None and settings.data == OWN:
             raise CheckpointError(f"{path} is of a network or data of your own; give the network as `model`")
@@ -80,8 +95,7 @@ class Predictor(torch.nn.Module):
         forms = (shape, tuple(length for length in shape if length != 1), (size,))
         if x.numel() == 0 or (given not in forms and given[1:] not in forms):
             raise ValueError(f"one input has the shape {shape}, {size} numbers; got a tensor of shape {given}")
-        weight = next(self.model.parameters())
-        batch = x.reshape(-1, *shape).to(weight.device, weight.dtype)
+        batch = x.reshape(-1, *shape).to(self._weight.device, self.dtype)
         bad = (~batch.isfinite()).reshape(len(batch), -1).nonzero()
         if len(bad):
             number, place = bad[0].tolist()

@@ -30,7 +30,7 @@ class Settings:
     """
 
     network: str = "mlp"
-    """The network: mlp, cnn or transformer."""
+    """The network, such as mlp, cnn, gru or transformer."""
     data: str = "digits"
     """The data set, such as digits, wine, mnist5k or pydoc."""
     activation: str | None = None

@@ -1,0 +1,66 @@
+"""What networks are compared with where scikit-learn has nothing, and how it is judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def squared_error(model: Any, data: Any) -> float:
+    """The mean square error on a `Split`'s held-out part."""
+    return float(((model.predict(data.held_x).reshape(data.held_y.shape) - data.held_y) ** 2).mean())
+
+
+class Polynomial:
+    """A polynomial of one variable by least squares, with scikit-learn's `fit` and `predict`."""
+
+    def __init__(self, degree: int) -> None:
+        self.degree = degree
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Polynomial:
+        self.coefficients = np.polyfit(x[:, 0], y, self.degree)
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.polyval(self.coefficients, x[:, 0])
+
+
+class Bigram(torch.nn.Module):
+    """Each character from the one before it, by counting.
+
+    Args:
+        characters: of the alphabet.
+
+    Shape: `(batch, places)` to the logarithms of probabilities, `(batch, places, characters)`.
+
+    Example:
+        >>> import torch
+        >>> from nnkernels.networks.baselines import Bigram
+        >>> text = torch.tensor([[0, 1, 0, 1, 0, 1]])
+        >>> Bigram(2).fit(text[:, :-1], text[:, 1:])(torch.tensor([[0]])).argmax().item()
+        1
+    """
+
+    likely: Tensor
+
+    def __init__(self, characters: int) -> None:
+        super().__init__()
+        self.register_buffer("likely", torch.full((characters, characters), 1 / characters).log())
+
+    def fit(self, texts: Tensor, following: Tensor) -> Bigram:
+        """Counts; each pair is seen a tenth of a time before. Both are `(texts, places)`."""
+        characters = len(self.likely)
+        pairs = torch.bincount((texts * characters + following).flatten(), minlength=characters**2)
+        counts = pairs.view(characters, characters) + 0.1
+        self.likely = (counts / counts.sum(1, keepdim=True)).log()
+        return self
+
+    def forward(self, texts: Tensor) -> Tensor:
+        return self.likely[texts]
+
+    def bits(self, texts: Tensor, following: Tensor) -> float:
+        """Bits per character of what follows."""
+        return -self(texts).gather(2, following.unsqueeze(2)).mean().item() / torch.log(torch.tensor(2.0)).item()
