@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch>=2.11
 # The wheel's C++ autograd node serves every patch of a minor version of torch.
-WHEEL_TORCHES ?= 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0
+WHEEL_TORCHES ?= 2.11.0 2.12.1 2.13.0 2.14.1
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml

@@ -81,14 +81,17 @@ class _Cuda(native.Native):
         return triton.double_backward(name, grad_grad, grad, x, a, b)
 
 
+NATIVE: dict[str, Backend] = {"cpu": native.Native("cpu"), "cuda": _Cuda("cuda")}
+
+
 @cache
 def named(name: str) -> Backend | str:
     """The backend called `name`, or one sentence why this installation lacks it."""
     if name == "reference":
         return REFERENCE
-    if name in ("cpu", "cuda"):
+    if name in NATIVE:
         loaded = native.library(name)
-        return loaded if isinstance(loaded, str) else _Cuda(name) if name == "cuda" else native.Native(name)
+        return loaded if isinstance(loaded, str) else NATIVE[name]
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; run: pip install triton"
     from .triton import TritonBackend

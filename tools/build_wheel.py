@@ -48,7 +48,7 @@ def main() -> None:
     versions = parser.parse_args().versions
 
     for stale in (UNTAGGED, *ROOT.glob("build/lib*")):  # from which setuptools would pack what is gone from the tree
-        shutil.rmtree(stale)
+        shutil.rmtree(stale, ignore_errors=True)
     run(
         *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", UNTAGGED, "."),
         NNKERNELS_TORCHES=os.pathsep.join(str(torch_of(version)) for version in versions),
