@@ -256,7 +256,7 @@ class BuildNative(build_ext):
             "SOURCES": digest_of_sources(),
         }
         defines = " ".join("-DNNK_{}={}".format(name, shlex.quote(f'"{value}"')) for name, value in facts.items())
-        flags = f"{BINDING_FLAGS} -O0 -isystem {pybind11.get_include()} {python} {defines}"
+        flags = f"{BINDING_FLAGS} -O1 -isystem {pybind11.get_include()} {python} {defines}"
         return ninja.compile("cxx", ROOT / "csrc/bindings/build_info.cpp", flags)
 
     def get_outputs(self) -> list[str]:

