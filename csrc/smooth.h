@@ -1,7 +1,7 @@
 // The smooth activations. Each is a value and two derivatives at x, built on e = exp(-|...|) so that tails keep digits.
 #pragma once
 
-#include "math.h"
+#include "exponentials.h"
 
 namespace nnk::NNK_ISA {
 

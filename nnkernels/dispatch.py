@@ -46,14 +46,29 @@ class _Reference:
 REFERENCE: Backend = _Reference()
 
 
+class _Cuda(native.Native):
+    """The CUDA kernels, which leave second derivatives to Triton, or to the reference without it."""
+
+    def double_backward(
+        self, name: str, grad_grad: Tensor, grad: Tensor, x: Tensor, a: float, b: float
+    ) -> tuple[Tensor, Tensor]:
+        triton = named("triton")
+        if isinstance(triton, str) or not triton.has(name) or triton.unavailable(x.device):
+            return REFERENCE.double_backward(name, grad_grad, grad, x, a, b)
+        return triton.double_backward(name, grad_grad, grad, x, a, b)
+
+
+NATIVE: dict[str, Backend] = {"cpu": native.Native("cpu"), "cuda": _Cuda("cuda")}
+
+
 @cache
 def named(name: str) -> Backend | str:
     """The backend called `name`, or one sentence why this installation lacks it."""
     if name == "reference":
         return REFERENCE
-    if name in ("cpu", "cuda"):
+    if name in NATIVE:
         loaded = native.library(name)
-        return loaded if isinstance(loaded, str) else native.Native(name)
+        return loaded if isinstance(loaded, str) else NATIVE[name]
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; run: pip install triton"
     from .triton import TritonBackend

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import re
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -62,9 +63,29 @@ def stale() -> str | None:
     return None if built == digest.hexdigest()[:16] else f"csrc/ has changed since the kernels were built; run: {MEND}"
 
 
-def extension(name: str) -> ModuleType | None:
-    """The Python extension called `name`, if it was built for this Python."""
-    path = _LIB / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+def node_versions() -> dict[str, str]:
+    """For each torch that has a C++ autograd node for this Python, the file in which it is."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    files = sorted(path.name for path in _LIB.glob(f"_autograd-*{suffix}"))
+    return {name.removeprefix("_autograd-").removesuffix(suffix): name for name in files}
+
+
+def node_file(running: str) -> str | None:
+    """The node that serves the torch whose version is `running`: torch keeps its C++ interface between patches."""
+    versions = node_versions()
+    alike = [version for version in versions if _release(version) == _release(running)]
+    return versions[running if running in versions else alike[-1]] if alike else None
+
+
+def _release(version: str) -> str:
+    """The major and minor version of a release; the whole version of anything else, which has no other like it."""
+    release = re.fullmatch(r"(\d+\.\d+)\.\d+(\+[a-z0-9.]+)?", version)
+    return release[1] if release else version
+
+
+def extension(name: str, file: str | None = None) -> ModuleType | None:
+    """The Python extension called `name`, if it was built for this Python, from `file` where that has another name."""
+    path = _LIB / (file or f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
     if not path.exists():
         return None
     spec = importlib.util.spec_from_file_location(name, path)

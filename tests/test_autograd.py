@@ -213,6 +213,17 @@ def test_second_backward_of_a_hessian_vector_product_uses_the_fused_kernel():
     assert calls == ["mish"]
 
 
+def test_second_derivatives_beside_the_cuda_kernels_are_the_references_without_triton():
+    x, grad = off_knees(40), torch.linspace(-1, 1, 40, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        found = dispatch.NATIVE["cuda"].double_backward("mish", grad + 2, grad, x, 0.0, 0.0)
+    for got, expected in zip(
+        found, dispatch.REFERENCE.double_backward("mish", grad + 2, grad, x, 0.0, 0.0), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 @pytest.mark.skipif(not autograd.has_cpp_node(), reason="the C++ autograd node was not built for this torch")
 def test_python_routes_hold_without_the_cpp_node():
     tests = [

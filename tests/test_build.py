@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
 
 from nnkernels import native
+from nnkernels.autograd import node
+from nnkernels.commands import info
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +65,35 @@ def test_stale_sources_are_noticed(monkeypatch, tmp_path):
     (tmp_path / "setup.py").write_text("")
     monkeypatch.setattr(native, "_SOURCES", tmp_path / "csrc")
     assert native.MEND in native.stale()
+
+
+@pytest.mark.parametrize(
+    ("running", "served_by"),
+    [
+        ("2.11.0+cu130", "2.11.0"),  # another build of it
+        ("2.14.3", "2.14.1+cpu"),  # another patch
+        ("2.14.1+cpu", "2.14.1+cpu"),
+        ("2.13.0", None),
+        ("2.14.0a0+git1234567", None),  # no release: its interface may be any
+        ("2.15.0.dev20261101", "2.15.0.dev20261101"),
+        ("2.15.0", None),
+    ],
+)
+def test_the_node_is_that_of_the_running_torchs_minor_version(running, served_by, monkeypatch, tmp_path):
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    for version in ("2.11.0", "2.14.1+cpu", "2.15.0.dev20261101"):
+        (tmp_path / f"_autograd-{version}{suffix}").touch()
+    (tmp_path / "_autograd-2.13.0.cpython-27-other.so").touch()  # another Python's
+    monkeypatch.setattr(native, "_LIB", tmp_path)
+    assert native.node_file(running) == (served_by and f"_autograd-{served_by}{suffix}")
+
+
+def test_info_says_that_the_node_is_another_torchs(monkeypatch, tmp_path):
+    (tmp_path / f"_autograd-2.10.0{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    monkeypatch.setattr(native, "_LIB", tmp_path)
+    monkeypatch.setattr(node, "module", None)
+    told = info.collect()["autograd_node"]
+    assert "built for torch 2.10.0" in told and torch.__version__ in told and "Python routes" in told
 
 
 def test_build_info_names_what_it_was_built_with():

@@ -125,7 +125,6 @@ void implement(Library& m) {
   m.impl("forward", TORCH_BOX(&forward));
   m.impl("forward_", TORCH_BOX(&forward_));
   m.impl("backward", TORCH_BOX(&backward));
-  m.impl("double_backward", TORCH_BOX(&double_backward));
 }
 
 }  // namespace nnk

@@ -34,6 +34,9 @@ STABLE_TORCH_LIBRARY(nnkernels, m) {
       "double_backward(Tensor grad_grad, Tensor grad, Tensor x, int activation, float a, float b) -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
+  implement(m);
+  m.impl("double_backward", TORCH_BOX(&double_backward));
+}
 
 }  // namespace nnk

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "../exponentials.h"
 #include "convert.h"
 #include "reducing.h"
 

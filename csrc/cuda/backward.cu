@@ -14,7 +14,6 @@ struct Op {
   __device__ void operator()(T (&v)[3][2], int e) const { v[2][e] = times_slope<Activation>(v[0][e], f.d1(v[1][e])); }
 };
 
-#define NNK_POLICY Arithmetic
 NNK_TABLE;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the three passes share: 16-byte vectors, the conversion of stored types, and one elementwise kernel.
+// What both passes share: 16-byte vectors, the conversion of stored types, and one elementwise kernel.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,7 +15,6 @@ namespace nnk::device {
 struct StoredDouble {
   using T = double;
   using Arithmetic = Double;
-  using Precise = Double;
   static __device__ void widen(const T (&from)[2], double (&to)[2]) { to[0] = from[0], to[1] = from[1]; }
   static __device__ void narrow(const double (&from)[2], T (&to)[2]) { to[0] = from[0], to[1] = from[1]; }
 };
@@ -23,7 +22,6 @@ struct StoredDouble {
 struct StoredFloat {
   using T = float;
   using Arithmetic = Single;
-  using Precise = Single;
   static __device__ void widen(const T (&from)[2], float (&to)[2]) { to[0] = from[0], to[1] = from[1]; }
   static __device__ void narrow(const float (&from)[2], T (&to)[2]) { to[0] = from[0], to[1] = from[1]; }
 };
@@ -31,7 +29,6 @@ struct StoredFloat {
 struct StoredBFloat16 {
   using T = __nv_bfloat16;
   using Arithmetic = Fast;
-  using Precise = Single;
   static __device__ void widen(const T (&from)[2], float (&to)[2]) {
     to[0] = __bfloat162float(from[0]), to[1] = __bfloat162float(from[1]);
   }
@@ -44,7 +41,6 @@ struct StoredBFloat16 {
 struct StoredHalf {
   using T = __half;
   using Arithmetic = Fast;
-  using Precise = Single;
   static __device__ void widen(const T (&from)[2], float (&to)[2]) {
     const float2 pair = __half22float2(__halves2half2(from[0], from[1]));
     to[0] = pair.x, to[1] = pair.y;
@@ -165,14 +161,13 @@ using Launch = cudaError_t (*)(const Job&, cudaStream_t);
 
 cudaError_t forward(const Job& job, cudaStream_t stream);
 cudaError_t backward(const Job& job, cudaStream_t stream);
-cudaError_t double_backward(const Job& job, cudaStream_t stream);
 
 }  // namespace nnk::device
 
 // The launchers of one pass, by activation and stored type: `Op` is a template <class Activation> of elementwise's
 // form.
-#define NNK_TABLE_ROW(name)                                                                                          \
-  {launch<Op<name<StoredDouble::NNK_POLICY>>, StoredDouble>, launch<Op<name<StoredFloat::NNK_POLICY>>, StoredFloat>, \
-   launch<Op<name<StoredBFloat16::NNK_POLICY>>, StoredBFloat16>,                                                     \
-   launch<Op<name<StoredHalf::NNK_POLICY>>, StoredHalf>},
+#define NNK_LAUNCH(name, Stored) launch<Op<name<Stored::Arithmetic>>, Stored>
+#define NNK_TABLE_ROW(name)                                                                         \
+  {NNK_LAUNCH(name, StoredDouble), NNK_LAUNCH(name, StoredFloat), NNK_LAUNCH(name, StoredBFloat16), \
+   NNK_LAUNCH(name, StoredHalf)},
 #define NNK_TABLE constexpr Launch table[][4] = {NNK_ACTIVATIONS(NNK_TABLE_ROW)}

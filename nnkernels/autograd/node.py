@@ -13,9 +13,8 @@ from .. import dispatch, native, policies
 def _load() -> Any:
     if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
         return None
-    if native.build_info().get("built_under_torch") != torch.__version__ or not native.launcher("cpu"):
-        return None
-    return native.extension("_autograd")
+    file = native.node_file(torch.__version__)
+    return native.extension("_autograd", file) if file and native.launcher("cpu") else None
 
 
 module: Any = _load()

@@ -33,9 +33,11 @@ def _backend(name: str) -> str:
 def _cpp_node() -> str:
     if autograd.has_cpp_node():
         return "in use"
-    built = native.build_info().get("built_under_torch")
-    if built and built != torch.__version__:
-        return f"not in use: built for torch {built}; the Python routes serve instead"
+    built = native.node_versions()
+    if built and not native.node_file(torch.__version__):
+        return (
+            f"not in use: built for torch {', '.join(built)}, not {torch.__version__}; the Python routes serve instead"
+        )
     if os.environ.get("NNKERNELS_AUTOGRAD") == "python":
         return "not in use: switched off with NNKERNELS_AUTOGRAD=python"
     return f"not in use: {native.missing().get('autograd', 'it could not be loaded')}; the Python routes serve instead"

@@ -147,7 +147,7 @@ struct Shortcut {
   std::unordered_map<Key, std::shared_ptr<const Remembered>, HashOfKey>* known;
 };
 
-constexpr size_t kMost = 1024;  // sizes that change with every call must not fill the memory: a full table starts anew
+constexpr size_t kMostShortcuts = 1024;  // sizes that change with every call must not fill the memory: a full table starts anew
 
 std::shared_ptr<const Remembered> learned(const Arguments& given, const Watch& watch, PyObject* result) {
   if (watch.calls != 1 || !watch.plan || !THPVariable_Check(result) || !THPVariable_Unpack(result).is_same(watch.y)) {
@@ -169,7 +169,7 @@ std::shared_ptr<const Remembered> learned(const Arguments& given, const Watch& w
   return found;
 }
 
-PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
+PyObject* call_shortcut(PyObject* self, PyObject* args, PyObject* kwargs) {
   HANDLE_TH_ERRORS
   auto* shortcut = reinterpret_cast<Shortcut*>(self);
   Arguments given;
@@ -192,14 +192,14 @@ PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
   }
   if (!result) return nullptr;
   if (auto found = learned(given, watch, result)) {
-    if (shortcut->known->size() >= kMost) shortcut->known->clear();
+    if (shortcut->known->size() >= kMostShortcuts) shortcut->known->clear();
     shortcut->known->insert_or_assign(std::move(given.key), std::move(found));
   }
   return result;
   END_HANDLE_TH_ERRORS
 }
 
-void destroy(PyObject* self) {
+void destroy_shortcut(PyObject* self) {
   auto* shortcut = reinterpret_cast<Shortcut*>(self);
   Py_XDECREF(shortcut->function);
   delete shortcut->known;
@@ -210,7 +210,7 @@ void destroy(PyObject* self) {
 
 PyTypeObject* type_of_shortcuts() {
   static PyType_Slot slots[] = {
-      {Py_tp_call, reinterpret_cast<void*>(call)}, {Py_tp_dealloc, reinterpret_cast<void*>(destroy)}, {0, nullptr}};
+      {Py_tp_call, reinterpret_cast<void*>(call_shortcut)}, {Py_tp_dealloc, reinterpret_cast<void*>(destroy_shortcut)}, {0, nullptr}};
   static PyType_Spec spec = {"nnkernels.Shortcut", sizeof(Shortcut), 0, Py_TPFLAGS_DEFAULT, slots};
   static PyObject* type = PyType_FromSpec(&spec);
   return reinterpret_cast<PyTypeObject*>(type);
