@@ -4,7 +4,7 @@
 #   bash benchmarks/gpu.sh                  # all the steps
 #   bash benchmarks/gpu.sh build test       # some of: build test memcheck large time families overhead crossovers
 #   PYTHON=python3.12 SECONDS_TO_TIME=300 bash benchmarks/gpu.sh time
-#   TESTS="tests/test_fused.py tests/test_gated.py" bash benchmarks/gpu.sh test
+#   TESTS="tests/functional/test_fused.py tests/functional/test_gated.py" bash benchmarks/gpu.sh test
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -31,7 +31,7 @@ step() {  # name, command...
 test_step() {
   local file name shard shards
   export OMP_NUM_THREADS=1
-  for file in ${TESTS:-tests/test_*.py}; do
+  for file in ${TESTS:-tests/*/test_*.py}; do
     case $file in
       *numbers.py | *triton.py | *autograd.py) shards=4 ;;
       *) shards=1 ;;

@@ -28,7 +28,7 @@ else:
             "Data": "data",
             "Evaluation": "trainer",
             "InUse": "locking",
-            "NotFinite": "finite",
+            "NotFinite": "divergence",
             "Problem": "data",
             "Processes": "processes",
             "Result": "trainer",

@@ -16,7 +16,7 @@ from nnkernels import native
 from nnkernels.autograd import node
 from nnkernels.commands import info
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def build(tmp_path: Path, **environment: str) -> tuple[int, dict[str, str], str]:

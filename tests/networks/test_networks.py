@@ -29,7 +29,7 @@ from nnkernels.train.datasets import named
 from nnkernels.train.exporting import export
 from nnkernels.train.predictor import Predictor
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(

@@ -17,7 +17,7 @@ from nnkernels import accuracy, dispatch, native, nn, reference, registry
 from nnkernels.catalogue.elementwise import SELU_ALPHA, SELU_SCALE
 from nnkernels.registry import Activation, catalogue
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 NAMES = {row.name for row in catalogue(Activation)}
 

@@ -224,7 +224,7 @@ def test_instruction_sets_draw_the_same():
     )
     if native.instruction_set() in ("none", "baseline", "neon"):
         pytest.skip("there is one instruction set only")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     env |= {"NNKERNELS_ISA": "baseline"}
     least = subprocess.check_output([sys.executable, "-c", code + "; print(y)"], env=env, text=True)
     here: dict = {}

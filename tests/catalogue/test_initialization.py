@@ -14,7 +14,7 @@ from nnkernels import accuracy, initialization, nn, reference
 from nnkernels.initialization import has_gain, init_for
 from nnkernels.registry import Activation, Fused, catalogue
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEPTH, WIDTH, BATCH, NETS = 20, 512, 16, 3
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_reducing import assert_close
-from test_triton import INTERPRETED, compiles
+from triton_tools import INTERPRETED, compiles
 
 import nnkernels
 
@@ -21,10 +21,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels are tested as they are")
 def test_under_the_interpreter():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     chosen = "triton and bfloat16 and (plain or 1025 or same-add or float32-keep) or masked or chunks"
-    files = ["tests/test_reducing.py", "tests/test_reducing_gradients.py"]
+    files = ["tests/functional/test_reducing.py", "tests/functional/test_reducing_gradients.py"]
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -19,7 +19,7 @@ from nnkernels import accuracy, nn, registry
 from nnkernels.benchmark import compare
 from nnkernels.commands import check
 
-PAGE = (Path(__file__).parent.parent / "docs/registering.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/registering.md").read_text()
 
 
 def bent(x, alpha=0.5):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```\w+ (append|insert)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,7 +59,7 @@ def test_the_walk_adds_an_activation_to_every_backend(tmp_path):
     )
     run("-c", use)
     assert "hardmish" in run("-m", "nnkernels", "bench", "--activation", "hardmish", "--size", "4096")
-    tests = ("tests/test_numbers.py", "tests/test_saving.py", "tests/test_catalogue.py")
+    tests = ("tests/kernels/test_numbers.py", "tests/autograd/test_saving.py", "tests/catalogue/test_catalogue.py")
     told = run("-m", "pytest", "-p", "no:cacheprovider", "-k", "hardmish", *tests)
     assert int(re.search(r"(\d+) passed", told).group(1)) > 20 and "failed" not in told
     pytest.importorskip("triton")

@@ -20,7 +20,7 @@ WITHOUT = ("recipes", "recipe", "keeping", "estimating", "recurrent")
 MODULES = ["train", "train.settings", "train.data", "train.trainer", "train.dead_units", "train.predictor"]
 MODULES += ["names", "networks", "networks.recipes"]
 MODULES += [f"networks.{one.name}" for one in pkgutil.iter_modules(networks.__path__) if one.name not in WITHOUT]
-PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.mark.parametrize("name", MODULES)

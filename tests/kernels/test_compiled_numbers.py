@@ -16,7 +16,7 @@ from nnkernels import accuracy, compiling, reference
 from nnkernels.benchmark import ours
 from nnkernels.registry import Activation, activation, catalogue
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ZEROS = ("tanh", "elu", "celu", "selu", "silu", "swish", "gelu", "gelu_tanh", "gelu_sigmoid", "mish", "softsign")
 TAILS = torch.tensor([-87.0, -60.0, -34.0, -20.0, -17.3, -9.0, -1e-6, 1e-6, 9.0, 20.0, 44.0, 80.0])
 ALPHAS = {"elu": 1.7, "celu": 0.7}

@@ -19,7 +19,7 @@ from nnkernels import accuracy, dispatch, nn, policies
 from nnkernels.benchmark import ours
 from nnkernels.registry import Activation, catalogue, elementwise
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TWO_SLOPES = [row.name for row in catalogue(Activation) if row.slopes]
 SMOOTH = [row.name for row in catalogue(Activation) if not row.slopes and row.name != "relu_squared"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
