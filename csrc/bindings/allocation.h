@@ -5,6 +5,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
 
 #include <vector>
 
@@ -16,12 +17,12 @@ using Extents = torch::headeronly::IntHeaderOnlyArrayRef;
 inline torch::stable::Tensor allocate(const torch::stable::Tensor& like, Extents sizes, Extents strides,
                                       torch::headeronly::ScalarType type) {
   int32_t device = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STD_TORCH_CHECK(aoti_torch_get_device_type(like.get(), &device) == AOTI_TORCH_SUCCESS, "nnkernels: no device");
   const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), number, device, like.get_device_index(),
-                                                         &made));
+  const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), number,
+                                              device, like.get_device_index(), &made);
+  STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "nnkernels: no memory for a result");
   return torch::stable::Tensor(made);
 }
 

@@ -44,6 +44,17 @@ def at_most_zero(x: Tensor) -> Tensor:
     return torch.where(x > 0, 0.0, x)
 
 
+def product(a: Tensor | float, b: Tensor) -> Tensor:
+    """a b, rounded before anything is added to it, so that `product_error` is what it lacks.
+
+    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a choice lies between the two.
+    """
+    found = a * b
+    if torch.compiler.is_compiling():
+        found = torch.where(found > torch.finfo(b.dtype).max, math.inf, found)
+    return found
+
+
 def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:
     """a b - product (Dekker 1971): what rounding took away. It carries no derivative."""
     a, product = a.detach(), product.detach()

@@ -173,6 +173,9 @@ def _moments(x: Tensor, dims: list[int], process_group: Any) -> tuple[Tensor, Te
     count: Any = 1
     for dim in dims:
         count = count * x.shape[dim]
+    if process_group is None and type(x) is not Tensor:  # DTensors learned var_mean in torch 2.13 only
+        mean = x.mean(dims, keepdim=True)
+        return mean, (x - mean).square().mean(dims, keepdim=True), count
     if process_group is None:
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
         return mean, var, count

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import compute_dtype
-from .base import FAR, Logistic, near, product_error
+from .base import FAR, Logistic, near, product, product_error
 from .saving import pack, unpack
 
 
@@ -27,7 +27,7 @@ def _swish(x: Tensor, beta: Tensor) -> Tensor:
     beta = along_channels(beta, x)
     bound = (FAR / beta.detach().abs()).clamp(max=torch.finfo(x.dtype).max)
     held = near(x, bound)  # type: ignore[arg-type]
-    z = beta * held
+    z = product(beta, held)
     s = Logistic(z, product_error(held, beta, z))
     inside = torch.where(s.positive, held * s.r, s.tail.times(held * s.r))
     return torch.where((x > bound) | (x < -bound), torch.where(beta.detach() * x < 0, 0.0, x), inside)

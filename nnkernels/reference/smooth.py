@@ -19,6 +19,7 @@ from .base import (
     near,
     negated,
     negative_abs,
+    product,
     product_error,
 )
 from .polynomials import MILLS_WHOLE_FLOAT, WHOLE_K
@@ -177,14 +178,14 @@ class swish(_Gate):
 
     @staticmethod
     def _argument(x, a):
-        z = a * x
+        z = product(a, x)
         return z, None if a == 1 else product_error(x, a, z), a, 0.0
 
 
 class gelu_sigmoid(_Gate):
     @staticmethod
     def _argument(x, a):
-        z = _GELU_SIGMOID * x
+        z = product(_GELU_SIGMOID, x)
         return z, product_error(x, _GELU_SIGMOID, z) + x * _lost(_GELU_SIGMOID, x.dtype), _GELU_SIGMOID, 0.0
 
 
@@ -192,14 +193,14 @@ class gelu_tanh(_Gate):
     @staticmethod
     def _argument(x, a):
         x = near(x, 100.0)
-        square = x * x
-        cubic = _GELU_C2 * square
+        square = product(x, x)
+        cubic = product(_GELU_C2, square)
         factor = _GELU_C1 + cubic
         part = factor - _GELU_C1
         lost = (_GELU_C1 - (factor - part)) + (cubic - part)  # Knuth's two-sum: either term may be the larger
         lost = lost + product_error(square, _GELU_C2, cubic) + _GELU_C2 * product_error(x, x, square)
         lost = lost + _lost(_GELU_C1, x.dtype) + square * _lost(_GELU_C2, x.dtype)
-        z = x * factor
+        z = product(x, factor)
         error = product_error(x, factor, z) + x * lost
         return z, error.detach(), _GELU_C1 + 3 * cubic, 6 * _GELU_C2 * x
 
@@ -227,7 +228,7 @@ class gelu(Formula):
     def _normal(x: Tensor) -> tuple[Tensor, Tensor, Tail]:
         """a = |x|, R with Phi(-a) = R exp(-a^2/2), and that exponential."""
         a = -negative_abs(near(x, 100.0))
-        square = a * a
+        square = product(a, a)
         mills = _mills(a) if x.dtype == torch.float32 else 0.5 * torch.special.erfcx(a * math.sqrt(0.5))
         return a, mills, Tail(-0.5 * square, -0.5 * product_error(a, a, square))
 
@@ -298,7 +299,7 @@ class softplus(Formula):
     def _logistic(x: Tensor, a: float) -> tuple[Tensor, Logistic]:
         z = a * x
         x = near(x, FAR / abs(a)) if a else x
-        bounded = a * x
+        bounded = product(a, x)
         return z, Logistic(bounded, None if a == 1 else product_error(x, a, bounded))
 
     @staticmethod

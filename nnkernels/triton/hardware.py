@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from triton.runtime import driver
 
 # 128 threads share 8 KiB of the one input, or 4 KiB of each of several: four 16-byte loads in flight for each thread,
 # and no spilling in any row.
@@ -42,5 +41,7 @@ def shared_memory(device: torch.device) -> int:
 
 def properties(device: torch.device) -> dict[str, int]:
     """What Triton's driver tells of the device."""
+    from triton.runtime import driver
+
     index = torch.accelerator.current_device_index() if device.index is None else device.index
     return driver.active.utils.get_device_properties(index)

@@ -90,12 +90,12 @@ def test_training_says_what_it_is_at_before_torch_is_there(tmp_path):
 def test_the_names_of_settings_are_those_of_what_they_stand_for():
     from nnkernels import dispatch
     from nnkernels.networks import NETWORKS
-    from nnkernels.train import datasets, metrics, optimizing
+    from nnkernels.train import datasets, metrics, optimizers
 
     assert tuple(NETWORKS) == choices.NETWORKS and tuple(datasets.DATA) == choices.DATA
-    assert tuple(metrics.METRICS) == choices.METRICS and tuple(optimizing.SCHEDULES) == choices.SCHEDULES
-    assert set(choices.OPTIMIZERS) <= set(optimizing.OPTIMIZERS)  # a later torch may have more
-    assert set(choices.LOSSES) <= set(optimizing.LOSSES)
+    assert tuple(metrics.METRICS) == choices.METRICS and tuple(optimizers.SCHEDULES) == choices.SCHEDULES
+    assert set(choices.OPTIMIZERS) <= set(optimizers.OPTIMIZERS)  # a later torch may have more
+    assert set(choices.LOSSES) <= set(optimizers.LOSSES)
     assert dispatch.NAMES == BACKENDS
 
 
