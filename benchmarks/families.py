@@ -163,9 +163,11 @@ def main() -> int:
         y = torch.empty_like(x)
         bandwidth = 4 * x.numel() / median_ms(lambda: y.copy_(x), 41)
         del x, y
-        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {bandwidth / 1e9:.2f} TB/s")
+        where = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_per_s": bandwidth / 1e9}
+        print("{device}, torch {torch}, copy {copy_tb_per_s:.2f} TB/s".format(**where))
     else:
         torch.set_num_threads(1)
+        where = {"device": "CPU", "torch": torch.__version__}
         print(f"one thread, torch {torch.__version__}, times as fast as eager")
     for case in cases(args.family, args.device):
         if args.only and args.only not in case.name:
@@ -183,7 +185,7 @@ def main() -> int:
         failed |= found["error"] > LIMIT
         print(line(case, found), flush=True)
     if args.out:
-        args.out.write_text(json.dumps(results, indent=2))
+        args.out.write_text(json.dumps(where | {"results": results}, indent=1) + "\n")
     return int(failed)
 
 

@@ -112,7 +112,8 @@ def measure_one(row: Activation, dtype: torch.dtype, size: int, copy: float, com
 
 
 def report(args: argparse.Namespace) -> int:
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, 2^{args.log2_size} elements")
+    where = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "elements": 2**args.log2_size}
+    print("{device}, torch {torch}, {elements} elements".format(**where))
     results: list[dict] = []
     left_out: list[str] = []
     ends = time.monotonic() + args.seconds
@@ -135,7 +136,7 @@ def report(args: argparse.Namespace) -> int:
             print(f"  {row.name:17} {'  '.join(cells)}  ulp {' '.join(ulps)}  memory {ratio:.2f}", flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"device": torch.cuda.get_device_name(), "results": results}))
+        args.out.write_text(json.dumps(where | {"results": results}, indent=1) + "\n")
     for name in BACKENDS:
         mine = [e for e in results if e["backend"] == name]
         if mine:

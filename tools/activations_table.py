@@ -1,6 +1,6 @@
-"""Rewrites the README's table of activations from the catalogue.
+"""Rewrites the table of docs/activations.md from the catalogue.
 
-python tools/readme_table.py
+python tools/activations_table.py
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nnkernels.registry import Activation, catalogue
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- activations: written by tools/readme_table.py -->", "<!-- end of activations -->"
+PAGE = Path(__file__).resolve().parent.parent / "docs/activations.md"
+BEGIN, END = "<!-- activations: written by tools/activations_table.py -->", "<!-- end of activations -->"
 
 
 def table() -> str:
@@ -35,4 +35,4 @@ def rewritten(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text()))
+    PAGE.write_text(rewritten(PAGE.read_text()))
