@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: demo test lint bench wheel test-wheel clean
+.PHONY: demo test lint tables bench wheel test-wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/nnkernels demo
@@ -22,6 +22,13 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | grep -v polynomials.h \
 	    | xargs $(BIN)/clang-format --dry-run --Werror
+
+# Everything in docs/ that is written from the code or from what was measured.
+tables: $(VENV)/installed
+	for tool in activations_table initialization_table saving_table compiled_table networks_table benchmark_pages; do \
+	    $(BIN)/python tools/$$tool.py || exit 1; \
+	done
+	$(BIN)/nnkernels gallery && cp gallery-output/gallery.png docs/gallery.png
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/cpu.py

@@ -278,5 +278,5 @@ def catalogue(kind: type[Kind]) -> tuple[Kind, ...]: ...
 
 
 def catalogue(kind: type[Row] = Row) -> tuple[Row, ...]:
-    """The rows of one kind (by default of all), in the order of the README's table."""
+    """The rows of one kind (by default of all), in the order of docs/activations.md."""
     return tuple(row for row in _ROWS.values() if isinstance(row, kind))

@@ -1,28 +1,49 @@
-"""The README says what is so."""
+"""The README and the pages say what is so."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_table_is_that_of_the_catalogue():
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "tools/readme_table.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    assert tool.rewritten(README) == README, "run: python tools/readme_table.py"
+    page = (ROOT / "docs/activations.md").read_text()
+    assert tool("activations_table").rewritten(page) == page, "run: make tables"
+
+
+def test_the_figures_are_those_that_were_measured():
+    page = (ROOT / "docs/benchmarks/h100.md").read_text()
+    assert tool("benchmark_pages").rewritten(page, README) == (page, README), "run: make tables"
 
 
 def test_the_example_runs():
     exec(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1), {})
 
 
-def test_the_files_and_commands_it_names_exist():
-    for name in re.findall(r"`((?:benchmarks|tools|docs|nnkernels)/[\w./]+)`", README):
-        assert (ROOT / name).exists(), name
-    for command in re.findall(r"python (benchmarks/\w+\.py)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_and_commands_that_a_page_names_exist(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for command in re.findall(r"python ((?:benchmarks|tools)/\w+\.py)", text):
         assert (ROOT / command).exists(), command
+
+
+def test_the_front_page_is_read_in_two_minutes():
+    assert len(README.split()) < 750

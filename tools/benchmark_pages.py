@@ -1,0 +1,138 @@
+"""Rewrites the tables of docs/benchmarks/h100.md and of the README, and the README's chart, from what was measured.
+
+bash benchmarks/gpu.sh time families      # on the machine with the GPU; then copy its gpu-output/
+python tools/benchmark_pages.py gpu-output/gpu.json gpu-output/families.json
+python tools/benchmark_pages.py           # from what docs/benchmarks/h100/ holds already
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "docs/benchmarks/h100"
+FILES = {"gpu.json": "stateless.json", "families.json": "families.json"}
+SHOWN = {
+    "mish": "mish",
+    "softsign": "softsign",
+    "softmax-32768x4096": "softmax, 4,096 columns",
+    "swiglu-packed-16384x16384": "swiglu",
+    "apl-4-16384x8192": "APL, 4 segments",
+    "bias-gelu-dropout-residual-16384x8192": "bias + gelu + dropout + residual",
+    "layer_norm-gelu-16384x4096": "layer norm + gelu",
+    "batch-silu-256x64x112x112-last": "batch norm + silu, channels last",
+}
+"""The cases of the README, and what it calls them."""
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((KEPT / name).read_text())
+
+
+def measured() -> list[dict[str, Any]]:
+    """Every case of bfloat16: what it is called, and each side's shares, wall shares and memory."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in read("stateless.json")["results"]:
+        if entry["dtype"] == "bfloat16":
+            case = found.setdefault(entry["activation"], {"name": entry["activation"]})
+            side = {"cuda": "ours"}.get(entry["backend"], entry["backend"])
+            case[side] = {way: entry[way] for way in ("forward", "backward")}
+            case["memory"] = entry["peak_bytes"]["ours"] / entry["peak_bytes"]["eager"]
+    for case in read("families.json")["results"]:
+        if "peak_bytes" in case["ours"]:
+            case["memory"] = case["ours"]["peak_bytes"] / case["eager"]["peak_bytes"]
+        found[case["name"]] = case
+    return list(found.values())
+
+
+def cell(case: dict[str, Any], way: str) -> str:
+    """Our share of the roofline, in brackets the times as fast as eager and compile, and the share by the wall clock."""
+    ours = case["ours"]
+    if way not in ours:
+        return ""
+    times = [f"{ours[way] / case[side][way]:.2g}" for side in ("eager", "compile") if way in case.get(side, {})]
+    text = f"{ours[way]:.2f} ({' / '.join(times)})"
+    wall = ours.get(f"{way}_wall_ms", 0.0)
+    if wall > 1.05 * ours.get(f"{way}_ms", wall):
+        text += f", wall {ours[way] * ours[f'{way}_ms'] / wall:.2f}"
+    return text
+
+
+def table(cases: list[dict[str, Any]], names: dict[str, str] | None = None) -> str:
+    lines = ["| | forward | backward | memory |", "|---|---|---|---|"]
+    for case in cases:
+        label = names[case["name"]] if names else case["name"]
+        if case.get("dtype", "bfloat16") != "bfloat16" and "float32" not in label:
+            label += ", float32"
+        memory = f"{case['memory']:.2f}" if "memory" in case else ""
+        lines.append(f"| {label} | {cell(case, 'forward')} | {cell(case, 'backward')} | {memory} |")
+    return "\n".join(lines)
+
+
+def readme_table() -> str:
+    cases = {case["name"]: case for case in measured()}
+    return table([cases[name] for name in SHOWN], SHOWN)
+
+
+def chart(path: Path) -> None:
+    """Forward + backward, as a share of the roofline: eager, torch.compile where it was timed, and ours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = {case["name"]: case for case in measured()}
+    figure, axes = plt.subplots(figsize=(8, 4.2), dpi=110)
+    colours = {"eager": "#b8c0cc", "compile": "#7f93b2", "ours": "#d1495b"}
+    for at, side in enumerate(colours):
+        places, shares = [], []
+        for place, name in enumerate(SHOWN):
+            if side in cases[name]:
+                ways = [cases[name][side][way] for way in ("forward", "backward")]
+                places.append(place + 0.27 * (at - 1))
+                shares.append(len(ways) / sum(1 / share for share in ways))
+        label = {"eager": "eager", "compile": "torch.compile", "ours": "nnkernels"}[side]
+        axes.barh(places, shares, height=0.25, color=colours[side], label=label)
+    axes.set_yticks(range(len(SHOWN)), list(SHOWN.values()))
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("forward and backward, share of what the memory allows (H100, bfloat16)")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncol=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
+def between(text: str, mark: str, new: str) -> str:
+    begin, end = f"<!-- {mark}: written by tools/benchmark_pages.py -->", f"<!-- end of {mark} -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{new}\n\n{end}{rest.split(end)[1]}"
+
+
+def rewritten(page: str, readme: str) -> tuple[str, str]:
+    cases = measured()
+    stateless = [case for case in cases if "error" not in case]
+    families = [case for case in cases if "error" in case]
+    told = read("families.json")
+    where = f"{told['device']}, torch {told['torch']}, whose copy moves {told['copy_tb_per_s']:.2f} TB/s"
+    page = between(page, "machine", where + ".")
+    page = between(between(page, "stateless", table(stateless)), "families", table(families))
+    return page, between(readme, "figures", readme_table())
+
+
+def main() -> None:
+    for path in map(Path, sys.argv[1:]):
+        shutil.copyfile(path, KEPT / FILES[path.name])
+    page, readme = ROOT / "docs/benchmarks/h100.md", ROOT / "README.md"
+    for file, text in zip((page, readme), rewritten(page.read_text(), readme.read_text()), strict=True):
+        file.write_text(text)
+    chart(ROOT / "docs/benchmarks/h100.png")
+
+
+if __name__ == "__main__":
+    main()
