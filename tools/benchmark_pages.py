@@ -50,7 +50,7 @@ def measured() -> list[dict[str, Any]]:
 
 
 def cell(case: dict[str, Any], way: str) -> str:
-    """Our share of the roofline, in brackets the times as fast as eager and compile, and the share by the wall clock."""
+    """Our share of the roofline; in brackets the times as fast as eager and compile; the share by the wall clock."""
     ours = case["ours"]
     if way not in ours:
         return ""

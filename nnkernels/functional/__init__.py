@@ -5,32 +5,36 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import batch_normalization, elementwise, fused, learned, normalization, pooling, quantized, random, reducing
-from .batch_normalization import *  # noqa: F403
-from .elementwise import *  # noqa: F403
+from . import (
+    batch_normalization,
+    elementwise,
+    fused,
+    gated,
+    learned,
+    normalization,
+    pooling,
+    quantized,
+    random,
+    reducing,
+)
 from .elementwise import function_of as function_of
-from .fused import *  # noqa: F403
-from .gated import *  # noqa: F403
-from .gated import __all__ as _gated  # here the function has the module's name
-from .learned import *  # noqa: F403
-from .normalization import *  # noqa: F403
-from .pooling import *  # noqa: F403
-from .quantized import *  # noqa: F403
-from .random import *  # noqa: F403
-from .reducing import *  # noqa: F403
 
-__all__ = [
-    *elementwise.__all__,
-    *learned.__all__,
-    *random.__all__,
-    *reducing.__all__,
-    *pooling.__all__,
-    *_gated,
-    *normalization.__all__,
-    *batch_normalization.__all__,
-    *fused.__all__,
-    *quantized.__all__,
-]
+_FAMILIES = (
+    elementwise,
+    learned,
+    random,
+    reducing,
+    pooling,
+    gated,
+    normalization,
+    batch_normalization,
+    fused,
+    quantized,
+)
+
+# Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.
+__all__ = [name for family in _FAMILIES for name in family.__all__]
+globals().update({name: getattr(family, name) for family in _FAMILIES for name in family.__all__})
 
 
 def __getattr__(name: str) -> Any:

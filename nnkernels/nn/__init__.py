@@ -20,32 +20,25 @@ from . import (
     random,
     reducing,
 )
-from .alpha_dropout import *  # noqa: F403
-from .batch_normalization import *  # noqa: F403
-from .elementwise import *  # noqa: F403
 from .elementwise import module_of as module_of
-from .fused import *  # noqa: F403
-from .gated import *  # noqa: F403
-from .learned import *  # noqa: F403
-from .normalization import *  # noqa: F403
-from .pooling import *  # noqa: F403
-from .quantized import *  # noqa: F403
-from .random import *  # noqa: F403
-from .reducing import *  # noqa: F403
 
-__all__ = [
-    *elementwise.__all__,
-    *learned.__all__,
-    *random.__all__,
-    *reducing.__all__,
-    *pooling.__all__,
-    *gated.__all__,
-    *alpha_dropout.__all__,
-    *normalization.__all__,
-    *batch_normalization.__all__,
-    *fused.__all__,
-    *quantized.__all__,
-]
+_FAMILIES = (
+    elementwise,
+    learned,
+    random,
+    reducing,
+    pooling,
+    gated,
+    alpha_dropout,
+    normalization,
+    batch_normalization,
+    fused,
+    quantized,
+)
+
+# Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.
+__all__ = [name for family in _FAMILIES for name in family.__all__]
+globals().update({name: getattr(family, name) for family in _FAMILIES for name in family.__all__})
 
 
 def __getattr__(name: str) -> Any:

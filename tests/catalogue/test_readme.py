@@ -32,6 +32,11 @@ def test_the_figures_are_those_that_were_measured():
     assert tool("benchmark_pages").rewritten(page, README) == (page, README), "run: make tables"
 
 
+def test_the_stubs_are_those_of_the_catalogue():
+    for path, text in tool("stubs").stubs().items():
+        assert path.read_text() == text, "run: make tables"
+
+
 def test_the_example_runs():
     exec(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1), {})
 
