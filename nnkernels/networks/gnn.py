@@ -1,4 +1,4 @@
-"""Graph networks: each node hears its neighbours, all alike (Kipf & Welling 2017) or as it heeds them (Velickovic 2018).
+"""Graph networks: a node hears its neighbours, all alike (Kipf & Welling 2017) or as it heeds them (Velickovic 2018).
 
 Edges are PyTorch Geometric's `edge_index`, `(2, edges)`: node numbers, from the first row to the second.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import functional as F
 from ..names import check
 from .activating import features_in, initialise, layer
 from .expecting import expect
@@ -17,7 +18,7 @@ def checked_edges(edge_index: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     """The edges' sources and targets, each `(edges,)`.
 
     Raises:
-        ValueError: the shape is another than (2, edges), or a node is unknown; under torch.compile such is not looked for.
+        ValueError: the shape is another than (2, edges), or a node is unknown, which torch.compile does not look for.
         TypeError: node numbers are not int64.
     """
     expect("edge_index", edge_index, 2, "edges")
@@ -108,8 +109,6 @@ class GraphAttention(torch.nn.Module):
         self.of_source, self.of_target = (
             torch.nn.Parameter(torch.nn.init.xavier_uniform_(torch.empty(heads, width // heads))) for _ in range(2)
         )
-        self.leaky = layer("leaky_relu")
-        self.leaky.negative_slope = 0.2
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         return self.heeded(x, edge_index)[0]
@@ -122,7 +121,7 @@ class GraphAttention(torch.nn.Module):
         source, target = edges
         message = self.weight(x).unflatten(1, (self.heads, -1))
         scores = (message * self.of_source).sum(2)[source] + (message * self.of_target).sum(2)[target]
-        weights = edge_softmax(self.leaky(scores), target, len(x))
+        weights = edge_softmax(F.leaky_relu(scores, 0.2), target, len(x))
         heard = (weights[:, :, None] * message[source]).to(message)
         return message.new_zeros(message.shape).index_add(0, target, heard).flatten(1) + self.bias, edges, weights
 
@@ -176,12 +175,13 @@ class GNN(torch.nn.Module):
         for at in range(depth):
             last = at == depth - 1
             size = outputs if last else width * features_in(activation)
-            self.layers.append(
+            one: GraphConvolution | GraphAttention = (
                 GraphConvolution(features, size)
                 if kind == "convolution"
                 else GraphAttention(features, size, 1 if last else heads)
             )
-            initialise(self.layers[-1].weight, before)
+            initialise(one.weight, before)
+            self.layers.append(one)
             features, before = width, activation
         self.activation = layer(activation)
         self.dropout = torch.nn.Dropout(dropout)
