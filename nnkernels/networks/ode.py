@@ -6,6 +6,7 @@ The flow of a differential equation cannot cross itself; more dimensions, at fir
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def runge_kutta(slope: Callable[[Tensor, Tensor], Tensor], start: Tensor, times:
     if steps < 1:
         raise ValueError(f"runge_kutta takes at least 1 step between two times, got {steps}")
     state, states = start, [start]
-    for begin, end in zip(times[:-1], times[1:], strict=True):
+    for begin, end in pairwise(times):
         step = (end - begin) / steps
         for at in range(steps):
             time = begin + at * step

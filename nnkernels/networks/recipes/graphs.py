@@ -137,9 +137,7 @@ def heeded(learned: Learned, figure: Any) -> None:
         order = weights[into].mean(1).argsort(descending=True)[:10]
         pictures = torch.cat([graph.x[node][None], graph.x[edges[0][into][order]]])
         share = weights[into].mean(1)[order] * (int(into.sum()) + 1)
-        title = (
-            f"a {graph.y[node]}, and its neighbours, from {share[0]:.2f} to {share[-1]:.2f} of an equal share"
-        )
+        title = f"a {graph.y[node]}, and its neighbours, from {share[0]:.2f} to {share[-1]:.2f} of an equal share"
         lines[title] = pictures.view(-1, 8, 8)
     tiles(figure, lines)
 
