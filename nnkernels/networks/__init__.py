@@ -17,11 +17,12 @@ from .cnn import CNN
 from .gru import GRU
 from .lstm import LSTM
 from .mlp import MLP
+from .modular import Modular
 from .rnn import RNN
 from .spiking import Spiking
 from .transformer import Transformer
 
-__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Network", "Spiking", "Transformer", "build"]
+__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Modular", "Network", "Spiking", "Transformer", "build"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ NETWORKS: dict[str, Network] = {
     "gru": Network(GRU, ("sequences", "characters")),
     "transformer": Network(Transformer, ("characters",)),
     "spiking": Network(Spiking, ("numbers",)),
+    "modular": Network(Modular, ("numbers",)),
 }
 
 

@@ -69,8 +69,8 @@ def tree_of(values: Tensor, bins: int, prior: float) -> tuple[Tensor, Tensor]:
         prior: how many samples each pair of values is thought to have been seen in before, all pairs together.
 
     Returns:
-        parent `(features,)`, and log p(value | parent's value), `(features, parent's value, value)`, of which the root's
-        rows are all alike.
+        parent `(features,)`, and log p(value | parent's value), `(features, parent's value, value)`, the
+        root's rows all alike.
     """
     features = values.shape[1]
     seen = torch.nn.functional.one_hot(values, bins).flatten(1).double()
