@@ -17,10 +17,12 @@ from .cnn import CNN
 from .gru import GRU
 from .lstm import LSTM
 from .mlp import MLP
+from .modular import Modular
 from .rnn import RNN
+from .spiking import Spiking
 from .transformer import Transformer
 
-__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Network", "Transformer", "build"]
+__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Modular", "Network", "Spiking", "Transformer", "build"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ NETWORKS: dict[str, Network] = {
     "lstm": Network(LSTM, ("sequences", "characters")),
     "gru": Network(GRU, ("sequences", "characters")),
     "transformer": Network(Transformer, ("characters",)),
+    "spiking": Network(Spiking, ("numbers",)),
+    "modular": Network(Modular, ("numbers",)),
 }
 
 

@@ -3,7 +3,7 @@
 Losses and optimisers are those that torch has had since 2.11.
 """
 
-NETWORKS = ("mlp", "cnn", "rnn", "lstm", "gru", "transformer")
+NETWORKS = ("mlp", "cnn", "rnn", "lstm", "gru", "transformer", "spiking", "modular")
 OWN = "own"
 """The name of data that was given in Python."""
 DATA = (
