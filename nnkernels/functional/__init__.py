@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import batch_normalization, elementwise, fused, learned, normalization, pooling, quantized, random, reducing
+from . import batch_normalization, elementwise, fused, learned, normalization, pooling, quantized, random, reducing, spiking
 from .batch_normalization import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of
@@ -18,6 +18,7 @@ from .pooling import *  # noqa: F403
 from .quantized import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
+from .spiking import *  # noqa: F403
 
 __all__ = [
     *elementwise.__all__,
@@ -30,6 +31,7 @@ __all__ = [
     *batch_normalization.__all__,
     *fused.__all__,
     *quantized.__all__,
+    *spiking.__all__,
 ]
 
 

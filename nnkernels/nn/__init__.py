@@ -19,6 +19,7 @@ from . import (
     quantized,
     random,
     reducing,
+    spiking,
 )
 from .alpha_dropout import *  # noqa: F403
 from .batch_normalization import *  # noqa: F403
@@ -32,6 +33,7 @@ from .pooling import *  # noqa: F403
 from .quantized import *  # noqa: F403
 from .random import *  # noqa: F403
 from .reducing import *  # noqa: F403
+from .spiking import *  # noqa: F403
 
 __all__ = [
     *elementwise.__all__,
@@ -45,6 +47,7 @@ __all__ = [
     *batch_normalization.__all__,
     *fused.__all__,
     *quantized.__all__,
+    *spiking.__all__,
 ]
 
 
