@@ -34,8 +34,7 @@ class _Lif(route.Form):
         order = memory_order(current)
         result = empty_in(order, current, (steps + spec.with_potential, *current.shape[1:]))
         if result.numel():
-            made, received, before = _grids(order, result, current, start)
-            assert made is not None
+            (made,), (received, before) = _grids(order, [result], [current, start])
             potential = made[steps] if spec.with_potential else None
             kernels.lif(spec.neuron, received, before, made[:steps], potential)
         return (result,)
@@ -52,10 +51,9 @@ class _Lif(route.Form):
         grad_current = empty_in(order, current, current.shape)
         grad_start = empty_in(_neurons(order), current, current.shape[1:]) if wanted[1] else None
         if grad_current.numel():
-            out, out_start, given, received, before = _grids(order, grad_current, grad_start, grad, current, start)
-            assert given is not None
+            outputs, (given, received, before) = _grids(order, [grad_current, grad_start], [grad, current, start])
             last = given[steps] if spec.with_potential else None
-            kernels.lif_backward(spec.neuron, given[:steps], last, received, before, out, out_start)
+            kernels.lif_backward(spec.neuron, given[:steps], last, received, before, *outputs)
         return grad_current, grad_start
 
     def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
@@ -88,33 +86,35 @@ def _neurons(order: Sequence[int] | None) -> list[int] | None:
     return None if order is None else [dim - 1 for dim in order if dim]
 
 
-def _grids(order: Sequence[int] | None, first: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+def _grids(
+    order: Sequence[int] | None, outputs: Sequence[Any], inputs: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
     """All as (steps, rows, cols), or (rows, cols) where there is no time: the neurons' dimensions as two.
 
-    `first` is dense, its dimensions being in `order`. Those of the others that do not come down to two along with it are
-    copied until they do.
+    Those of the outputs are dense, in `order`. An input whose dimensions do not come down to two along with theirs is
+    copied into that order.
     """
-    neurons = first.shape[1:]
+    neurons = outputs[0].shape[1:]
 
-    def strides(x: Tensor) -> tuple[int, ...]:
-        return x.stride()[x.dim() - len(neurons) :]
+    def timed(x: Tensor) -> int:
+        return x.dim() - len(neurons)
 
-    given = [x for x in (first, *others) if x is not None]
-    runs = _runs(neurons, [strides(x) for x in given])
+    given = [x for x in (*outputs, *inputs) if x is not None]
+    runs = _runs(neurons, [x.stride()[timed(x) :] for x in given])
     if len(runs) > 2:
-        copies = [
-            None if x is None else empty_in(order if x.dim() == first.dim() else _neurons(order), x, x.shape).copy_(x)
-            for x in others
-        ]
-        return _grids(order, first, *copies)
+        orders = [_neurons(order), order]
+        copies = [None if x is None else empty_in(orders[timed(x)], x, x.shape).copy_(x) for x in inputs]
+        return _grids(order, outputs, copies)
     single = 1, (1,) * len(given)
     (cols, col_steps), (rows, row_steps) = (*runs, single, single)[:2]
-    views = []
-    for x, row_step, col_step in zip(given, row_steps, col_steps, strict=True):
-        timed = x.dim() - len(neurons)
-        views.append(x.as_strided((*x.shape[:timed], rows, cols), (*x.stride()[:timed], row_step, col_step)))
-    found = iter(views)
-    return [None if x is None else next(found) for x in (first, *others)]
+    steps = iter(zip(row_steps, col_steps, strict=True))
+
+    def grid(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        return x.as_strided((*x.shape[: timed(x)], rows, cols), (*x.stride()[: timed(x)], *next(steps)))
+
+    return [grid(x) for x in outputs], [grid(x) for x in inputs]
 
 
 def _runs(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, tuple[int, ...]]]:

@@ -27,7 +27,7 @@ SEGMENT = 16
 
 def lif(neuron: Neuron, current: Tensor, start: Tensor | None, spikes: Tensor, potential: Tensor | None) -> None:
     steps, _, cols = current.shape
-    block, by_rows, programs = tiling(current)
+    block, by_rows, programs = tiling(current, most(current.dtype))
     ahead = min(AHEAD, triton.next_power_of_2(steps))
     with hardware.guard(current.device):
         launch(forward, (programs,))(
@@ -49,7 +49,7 @@ def lif_backward(
     grad_start: Tensor | None,
 ) -> None:
     steps, rows, cols = current.shape
-    block, by_rows, programs = tiling(current)
+    block, by_rows, programs = tiling(current, most(current.dtype) // 2)
     segment = min(SEGMENT, triton.next_power_of_2(steps))
     segments = -(-steps // segment)
     wide = torch.float64 if current.dtype == torch.float64 else torch.float32
@@ -70,14 +70,20 @@ def _strides(x: Tensor | None) -> tuple[int, int]:
     return (0, 0) if x is None else x.stride()  # type: ignore[return-value]
 
 
-def tiling(current: Tensor) -> tuple[int, bool, int]:
+def most(dtype: torch.dtype) -> int:
+    """Adjacent neurons of a thread in forward: 16 bytes, or 4 whose potentials leave registers for their currents.
+
+    Backward takes half as many, or the potentials and gradients of a segment would spill.
+    """
+    return min(4, 16 // dtype.itemsize)
+
+
+def tiling(current: Tensor, each: int) -> tuple[int, bool, int]:
     """Neurons of a program, whether it keeps to one row, and how many programs there are.
 
-    A thread takes as many adjacent neurons as fill 16 bytes, or 4, whose potentials leave registers for their currents,
-    unless that left multiprocessors without work.
+    A thread takes `each` adjacent neurons, or fewer if that left multiprocessors without work.
     """
     _, rows, cols = current.shape
-    each = min(4, 16 // current.element_size())
     least = _WAVES * hardware.multiprocessors(current.device) * _THREADS
     while each > 1 and rows * cols < least * each:
         each //= 2
@@ -263,11 +269,10 @@ def backward(
             v = _advanced(v, received[k].to(COMPUTE), decay, threshold, SUBTRACT)
             potentials = potentials + (v,)
         for back_k in tl.static_range(SEGMENT):
-            k: tl.constexpr = SEGMENT - 1 - back_k
-            t = tl.cast(segment * SEGMENT + k, tl.int64)
-            pulled = _pulled(
-                potentials[k], grads[k].to(COMPUTE), carried, decay, threshold, slope, KIND, SUBTRACT, DETACH, FAST
-            )
+            t = tl.cast(segment * SEGMENT + SEGMENT - 1 - back_k, tl.int64)
+            v = potentials[SEGMENT - 1 - back_k]
+            grad = grads[SEGMENT - 1 - back_k].to(COMPUTE)
+            pulled = _pulled(v, grad, carried, decay, threshold, slope, KIND, SUBTRACT, DETACH, FAST)
             writes = inside
             if EVEN:
                 carried = pulled

@@ -253,12 +253,12 @@ def _compiled(kind: str, dtype: str, arch: str, surrogate: str, steps: int, by_r
     """What `lif` and `lif_backward` would have compiled for contiguous tensors."""
     from nnkernels.triton import spiking
 
-    size = DTYPES[dtype].itemsize
+    each = spiking.most(DTYPES[dtype]) // (2 if kind == "backward" else 1)
     segment = min(spiking.SEGMENT if kind == "backward" else spiking.AHEAD, steps)
     constants: dict[str, Any] = {
         "START": True, "POTENTIAL": True, "GRAD_START": True, "SUBTRACT": reset == "subtract", "DETACH": False,
         "KIND": surrogate, "EVEN": steps % segment == 0, "SEGMENT": segment, "AHEAD": segment, "BY_ROWS": by_rows,
-        "LONG": steps > segment, "BLOCK": min(4, 16 // size) * 32 * spiking.NUM_WARPS,
+        "LONG": steps > segment, "BLOCK": each * 32 * spiking.NUM_WARPS,
         **{f"{name}_col": 1 for name in ("x", "y", "start", "potential", "grad", "grad_potential", "grad_x",
                                          "grad_start")},
     }  # fmt: skip
@@ -279,7 +279,7 @@ def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
 
 
 @compiles
-@pytest.mark.parametrize("kind", ["forward", "backward"])
-def test_memory_is_moved_16_bytes_at_a_time(kind, fresh_cache):
+@pytest.mark.parametrize(("kind", "width", "loads", "stores"), [("forward", 4, 8, 8), ("backward", 2, 32, 16)])
+def test_all_of_a_threads_neurons_are_moved_at_once(kind, width, loads, stores, fresh_cache):
     ptx = _compiled(kind, "fp32", "sm_90", "fast_sigmoid", 16, True, "subtract").asm["ptx"]
-    assert ptx.count("ld.global.v4.b32") >= 16 and ptx.count("st.global.v4.b32") >= 8
+    assert ptx.count(f"ld.global.v{width}.b32") >= loads and ptx.count(f"st.global.v{width}.b32") >= stores
