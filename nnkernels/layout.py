@@ -1,4 +1,4 @@
-"""How tensors lie in memory: as rows of adjacent elements, the only layout that most kernels see, and in which order."""
+"""How tensors lie in memory: as rows of adjacent elements, the one layout that most kernels see, and in what order."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def restored(x: Tensor, order: Sequence[int]) -> Tensor:
 
 
 def empty_in(order: Sequence[int] | None, like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Dense memory of `shape`, its dimensions in `order`; not a view, which nobody could write in place after a Function.
+    """Dense memory of `shape`, its dimensions in `order`; no view, which nobody could write in place after a Function.
 
     `order` is as `memory_order` gives it.
     """

@@ -1,4 +1,4 @@
-"""The route from a call of spiking neurons to their kernels. Backward keeps the current and what the neurons began with.
+"""The route from a call of spiking neurons to their kernels. Backward keeps the current and the first potential.
 
 A call has one result, as every form has: the spikes, and the potential after the last step as one step more.
 """
@@ -86,9 +86,7 @@ def _neurons(order: Sequence[int] | None) -> list[int] | None:
     return None if order is None else [dim - 1 for dim in order if dim]
 
 
-def _grids(
-    order: Sequence[int] | None, outputs: Sequence[Any], inputs: Sequence[Any]
-) -> tuple[list[Any], list[Any]]:
+def _grids(order: Sequence[int] | None, outputs: Sequence[Any], inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """All as (steps, rows, cols), or (rows, cols) where there is no time: the neurons' dimensions as two.
 
     Those of the outputs are dense, in `order`. An input whose dimensions do not come down to two along with theirs is

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import batch_normalization, fused, gated, learned, normalization, pooling, quantized, random, reducing, saving, spiking
+from . import (
+    batch_normalization,
+    fused,
+    gated,
+    learned,
+    normalization,
+    pooling,
+    quantized,
+    random,
+    reducing,
+    saving,
+    spiking,
+)
 
 FAMILIES: dict[str, type] = {
     "batch_normalization": batch_normalization.Kernels,

@@ -18,12 +18,12 @@ With b[t] the gradient at v[t], c = decay for subtraction and decay (1 - s[t]) f
 
     b[t] = c b[t+1] + (grad[t] + r b[t+1]) S'(slope (v[t] - threshold))
 
-which is the gradient of current[t] as well. The potential is kept in float32 for 16-bit data, and in the data's type
-otherwise. No potential and no spike is kept from forward to backward: a kernel's backward repeats the very operations of
-its forward, in the same order and with the same roundings, so that the neurons fire again as they did.
+which is the gradient of current[t] as well. The potential is computed in float32 for 16-bit data, and in the
+data's type otherwise. Neither potentials nor spikes are kept from forward to backward: a kernel's backward repeats the
+very operations of its forward, with the same roundings, so that the neurons fire again as they did.
 
-Kernels take (steps, rows, cols) of any strides, and (rows, cols) for what has no time. The potential after the last step
-is the one before its reset, so that it is the `start` of what follows.
+Kernels take (steps, rows, cols) of any strides, and (rows, cols) for what has no time. The potential after the last
+step is the one before its reset, so that it is the `start` of what follows.
 """
 
 from __future__ import annotations

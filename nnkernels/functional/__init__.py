@@ -5,7 +5,18 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from . import batch_normalization, elementwise, fused, learned, normalization, pooling, quantized, random, reducing, spiking
+from . import (
+    batch_normalization,
+    elementwise,
+    fused,
+    learned,
+    normalization,
+    pooling,
+    quantized,
+    random,
+    reducing,
+    spiking,
+)
 from .batch_normalization import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .elementwise import function_of as function_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,34 +21,6 @@ DECAY = 0.9
 """What is left of a potential one step later, unless a decay or time constant is given."""
 
 
-@overload
-def lif(
-    current: Tensor,
-    *,
-    decay: float | None = ...,
-    tau: float | None = ...,
-    threshold: float = ...,
-    surrogate: str = ...,
-    slope: float = ...,
-    reset: str = ...,
-    detach_reset: bool = ...,
-    v0: Tensor | None = ...,
-    return_potential: Literal[False] = ...,
-) -> Tensor: ...
-@overload
-def lif(
-    current: Tensor,
-    *,
-    decay: float | None = ...,
-    tau: float | None = ...,
-    threshold: float = ...,
-    surrogate: str = ...,
-    slope: float = ...,
-    reset: str = ...,
-    detach_reset: bool = ...,
-    v0: Tensor | None = ...,
-    return_potential: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
 @shortcut
 def lif(
     current: Tensor,
@@ -92,8 +64,8 @@ def lif(
             which the neurons go on (rounded to the type of `current`).
 
     Returns:
-        The spikes, 0 and 1 (NaN where the potential is), which have the shape and type of `current` and lie in memory as
-        it does; or these and the potential, of the shape `(*)`.
+        The spikes, 0 and 1 (NaN where the potential is), with the shape, type and layout of `current`; or these and the
+        potential, of the shape `(*)`.
 
     Raises:
         ValueError: there is no step, a number is out of its range, both `decay` and `tau` are given, `v0` has another

@@ -193,7 +193,7 @@ def forward(
         received = ()
         for k in tl.static_range(AHEAD):  # all before the first store, behind which the compiler moves no load
             t = tl.cast(first + k, tl.int64)
-            received = received + (_load(x_at + t * x_time, inside, t, steps, EVEN),)
+            received = received + (_load(x_at + t * x_time, inside, t, steps, EVEN),)  # type: ignore[assignment]
         for k in tl.static_range(AHEAD):
             t = tl.cast(first + k, tl.int64)
             if EVEN:
@@ -256,10 +256,10 @@ def backward(
         grads = ()
         for k in tl.static_range(SEGMENT):
             t = tl.cast(segment * SEGMENT + k, tl.int64)
-            received = received + (_load(x_at + t * x_time, inside, t, steps, EVEN),)
+            received = received + (_load(x_at + t * x_time, inside, t, steps, EVEN),)  # type: ignore[assignment]
         for k in tl.static_range(SEGMENT):
             t = tl.cast(segment * SEGMENT + k, tl.int64)
-            grads = grads + (_load(grad_at + t * grad_time, inside, t, steps, EVEN),)
+            grads = grads + (_load(grad_at + t * grad_time, inside, t, steps, EVEN),)  # type: ignore[assignment]
         if LONG:
             v = tl.load(begun_at + tl.cast(segment, tl.int64) * neurons, mask=inside, other=0.0)
         else:
@@ -267,11 +267,11 @@ def backward(
         potentials = ()
         for k in tl.static_range(SEGMENT):
             v = _advanced(v, received[k].to(COMPUTE), decay, threshold, SUBTRACT)
-            potentials = potentials + (v,)
+            potentials = potentials + (v,)  # type: ignore[assignment]
         for back_k in tl.static_range(SEGMENT):
             t = tl.cast(segment * SEGMENT + SEGMENT - 1 - back_k, tl.int64)
             v = potentials[SEGMENT - 1 - back_k]
-            grad = grads[SEGMENT - 1 - back_k].to(COMPUTE)
+            grad = grads[SEGMENT - 1 - back_k].to(COMPUTE)  # type: ignore[var-annotated]
             pulled = _pulled(v, grad, carried, decay, threshold, slope, KIND, SUBTRACT, DETACH, FAST)
             writes = inside
             if EVEN:

@@ -1,4 +1,4 @@
-"""Spiking neurons against a loop of torch operations with a Function for the step: values, gradients, layouts, backends.
+"""Spiking neurons against a loop of torch operations with a Function for the step: values, gradients, layouts.
 
 The Triton kernels run interpreted in a second pytest, as TRITON_INTERPRET has to be set before Triton is imported, and
 are compiled ahead of time for GPUs that need not be there.

@@ -1,4 +1,4 @@
-"""Spiking neurons where a user of torch meets them: higher derivatives, transforms, compilers, bad input, the module."""
+"""Spiking neurons where a user of torch meets them: derivatives of derivatives, transforms, compilers, bad input."""
 
 from __future__ import annotations
 
