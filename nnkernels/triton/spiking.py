@@ -237,7 +237,6 @@ def backward(
         at = row * grad_potential_row + col * grad_potential_col
         last = tl.load(grad_potential_ptr + at, mask=inside, other=0.0).to(COMPUTE)
 
-    begun_at = begun_ptr
     if LONG:
         begun_at = begun_ptr + row * cols + col
         v = start

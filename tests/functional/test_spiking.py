@@ -250,18 +250,23 @@ def test_under_the_interpreter():
 
 
 def _compiled(kind: str, dtype: str, arch: str, surrogate: str, steps: int, by_rows: bool, reset: str) -> Any:
-    """What `lif` and `lif_backward` would have compiled for contiguous tensors."""
+    """What `lif` and `lif_backward` would have compiled for contiguous tensors; in rows, without the optional ones."""
     from nnkernels.triton import spiking
 
     each = spiking.most(DTYPES[dtype]) // (2 if kind == "backward" else 1)
     segment = min(spiking.SEGMENT if kind == "backward" else spiking.AHEAD, steps)
+    given = not by_rows
     constants: dict[str, Any] = {
-        "START": True, "POTENTIAL": True, "GRAD_START": True, "SUBTRACT": reset == "subtract", "DETACH": False,
+        "START": given, "POTENTIAL": given, "GRAD_START": given, "SUBTRACT": reset == "subtract", "DETACH": False,
         "KIND": surrogate, "EVEN": steps % segment == 0, "SEGMENT": segment, "AHEAD": segment, "BY_ROWS": by_rows,
         "LONG": steps > segment, "BLOCK": each * 32 * spiking.NUM_WARPS,
         **{f"{name}_col": 1 for name in ("x", "y", "start", "potential", "grad", "grad_potential", "grad_x",
                                          "grad_start")},
     }  # fmt: skip
+    if not given:
+        constants |= dict.fromkeys(("start_ptr", "potential_ptr", "grad_potential_ptr", "grad_start_ptr"))
+    if steps <= segment:
+        constants["begun_ptr"] = None
     types = {"begun_ptr": "*fp64" if dtype == "fp64" else "*fp32"}
     return compile_ahead(
         getattr(spiking, kind), arch, dtype, constants, spiking.NUM_WARPS, types, ("steps", "segments", "neurons")
