@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from cases.spiking import eager as eager_lif
+from cases.spiking import ours as our_lif
 from torch import Tensor
 
 import nnkernels.functional as ours
@@ -99,6 +101,7 @@ SMALL_CALLS = {
     ),
     "apl": SmallCall(_apl, ours.apl, _apl_shapes, COMPOSED),
     "maxout": SmallCall(lambda x: x.unflatten(-1, (-1, 4)).amax(-1), lambda x: ours.maxout(x, 4), _alone, COMPOSED),
+    "lif over 16 steps": SmallCall(eager_lif, our_lif, lambda n: ((16, n // 16),), COMPOSED),
     "dropout": SmallCall(eager.dropout, ours.dropout, _alone, SINGLE),
     "rrelu": SmallCall(partial(eager.rrelu, training=True), partial(ours.rrelu, training=True), _alone, SINGLE),
     "relu in place": SmallCall(lambda x: eager.relu_(x * 1), lambda x: ours.relu_(x * 1), _alone, SINGLE),

@@ -1,7 +1,8 @@
-"""How tensors of one shape become rows of adjacent elements, the only layout that a kernel sees."""
+"""How tensors lie in memory: as rows of adjacent elements, the one layout that most kernels see, and in what order."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,3 +53,36 @@ def plan(*tensors: Tensor) -> Geometry | None:
         return Geometry(1, cols, (cols,) * len(tensors))
     rows, steps = runs[1]
     return Geometry(rows, cols, steps) if steps[-1] >= cols else None
+
+
+def memory_order(x: Tensor) -> tuple[int, ...] | None:
+    """The dimensions from the outermost in memory to the innermost; None if they are in order, or memory repeats."""
+    if x.is_contiguous():
+        return None
+    strides = x.stride()
+    order: list[int] = []
+    for dim in range(x.dim()):  # not `sorted`, which compilers refuse where sizes are symbols
+        at = 0
+        while at < dim and strides[order[at]] >= strides[dim]:
+            at += 1
+        order.insert(at, dim)
+    return None if 0 in strides or order == list(range(x.dim())) else tuple(order)
+
+
+def restored(x: Tensor, order: Sequence[int]) -> Tensor:
+    """The inverse of `x.permute(order)`."""
+    return x.permute([order.index(dim) for dim in range(x.dim())])
+
+
+def empty_in(order: Sequence[int] | None, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Dense memory of `shape`, its dimensions in `order`; no view, which nobody could write in place after a Function.
+
+    `order` is as `memory_order` gives it.
+    """
+    if order is None:
+        return like.new_empty(shape)
+    strides, step = [0] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim] = step
+        step *= max(shape[dim], 1)
+    return like.new_empty_strided(shape, strides)

@@ -57,6 +57,11 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "dropout_into": lambda: [_x(), _x(), _SEED, 2**31, 2.0],
     "maxout": lambda: [_numbers(2, 6, 3), _numbers(2, 2, 3), _bytes(12, 2), 3, 3],
     "maxout_backward": lambda: [_numbers(2, 2, 1), _bytes(4, 4), _numbers(2, 10, 1), 5, 1],
+    "lif": lambda: [_numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3), 0.9, 0.5, True],
+    "lif_backward": lambda: [
+        _numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3),
+        0.9, 0.5, 1, 5.0, False, False,
+    ],
     "fused_forward": lambda: [
         _numbers(8, 5), _numbers(4), _numbers(8, 5), _SEED, _silu(), 0.0, 0.0, 2, 4, 2**31, 2.0,
     ],

@@ -9,6 +9,7 @@
 #include "random.h"
 #include "reducing.h"
 #include "saving.h"
+#include "spiking.h"
 
 extern "C" NNK_EXPORT int nnk_cpu_launch(const nnk::Job* job, int) {
   // As many elements for each thread as ATen gives its own elementwise loops.

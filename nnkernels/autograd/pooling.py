@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..contracts.pooling import MOST_PIECES, packed_bytes
+from ..layout import empty_in, memory_order, restored
 from ..reference import pooling as reference
 from . import route, sharded
 from .context import is_plain_call
@@ -34,19 +35,13 @@ class _Frame(NamedTuple):
         return x.contiguous() if self.order is None else x.permute(self.order).contiguous()
 
     def empty(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Memory for an input or output; not a view, which a user could not write in place after a Function."""
-        if self.order is None:
-            return like.new_empty(shape)
-        strides, step = [0] * len(shape), 1
-        for dim in reversed(self.order):
-            strides[dim] = step
-            step *= max(shape[dim], 1)
-        return like.new_empty_strided(shape, strides)
+        """Memory for an input or output."""
+        return empty_in(self.order, like, shape)
 
 
 def _frame(x: Tensor, pieces: int, dim: int) -> _Frame:
     shape = tuple(x.shape)
-    order = reference.memory_order(x)
+    order = memory_order(x)
     following = shape[dim + 1 :] if order is None else [shape[axis] for axis in order[order.index(dim) + 1 :]]
     groups = shape[dim] // pieces
     return _Frame(pieces, prod(following), order, shape, (*shape[:dim], groups, *shape[dim + 1 :]))
@@ -111,4 +106,4 @@ def _differentiable(grad: Tensor, winners: Tensor, frame: _Frame) -> Tensor:
     order = frame.order or tuple(range(len(frame.in_shape)))
     rows = grad.permute(order).reshape(prod(frame.out_shape) // max(frame.inner, 1), frame.inner)
     grad_x = reference.scattered(rows, winners, frame.pieces)
-    return reference.restored(grad_x.reshape([frame.in_shape[dim] for dim in order]), order)
+    return restored(grad_x.reshape([frame.in_shape[dim] for dim in order]), order)

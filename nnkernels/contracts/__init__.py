@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import batch_normalization, fused, gated, learned, normalization, pooling, quantized, random, reducing, saving
+from . import (
+    batch_normalization,
+    fused,
+    gated,
+    learned,
+    normalization,
+    pooling,
+    quantized,
+    random,
+    reducing,
+    saving,
+    spiking,
+)
 
 FAMILIES: dict[str, type] = {
     "batch_normalization": batch_normalization.Kernels,
@@ -22,6 +34,7 @@ FAMILIES: dict[str, type] = {
     "random": random.Kernels,
     "reducing": reducing.Kernels,
     "saving": saving.Kernels,
+    "spiking": spiking.Kernels,
 }
 """The protocol of each family's kernels."""
 
@@ -35,6 +48,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import random as cpu_random
     from ..cpu import reducing as cpu_reducing
     from ..cpu import saving as cpu_saving
+    from ..cpu import spiking as cpu_spiking
     from ..reference import batch_normalization as reference_batch_normalization
     from ..reference import fused as reference_fused
     from ..reference import gated as reference_gated
@@ -45,6 +59,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import random as reference_random
     from ..reference import reducing as reference_reducing
     from ..reference import saving as reference_saving
+    from ..reference import spiking as reference_spiking
     from ..triton import batch_normalization as triton_batch_normalization
     from ..triton import fused as triton_fused
     from ..triton import gated as triton_gated
@@ -55,6 +70,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import random as triton_random
     from ..triton import reducing as triton_reducing
     from ..triton import saving as triton_saving
+    from ..triton import spiking as triton_spiking
 
     _batch_normalization: tuple[batch_normalization.Kernels, ...] = (
         cpu_batch_normalization,
@@ -74,3 +90,4 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     _random: tuple[random.Kernels, ...] = (cpu_random, triton_random, reference_random)
     _reducing: tuple[reducing.Kernels, ...] = (cpu_reducing, triton_reducing, reference_reducing)
     _saving: tuple[saving.Kernels, ...] = (cpu_saving, triton_saving, reference_saving)
+    _spiking: tuple[spiking.Kernels, ...] = (cpu_spiking, triton_spiking, reference_spiking)

@@ -16,6 +16,7 @@ from . import (
     quantized,
     random,
     reducing,
+    spiking,
 )
 from .elementwise import function_of as function_of
 
@@ -30,6 +31,7 @@ _FAMILIES = (
     batch_normalization,
     fused,
     quantized,
+    spiking,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -47,6 +47,9 @@ from .reducing import (
     softmax as softmax,
     softmin as softmin,
 )
+from .spiking import (
+    lif as lif,
+)
 
 __all__: list[str]
 

@@ -19,6 +19,7 @@ from . import (
     quantized,
     random,
     reducing,
+    spiking,
 )
 from .elementwise import module_of as module_of
 
@@ -34,6 +35,7 @@ _FAMILIES = (
     batch_normalization,
     fused,
     quantized,
+    spiking,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

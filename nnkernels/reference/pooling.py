@@ -6,25 +6,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.pooling import packed_bytes, width
-
-
-def memory_order(x: Tensor) -> tuple[int, ...] | None:
-    """The dimensions from the outermost in memory to the innermost; None if they are in order, or memory repeats."""
-    if x.is_contiguous():
-        return None
-    strides = x.stride()
-    order: list[int] = []
-    for dim in range(x.dim()):  # not `sorted`, which compilers refuse where sizes are symbols
-        at = 0
-        while at < dim and strides[order[at]] >= strides[dim]:
-            at += 1
-        order.insert(at, dim)
-    return None if 0 in strides or order == list(range(x.dim())) else tuple(order)
-
-
-def restored(x: Tensor, order: tuple[int, ...]) -> Tensor:
-    """The inverse of `x.permute(order)`."""
-    return x.permute([order.index(dim) for dim in range(x.dim())])
+from ..layout import memory_order, restored
 
 
 def composed(x: Tensor, pieces: int, dim: int) -> Tensor:

@@ -20,6 +20,7 @@ FORMS = {
     "apl": lambda: nn.APL(2),
     "softmax": lambda: nn.Softmax(-1),
     "maxout": lambda: nn.Maxout(2),
+    "lif": lambda: nn.LIF(),
     "swiglu": nn.SwiGLU,
     "rrelu": nn.RReLU,
     "dropout": nn.Dropout,

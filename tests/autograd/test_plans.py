@@ -22,6 +22,7 @@ CALLS = {
     "swish": (F.swish, ((1,),)),
     "apl": (F.apl, ((3, 8), (3, 8))),
     "maxout": (lambda x: F.maxout(x, 2, -1), ()),
+    "lif": (F.lif, ()),
     "dropout": (F.dropout, ()),
     "rrelu": (lambda x: F.rrelu(x, training=True), ()),
     "softmax": (lambda x: F.softmax(x, -1), ()),
