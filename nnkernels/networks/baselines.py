@@ -40,6 +40,22 @@ class Polynomial:
         return np.polyval(self.coefficients, x[:, 0])
 
 
+class ClassGaussians:
+    """For each class the mean and the deviation of each number, to be drawn from; `(samples, features)`."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> ClassGaussians:
+        groups = [x[y == one] for one in range(y.max() + 1)]
+        self.mean, self.std = (np.stack([of(group, 0) for group in groups]) for of in (np.mean, np.std))
+        return self
+
+    def draw(self, classes: Tensor) -> Tensor:
+        mean, std = self.mean[classes], self.std[classes]
+        return torch.from_numpy(self.random.normal(mean, std).clip(0, 1))
+
+
 class Bigram(torch.nn.Module):
     """Each character from the one before it, by counting.
 

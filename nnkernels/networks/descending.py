@@ -16,6 +16,7 @@ def descend(
     epochs: int = 20,
     batch: int = 64,
     lr: float = 3e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
     seed: int = 0,
 ) -> None:
     """Minimises a loss by Adam (Kingma & Ba 2015), the rate of which falls to 0 along half a cosine.
@@ -27,6 +28,7 @@ def descend(
         epochs: how often each is seen.
         batch: samples of one step.
         lr: the rate at the start.
+        betas: of Adam's running means; players who move each other need a short first one (Radford et al. 2016).
         seed: of the order of the samples.
 
     Example:
@@ -38,7 +40,7 @@ def descend(
         3.0
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(parameters, lr=lr)
+    optimizer = torch.optim.Adam(parameters, lr=lr, betas=betas)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-samples // batch))
     for _ in range(epochs):
         for at in torch.randperm(samples, generator=generator).split(batch):

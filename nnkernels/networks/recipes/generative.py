@@ -8,10 +8,11 @@ import torch
 
 from ...train.datasets import named
 from ..autoencoder import Autoencoder
-from ..baselines import above
+from ..baselines import ClassGaussians, above
 from ..dbn import DBN
 from ..descending import descend
-from ..drawing import mosaic
+from ..drawing import mosaic, tiles
+from ..gan import GAN
 from ..rbm import RBM
 from ..recipe import ACCURACY, AUROC, MSE, Baseline, Contrast, Recipe
 from ..trials import Fitted, Learned, Split, sklearn
@@ -148,6 +149,37 @@ def fields_by_layer(learned: Learned, figure: Any) -> None:
         mosaic(part, seen[:64].view(-1, 28, 28), 8, f"what units of the {title} layer look for")
 
 
+def play(model: GAN, data: Split) -> None:
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    descend(model.parameters(), lambda at: model.loss(x[at], y[at]), len(x), epochs=100, lr=2e-3, betas=(0.5, 0.999))
+
+
+@torch.no_grad()
+def taught_by_drawn(model: Any, data: Split) -> float:
+    """The share of real digits that logistic regression tells, which has seen 3,000 drawn ones alone."""
+    classes = torch.arange(3_000) % 10
+    return LOGISTIC(0).fit(model.draw(classes).numpy(), classes.numpy()).score(data.held_x, data.held_y)
+
+
+@torch.no_grad()
+def told_by_discriminator(model: GAN, data: Split) -> float:
+    """The share of real digits that the discriminator takes for real under the right name rather than any other."""
+    x = torch.from_numpy(data.held_x)
+    judged = torch.stack([model.judge(x, torch.full((len(x),), digit)) for digit in range(10)], 1)
+    return float((judged.argmax(1).numpy() == data.held_y).mean())
+
+
+@torch.no_grad()
+def drawn_digits(learned: Learned, figure: Any) -> None:
+    """Real digits, drawn ones, and what lies between two draws of each."""
+    model, data, classes = learned.model, learned.data, torch.arange(10)
+    real = [torch.from_numpy(data.held_x[data.held_y == digit][0]) for digit in range(10)]
+    one, other = torch.randn(2, 10, model.noise, generator=torch.Generator().manual_seed(0))
+    between = {f"drawn, {share:.0%} of the way": share for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    drawn = {title: model(torch.lerp(one, other, share), classes).view(-1, 8, 8) for title, share in between.items()}
+    tiles(figure, {"real": torch.stack(real).view(-1, 8, 8), **drawn})
+
+
 def belief(visible: str, lr: float) -> Any:
     return lambda seed: DBN((256, 256), visible, lr=lr, batch=50, seed=seed)
 
@@ -206,5 +238,24 @@ RECIPES = (
         ),
         baseline=Baseline("logistic regression on pixels", Fitted(few_labels, LOGISTIC, from_few)),
         picture=fields_by_layer,
+    ),
+    Recipe(
+        name="gan",
+        network="GAN",
+        paper="Goodfellow et al. 2014",
+        problem="digits to order: real ones told by what saw drawn ones alone",
+        trial=Fitted(inked, lambda seed: GAN((64,), 10), play, taught_by_drawn),
+        metric=ACCURACY,
+        threshold=0.9,
+        contrast=Contrast(
+            "its discriminator asked for the class",
+            Fitted(inked, lambda seed: GAN((64,), 10), play, told_by_discriminator),
+            bound=0.7,
+        ),
+        baseline=Baseline(
+            "a Gaussian for each pixel and class", Fitted(inked, ClassGaussians, measure=taught_by_drawn)
+        ),
+        slow=True,
+        picture=drawn_digits,
     ),
 )
