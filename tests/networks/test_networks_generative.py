@@ -190,7 +190,7 @@ def test_squash_keeps_directions_and_has_a_slope_at_zero():
     assert torch.autograd.gradcheck(squash, x.requires_grad_())
     zero = torch.zeros(2, 3, requires_grad=True)
     squash(zero).sum().backward()
-    assert torch.equal(zero.grad, torch.zeros(2, 3))
+    torch.testing.assert_close(zero.grad, torch.zeros(2, 3), rtol=0, atol=1e-12)
 
 
 def test_routing_sends_votes_where_others_agree():
