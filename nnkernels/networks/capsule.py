@@ -16,7 +16,7 @@ def squash(x: Tensor, dim: int = -1) -> Tensor:
     Example:
         >>> import torch
         >>> from nnkernels.networks.capsule import squash
-        >>> squash(torch.tensor([3.0, 4.0])).norm().item() * 26
+        >>> round(squash(torch.tensor([3.0, 4.0])).norm().item() * 26, 3)
         25.0
     """
     square = x.square().sum(dim, keepdim=True)

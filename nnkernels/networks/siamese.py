@@ -57,7 +57,7 @@ def contrastive(distance: Tensor, same: Tensor, margin: float = 1.0) -> Tensor:
     Example:
         >>> import torch
         >>> from nnkernels.networks.siamese import contrastive
-        >>> contrastive(torch.tensor([0.5, 0.5, 2.0]), torch.tensor([True, False, False])).item() * 3
+        >>> round(contrastive(torch.tensor([0.5, 0.5, 2.0]), torch.tensor([True, False, False])).item() * 3, 4)
         0.5
     """
     return torch.where(same, distance.square(), F.relu(margin - distance).square()).mean()
