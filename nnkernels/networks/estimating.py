@@ -67,7 +67,11 @@ class Estimator(torch.nn.Module):
 
     @torch.no_grad()
     def outputs(self, x: Any) -> Tensor:
-        """`forward` of an array or a tensor, on the CPU.
+        """`forward` of an array or a tensor, on the CPU; raises what `ready` raises."""
+        return self(self.ready(x)).cpu()
+
+    def ready(self, x: Any) -> Tensor:
+        """`x` as `forward` takes it: a tensor of the type, and on the device, of what was learned.
 
         Raises:
             NotFittedError: it has not learned yet, a ValueError and an AttributeError.
@@ -83,7 +87,7 @@ class Estimator(torch.nn.Module):
                 f"{self.n_features_in_} features as input"
             )
         learned = next(self.buffers())
-        return self(samples.to(learned.device, learned.dtype)).cpu()
+        return samples.to(learned.device, learned.dtype)
 
     def checked(self, x: Any) -> Tensor:
         """`x` as a floating tensor of the shape (samples, features).
@@ -156,7 +160,7 @@ class Estimator(torch.nn.Module):
         return hasattr(self, "n_features_in_")
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags
+        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags, TransformerTags
 
         return Tags(
             estimator_type=self._kind,
@@ -165,6 +169,7 @@ class Estimator(torch.nn.Module):
             ),
             classifier_tags=ClassifierTags() if self._kind == "classifier" else None,
             regressor_tags=RegressorTags() if self._kind == "regressor" else None,
+            transformer_tags=TransformerTags() if self._kind == "transformer" else None,
         )
 
 

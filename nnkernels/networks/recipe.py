@@ -45,6 +45,7 @@ class Metric:
 ACCURACY = Metric("accuracy", True, "{:.1%}")
 R2 = Metric("R2", True, "{:.3f}")
 BITS = Metric("bits per character", False, "{:.3f}")
+AUROC = Metric("AUROC", True, "{:.3f}")
 MSE = Metric("mean square error", False, "{:.2g}")
 
 
