@@ -1,20 +1,23 @@
-"""Networks that judge digits in other ways than one score a class: by pairs, and by a vote."""
+"""Networks that judge digits in other ways than one score a class: by pairs, by a vote, by parts."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from ..baselines import above
+from ..capsule import Capsule, margin
 from ..descending import descend
-from ..drawing import tiles
+from ..drawing import curves, tiles
 from ..ensemble import Ensemble
 from ..mlp import MLP
-from ..recipe import AUROC, Baseline, Contrast, Metric, Recipe
+from ..recipe import ACCURACY, AUROC, Baseline, Contrast, Metric, Recipe
 from ..siamese import Siamese, contrastive
-from ..trials import Fitted, Learned, Split
+from ..trials import Fitted, Learned, Split, Trained
 from .generative import inked
+from .pictures import CNN
 
 NLL = Metric("nats of surprise", False, "{:.3f}")
 
@@ -118,6 +121,55 @@ def agreed_and_not(learned: Learned, figure: Any) -> None:
     tiles(figure, {title: x[at].view(-1, 8, 8) for title, at in rows.items()})
 
 
+def digits28(x: Any) -> torch.Tensor:
+    return torch.as_tensor(x).view(-1, 1, 28, 28)
+
+
+def by_lengths(model: Capsule, data: Split) -> None:
+    x, y = digits28(data.x), torch.from_numpy(data.y)
+    descend(model.parameters(), lambda at: margin(model(x[at]), y[at]), len(x), epochs=6)
+
+
+def turned(pictures: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Pictures `(count, 1, height, width)` turned about their middle."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(len(pictures), 2, 3)
+    places = torch.nn.functional.affine_grid(turn, list(pictures.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(pictures, places, align_corners=False)
+
+
+def longest(degrees: float) -> Any:
+    """The share of held-out digits, turned, whose own capsule is the longest."""
+
+    @torch.no_grad()
+    def measure(model: Capsule, data: Split) -> float:
+        lengths = model(turned(digits28(data.held_x), degrees))
+        return float((lengths.argmax(1).numpy() == data.held_y).mean())
+
+    return measure
+
+
+@torch.no_grad()
+def lengths_by_angle(learned: Learned, figure: Any) -> None:
+    """How long the right capsule is, and how often the longest, as digits are turned; it saw them upright alone."""
+    angles = list(range(-90, 91, 10))
+    x, right = digits28(learned.data.held_x), torch.from_numpy(learned.data.held_y)[:, None]
+    lengths = [learned.model(turned(x, angle)) for angle in angles]
+    lines = {
+        "length of the right capsule": [one.gather(1, right).mean().item() for one in lengths],
+        "share of digits told": [(one.argmax(1) == right[:, 0]).float().mean().item() for one in lengths],
+    }
+    curves(figure, {name: (angles, line) for name, line in lines.items()}, xlabel="degrees turned")
+
+
+def capsules(seed: int) -> Capsule:
+    return Capsule((1, 28, 28), 10)
+
+
+def mnist(seed: int) -> Split:
+    return inked(seed, "mnist5k")
+
+
 RECIPES = (
     Recipe(
         name="siamese",
@@ -152,5 +204,20 @@ RECIPES = (
         ),
         baseline=Baseline("one MLP", Fitted(few_labels, crowd(1), each_for_itself, surprise)),
         picture=agreed_and_not,
+    ),
+    Recipe(
+        name="capsule",
+        network="Capsule",
+        paper="Sabour, Frosst & Hinton 2017",
+        problem="5,000 of MNIST's digits",
+        trial=Fitted(mnist, capsules, by_lengths, longest(0)),
+        metric=ACCURACY,
+        threshold=0.93,
+        contrast=Contrast(
+            "digits turned by 45 degrees, seen upright alone", Fitted(mnist, capsules, by_lengths, longest(45)), 0.6
+        ),
+        baseline=Baseline("CNN", Trained(CNN)),
+        slow=True,
+        picture=lengths_by_angle,
     ),
 )
