@@ -15,12 +15,28 @@ import torch
 
 from .cnn import CNN
 from .gru import GRU
+from .hybrid import CNNGRU
 from .lstm import LSTM
 from .mlp import MLP
+from .pooling import AttentionPooling
 from .rnn import RNN
 from .transformer import Transformer
+from .vit import ViT
 
-__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Network", "Transformer", "build"]
+__all__ = [
+    "CNN",
+    "CNNGRU",
+    "GRU",
+    "LSTM",
+    "MLP",
+    "NETWORKS",
+    "RNN",
+    "AttentionPooling",
+    "Network",
+    "Transformer",
+    "ViT",
+    "build",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,9 @@ NETWORKS: dict[str, Network] = {
     "lstm": Network(LSTM, ("sequences", "characters")),
     "gru": Network(GRU, ("sequences", "characters")),
     "transformer": Network(Transformer, ("characters",)),
+    "vit": Network(ViT, ("pictures",)),
+    "attention_pooling": Network(AttentionPooling, ("sequences",)),
+    "cnn_gru": Network(CNNGRU, ("sequences",)),
 }
 
 

@@ -3,7 +3,7 @@
 Losses and optimisers are those that torch has had since 2.11.
 """
 
-NETWORKS = ("mlp", "cnn", "rnn", "lstm", "gru", "transformer")
+NETWORKS = ("mlp", "cnn", "rnn", "lstm", "gru", "transformer", "vit", "attention_pooling", "cnn_gru")
 OWN = "own"
 """The name of data that was given in Python."""
 DATA = (
@@ -19,6 +19,7 @@ DATA = (
     "mnist1d",
     "xor",
     "spiral",
+    "bags",
     "adding",
     "mackey_glass",
     "lorenz",
