@@ -169,8 +169,8 @@ class Attending(torch.nn.Module):
     @torch.no_grad()
     def shares(self, x: Tensor) -> Tensor:
         """Who hears whom in the last block, `(batch, heads, places, places)`, of `x`, `(batch, places, width)`."""
-        turn = self.turn(x)
-        *before, last = self.blocks
-        for block in before:
+        turn, blocks = self.turn(x), list(self.blocks)
+        for block in blocks[:-1]:
             x = block(x, turn)
+        last: Any = blocks[-1]
         return last.attention.shares(last.first(x), turn)

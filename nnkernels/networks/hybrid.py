@@ -11,7 +11,7 @@ from .gru import GRUCell
 
 
 class CNNGRU(torch.nn.Module):
-    """Convolutions that see what is near and leave every fourth place, and a gated recurrent unit that walks along them.
+    """Convolutions that see what is near and leave every fourth place, and a gated recurrent unit along what is left.
 
     Args:
         shape: (places, features) of a sequence.

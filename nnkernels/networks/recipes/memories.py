@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,25 +32,35 @@ def lstm(seed: int) -> torch.nn.Module:
     return torch.nn.Sequential(cell, torch.nn.Linear(128, BITS))
 
 
-def copies(model: Callable[[int], torch.nn.Module], length: int = 2 * LONGEST, steps: int = 1500) -> Fitted:
-    """Learns to copy up to 8 vectors; the number is the share of bits that are wrong of `length` vectors."""
+@functools.cache
+def taught(make: Callable[[int], torch.nn.Module], seed: int, steps: int) -> torch.nn.Module:
+    """What has learned to copy up to 8 vectors; once for each seed, as recipe and contrast ask the same network."""
+    torch.manual_seed(seed)
+    model = make(seed)
+    lengths = torch.randint(1, LONGEST + 1, (steps,)).tolist()
 
-    def fit(model: torch.nn.Module, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
+    def loss(step: int) -> Tensor:
+        x, y = copying(lengths[step], 16, BITS, seed=seed * steps + step)
+        return torch.nn.functional.binary_cross_entropy_with_logits(model(x)[:, -lengths[step] :], y)
 
-        def loss(step: int) -> Tensor:
-            length, draw = int(torch.randint(LONGEST, (), generator=generator)) + 1, seed * steps + step
-            x, y = copying(length, 16, BITS, seed=draw)
-            return torch.nn.functional.binary_cross_entropy_with_logits(model(x)[:, -length:], y)
+    descend(model, loss, steps, 1e-2)
+    return model
 
-        descend(model, loss, steps, 1e-2)
+
+def copies(make: Callable[[int], torch.nn.Module], length: int = 2 * LONGEST, steps: int = 1200) -> Fitted:
+    """The share of bits that are wrong in copies of `length` vectors, of what has learned on at most 8."""
 
     @torch.no_grad()
     def wrong(model: torch.nn.Module, seed: int) -> float:
         x, y = copying(length, 500, BITS, seed=1_000_000)
         return ((model(x)[:, -length:] > 0) != (y > 0.5)).double().mean().item()
 
-    return Fitted(lambda seed: seed, model, fit, wrong)
+    return Fitted(
+        lambda seed: seed,
+        make,
+        lambda model, seed: model.load_state_dict(taught(make, seed, steps).state_dict()),
+        wrong,
+    )
 
 
 @torch.no_grad()
@@ -72,17 +83,17 @@ def where_its_heads_were(learned: Learned, figure: Any) -> None:
     axes.set_xlabel("place: 16 vectors are read, then said again")
 
 
-def row(network: type[Remembering], paper: str, threshold: float, steps: int) -> Recipe:
-    name = network.__name__
+def row(network: type[Remembering], paper: str, threshold: float) -> Recipe:
+    name, made = network.__name__, remembers(network)
     return Recipe(
         name=name.lower(),
         network=name,
         paper=paper,
         problem=f"{2 * LONGEST} vectors copied, learned on {LONGEST} at most",
-        trial=copies(remembers(network), steps=steps),
+        trial=copies(made),
         metric=WRONG,
         threshold=threshold,
-        contrast=Contrast(f"40 vectors: more than its {SLOTS} slots", copies(remembers(network), 40, steps), bound=0.2),
+        contrast=Contrast(f"40 vectors: more than its {SLOTS} slots", copies(made, 40), bound=0.2),
         baseline=Baseline("LSTM", copies(lstm)),
         slow=True,
         picture=where_its_heads_were,
@@ -90,6 +101,6 @@ def row(network: type[Remembering], paper: str, threshold: float, steps: int) ->
 
 
 RECIPES = (
-    row(NTM, "Graves, Wayne & Danihelka 2014", threshold=0.03, steps=1500),
-    row(DNC, "Graves et al. 2016", threshold=0.15, steps=1000),
+    row(NTM, "Graves, Wayne & Danihelka 2014", threshold=0.03),
+    row(DNC, "Graves et al. 2016", threshold=0.15),
 )
