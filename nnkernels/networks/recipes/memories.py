@@ -102,5 +102,5 @@ def row(network: type[Remembering], paper: str, threshold: float) -> Recipe:
 
 RECIPES = (
     row(NTM, "Graves, Wayne & Danihelka 2014", threshold=0.03),
-    row(DNC, "Graves et al. 2016", threshold=0.15),
+    row(DNC, "Graves et al. 2016", threshold=0.1),
 )
