@@ -102,7 +102,7 @@ class Remembering(torch.nn.Module):
     def traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Its outputs, and where its heads were, `(batch, places, 1 + heads, slots)`; the writer is the first."""
         expect(self, x, "batch", "places", self.features)
-        like, batch, sizes = self.interface.weight, len(x), self.told()
+        like, batch, sizes = self.interface.weight, x.shape[0], self.told()
         hidden = tuple(like.new_zeros(batch, self.controller.width) for _ in range(2))
         memory = like.new_full((batch, self.slots, self.size), self.marks)
         read, state = like.new_zeros(batch, self.heads * self.size), self.begin(like, batch)
