@@ -77,7 +77,7 @@ class DNC(Remembering):
         kept = (1 - F.sigmoid(free).unsqueeze(2) * readers).prod(1)
         usage = (state.usage + writer - state.usage * writer) * kept
         found = by_content(memory, asked[0][:, :1], asked[1][:, :1]).squeeze(1)
-        where = F.sigmoid(writes) * torch.lerp(found, allocated(usage), F.sigmoid(allocation))
+        where = F.sigmoid(writes) * (found + F.sigmoid(allocation) * (allocated(usage) - found))
         memory = changed(memory, where, F.sigmoid(erase), F.tanh(add))
 
         after, of = where.unsqueeze(2), where.unsqueeze(1)
