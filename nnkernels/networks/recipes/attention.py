@@ -185,7 +185,7 @@ RECIPES = (
         problem=f"{REVERSED} characters of a text, written from the end",
         trial=reversing(attends=True),
         metric=EXACT,
-        threshold=0.9,
+        threshold=0.84,
         contrast=Contrast("texts of twice that length", reversing(attends=True, length=2 * REVERSED), bound=0.1),
         baseline=Baseline("the same, without attention", reversing(attends=False)),
         slow=True,
