@@ -214,7 +214,7 @@ RECIPES = (
         problem="handwritten digits, 8 x 8 pixels",
         trial=Trained(Settings(network="vit", data="digits", epochs=25)),
         metric=ACCURACY,
-        threshold=0.94,
+        threshold=0.92,
         contrast=Contrast(
             "300 digits to learn from: it knows nothing of pictures",
             Trained(Settings(network="vit", epochs=40), data=lambda seed: few(300)),
