@@ -15,14 +15,32 @@ import torch
 
 from .cnn import CNN
 from .gru import GRU
+from .hybrid import CNNGRU
 from .lstm import LSTM
 from .mlp import MLP
 from .modular import Modular
+from .pooling import AttentionPooling
 from .rnn import RNN
 from .spiking import Spiking
 from .transformer import Transformer
+from .vit import ViT
 
-__all__ = ["CNN", "GRU", "LSTM", "MLP", "NETWORKS", "RNN", "Modular", "Network", "Spiking", "Transformer", "build"]
+__all__ = [
+    "CNN",
+    "CNNGRU",
+    "GRU",
+    "LSTM",
+    "MLP",
+    "NETWORKS",
+    "RNN",
+    "AttentionPooling",
+    "Modular",
+    "Network",
+    "Spiking",
+    "Transformer",
+    "ViT",
+    "build",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,9 @@ NETWORKS: dict[str, Network] = {
     "transformer": Network(Transformer, ("characters",)),
     "spiking": Network(Spiking, ("numbers",)),
     "modular": Network(Modular, ("numbers",)),
+    "vit": Network(ViT, ("pictures",)),
+    "attention_pooling": Network(AttentionPooling, ("sequences",)),
+    "cnn_gru": Network(CNNGRU, ("sequences",)),
 }
 
 

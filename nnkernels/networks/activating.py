@@ -59,7 +59,7 @@ def layer(name: str, dim: int = 1) -> torch.nn.Module:
     return getattr(nn, row.module)(**constants(name), **_initial(row), **along)
 
 
-def initialise(weighted: torch.nn.Linear | torch.nn.Conv2d, behind: str, scale: float = 1.0) -> None:
+def initialise(weighted: torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d, behind: str, scale: float = 1.0) -> None:
     """Fills the weights of a layer whose input comes out of the activation `behind`; biases become 0.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,14 @@ def curves(figure: Any, lines: Mapping[str, tuple[Any, Any]], **axes: Any) -> No
     drawn.set(**axes)
     drawn.legend(frameon=False)
     drawn.spines[["top", "right"]].set_visible(False)
+
+
+def table(axes: Any, shares: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
+    """Shares `(rows, columns)` of 0 to 1 as shades, on axes of matplotlib, each row and column with its label."""
+    axes.imshow(shares.numpy(), cmap="Greys", vmin=0)
+    axes.set_xticks(range(len(columns)), columns, family="monospace")
+    axes.set_yticks(range(len(rows)), rows, family="monospace")
+    axes.set_title(title)
 
 
 def regions(figure: Any, inputs: Tensor, targets: Tensor, classify: Callable[[Tensor], Tensor]) -> None:

@@ -64,7 +64,8 @@ class leaky_relu(Formula):
 class hardsigmoid(Formula):
     @staticmethod
     def value(x, a, b):
-        return (x + 3).clamp(0, 6) / 6
+        # Not `clamp`, whose derivative at its bounds has changed with torch's versions.
+        return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (near(x, 3.0) + 3) / 6))
 
     @staticmethod
     def d1(x, a, b):

@@ -3,7 +3,9 @@
 Losses and optimisers are those that torch has had since 2.11.
 """
 
-NETWORKS = ("mlp", "cnn", "rnn", "lstm", "gru", "transformer", "spiking", "modular")
+NETWORKS = (
+    "mlp", "cnn", "rnn", "lstm", "gru", "transformer", "spiking", "modular", "vit", "attention_pooling", "cnn_gru",
+)  # fmt: skip
 OWN = "own"
 """The name of data that was given in Python."""
 DATA = (
@@ -19,6 +21,7 @@ DATA = (
     "mnist1d",
     "xor",
     "spiral",
+    "bags",
     "adding",
     "mackey_glass",
     "lorenz",

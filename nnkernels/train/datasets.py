@@ -164,6 +164,27 @@ def _shapes(made: Callable[..., tuple[Tensor, Tensor]], count: int) -> Callable[
     return load
 
 
+def _bags(context: int) -> Data:
+    """Bags of 10 handwritten digits as rows of 64 pixels; the class is whether one of them is a 9."""
+    size, digits = 10, _digits(0)
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for part, count in ((digits.train, 4000), (digits.held, 1000)):
+        inputs, targets = part.inputs.flatten(1), part.targets  # type: ignore[attr-defined]
+        nines, others = ((targets == 9) == wanted for wanted in (True, False))
+        chosen = [
+            one.nonzero().flatten()[torch.randint(int(one.sum()), (count, many), generator=generator)]
+            for one, many in ((others, size), (nines, 1))
+        ]
+        has = torch.randint(2, (count,), generator=generator)
+        where = torch.randint(size, (count, 1), generator=generator)
+        bag = torch.where(has.unsqueeze(1) == 1, chosen[0].scatter(1, where, chosen[1]), chosen[0])
+        parts.append((inputs[bag], has))
+    inputs, targets = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    order = torch.arange(len(inputs))
+    return _classes(inputs, targets, ["without a 9", "with a 9"], (order[:4000], order[4000:]))
+
+
 def _adding(context: int) -> Data:
     """Sums of the two marked among `context` numbers; 1/6 is the mean square error of who knows only their mean."""
     return generated.values(generated.adding(context, 20_000), generated.adding(context, 2_000, seed=1))
@@ -212,6 +233,7 @@ DATA: dict[str, Callable[[int], Data]] = dict(
     mnist1d=_mnist1d,
     xor=_shapes(generated.xor, 50),
     spiral=_shapes(generated.spiral, 500),
+    bags=_bags,
     adding=_adding,
     mackey_glass=_mackey_glass,
     lorenz=_lorenz,

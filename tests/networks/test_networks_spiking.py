@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnkernels.networks.spiking import RESETS, SURROGATES, Spiking, lif
+from nnkernels.contracts.spiking import RESETS
+from nnkernels.functional import lif
+from nnkernels.networks.spiking import Spiking
+from nnkernels.reference.spiking import _SURROGATES as SURROGATES
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -86,7 +86,10 @@ def test_a_network_is_a_plain_module(name):
         torch.testing.assert_close(network(batch(name)).float(), whole, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("name", [name for name, row in NETWORKS.items() if "sequences" in row.takes])
+READERS = [name for name, row in NETWORKS.items() if {"sequences", "characters"} <= {*row.takes}]
+
+
+@pytest.mark.parametrize("name", READERS)
 def test_what_reads_sequences_reads_texts_too_and_sees_no_future(name):
     torch.manual_seed(0)
     reader = build(name, (6, 3), 11, width=16).eval()
