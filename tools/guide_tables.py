@@ -1,4 +1,6 @@
-"""Writes the tables of docs/guide.md and docs/pt-BR/guia.md from the catalogue and the recipes, whose texts are English.
+"""Writes the tables of docs/guide.md and docs/pt-BR/guia.md from the catalogue and the recipes.
+
+Their texts are English; only the heads are translated.
 
 python tools/guide_tables.py
 """

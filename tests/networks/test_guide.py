@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-for package in ("matplotlib", "mlxtend", "mnist1d", "optuna", "sklearn", "torchmetrics"):
-    pytest.importorskip(package)
+pytest.importorskip("matplotlib")
+pytest.importorskip("mlxtend")
+pytest.importorskip("mnist1d")
+pytest.importorskip("optuna")
+pytest.importorskip("sklearn")
+pytest.importorskip("tensorboard")
+pytest.importorskip("torchmetrics")
 
 from nnkernels.cli import main
 
