@@ -53,7 +53,7 @@ def descend(
 def descend_drawn(
     model: torch.nn.Module, loss: Callable[[int], Tensor], steps: int, lr: float, clip: float = 1.0
 ) -> None:
-    """Adam for `steps` batches that the loss draws itself; the learning rate rises for a tenth of them and falls along a cosine.
+    """Adam for `steps` batches that the loss draws itself; the rate rises for a tenth of them and falls along a cosine.
 
     Args:
         model: whose parameters are trained; left in the mode that it is in.

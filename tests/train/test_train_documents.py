@@ -15,7 +15,7 @@ from nnkernels import networks
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
-WITHOUT = ("recipes", "recipe", "keeping", "estimating", "recurrent")
+WITHOUT = ("recipes", "recipe", "keeping", "estimating", "recurrent", "attending")
 """Of the networks' package, what has no example: it is used through what has."""
 MODULES = ["train", "train.settings", "train.data", "train.trainer", "train.dead_units", "train.predictor"]
 MODULES += ["names", "networks", "networks.recipes"]
