@@ -147,7 +147,8 @@ struct Shortcut {
   std::unordered_map<Key, std::shared_ptr<const Remembered>, HashOfKey>* known;
 };
 
-constexpr size_t kMostShortcuts = 1024;  // sizes that change with every call must not fill the memory: a full table starts anew
+constexpr size_t kMostShortcuts =
+    1024;  // sizes that change with every call must not fill the memory: a full table starts anew
 
 std::shared_ptr<const Remembered> learned(const Arguments& given, const Watch& watch, PyObject* result) {
   if (watch.calls != 1 || !watch.plan || !THPVariable_Check(result) || !THPVariable_Unpack(result).is_same(watch.y)) {
@@ -209,8 +210,9 @@ void destroy_shortcut(PyObject* self) {
 }
 
 PyTypeObject* type_of_shortcuts() {
-  static PyType_Slot slots[] = {
-      {Py_tp_call, reinterpret_cast<void*>(call_shortcut)}, {Py_tp_dealloc, reinterpret_cast<void*>(destroy_shortcut)}, {0, nullptr}};
+  static PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(call_shortcut)},
+                                {Py_tp_dealloc, reinterpret_cast<void*>(destroy_shortcut)},
+                                {0, nullptr}};
   static PyType_Spec spec = {"nnkernels.Shortcut", sizeof(Shortcut), 0, Py_TPFLAGS_DEFAULT, slots};
   static PyObject* type = PyType_FromSpec(&spec);
   return reinterpret_cast<PyTypeObject*>(type);
