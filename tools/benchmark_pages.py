@@ -15,7 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "docs/benchmarks/h100"
-FILES = {"gpu.json": "stateless.json", "families.json": "families.json"}
+FILES = {"gpu.json": "stateless.json", "families.json": "families.json", "forms.json": "small_calls.json"}
+PAGES = [ROOT / name for name in ("docs/benchmarks/h100.md", "docs/benchmarks/overhead.md", "README.md")]
 SHOWN = {
     "mish": "mish",
     "softsign": "softsign",
@@ -114,7 +115,32 @@ def between(text: str, mark: str, new: str) -> str:
     return f"{before}{begin}\n\n{new}\n\n{end}{rest.split(end)[1]}"
 
 
-def rewritten(page: str, readme: str) -> tuple[str, str]:
+def small_calls(device: str) -> str:
+    """What a small call costs the host: forward and backward, then forward without gradients."""
+    heads = ("", "eager, us", "ours, us", "ratio", "bar", "forward: eager, us", "ours, us", "ratio", "bar")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for entry in json.loads((KEPT / "small_calls.json").read_text()):
+        if entry["device"] != device:
+            continue
+        cells = [entry["activation"]]
+        for way in ("", "forward_"):
+            if f"{way}ratio" not in entry:
+                cells += [""] * 4
+                continue
+            ratio, bar = entry[f"{way}ratio"], entry.get(f"{way}bar", "")
+            missed = " (missed)" if bar and round(ratio, 2) > bar else ""
+            cells += [
+                f"{entry[f'eager_{way}us']:.1f}",
+                f"{entry[f'ours_{way}us']:.1f}",
+                f"{ratio:.2f}{missed}",
+                f"{bar}",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rewritten(page: str, overhead: str, readme: str) -> tuple[str, str, str]:
+    """The texts of `PAGES` with their tables."""
     cases = measured()
     stateless = [case for case in cases if "error" not in case]
     families = [case for case in cases if "error" in case]
@@ -122,14 +148,15 @@ def rewritten(page: str, readme: str) -> tuple[str, str]:
     where = f"{told['device']}, torch {told['torch']}, whose copy moves {told['copy_tb_per_s']:.2f} TB/s"
     page = between(page, "machine", where + ".")
     page = between(between(page, "stateless", table(stateless)), "families", table(families))
-    return page, between(readme, "figures", readme_table())
+    for device in ("cuda", "cpu"):
+        overhead = between(overhead, f"small calls, {device}", small_calls(device))
+    return page, overhead, between(readme, "figures", readme_table())
 
 
 def main() -> None:
     for path in map(Path, sys.argv[1:]):
         shutil.copyfile(path, KEPT / FILES[path.name])
-    page, readme = ROOT / "docs/benchmarks/h100.md", ROOT / "README.md"
-    for file, text in zip((page, readme), rewritten(page.read_text(), readme.read_text()), strict=True):
+    for file, text in zip(PAGES, rewritten(*(page.read_text() for page in PAGES)), strict=True):
         file.write_text(text)
     chart(ROOT / "docs/benchmarks/h100.png")
 
