@@ -75,10 +75,12 @@ class Predictor(torch.nn.Module):
         if model is None and settings.data == OWN:
             raise CheckpointError(f"{path} is of a network or data of your own; give the network as `model`")
         try:
-            made = model or network(settings, problem)
+            with torch.device("meta"):  # a network of any size takes no memory there
+                described = model or network(settings, problem)
         except (ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path} describes a network that cannot be made: {error}") from error
-        check_tensors(path, weights, made)
+        check_tensors(path, weights, described)
+        made = model or network(settings, problem)
         made.load_state_dict(weights)
         return cls(made, problem)
 
