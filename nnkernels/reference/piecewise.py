@@ -119,7 +119,8 @@ class thresholded_relu(Formula):
 class softshrink(Formula):
     @staticmethod
     def value(x, a, b):
-        return torch.where(x > a, x - a, torch.where(x < -a, x + a, 0 * near(x)))
+        # NaN is outside: Inductor may take 0 * NaN for 0.
+        return torch.where((x >= -a) & (x <= a), 0 * near(x), torch.where(x > a, x - a, x + a))
 
     @staticmethod
     def d1(x, a, b):
