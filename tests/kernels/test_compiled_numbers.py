@@ -39,17 +39,18 @@ def test_every_member_is_within_the_promise_over_the_whole_range():
     """One test for all, which starts its compiler once."""
     rows, x = catalogue(Activation), compiling.inputs(torch.float32).to(DEVICE)
     negative_zero = (x == 0) & x.signbit()
-    told = tool().told()
+    told, wrong = tool().told(), []
     for row, (y, slope) in zip(rows, compiling.run([ours(row) for row in rows], x), strict=True):
         found = compiling.judge(row, x, y, slope)
-        assert found.ok, f"{row.name}: {found}"
-        if row.name in ZEROS:
-            assert y[negative_zero].signbit().all(), f"{row.name}(-0.0) is {y[negative_zero]}"
+        if not found.ok:
+            wrong.append(f"{row.name}: {found}")
+        if row.name in ZEROS and not y[negative_zero].signbit().all():
+            wrong.append(f"{row.name}(-0.0) is {y[negative_zero]}")
         if DEVICE == "cpu":
             page = told[row.name]
-            assert abs(page[0] - found.value.ulp) <= 1 and abs(page[1] - found.d1.ulp) <= 1, (
-                f"{row.name}: {found}; run: python tools/compiled_table.py"
-            )
+            if abs(page[0] - found.value.ulp) > 1 or abs(page[1] - found.d1.ulp) > 1:
+                wrong.append(f"{row.name}: {found}; run: python tools/compiled_table.py")
+    assert not wrong, "\n".join(wrong)
 
 
 OTHER_TYPES = {torch.bfloat16: ("tanh", "selu", "mish", "gelu_tanh", "relu"), torch.float64: ("tanh", "gelu")}
