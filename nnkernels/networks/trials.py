@@ -60,7 +60,8 @@ class Trained:
         settings = dataclasses.replace(self.settings, seed=seed, out=folder / "run", evaluate_every=every, **_QUIET)
         trainer = Trainer(settings, data, model)
         result = trainer.run()
-        assert result.evaluation is not None
+        if result.evaluation is None:
+            raise RuntimeError(f"training on {self.settings.data} was stopped, by a signal, before it was judged")
         return Learned(result.evaluation.metric, trainer.model.eval(), data)
 
     def _steps(self, data: Data) -> int:
