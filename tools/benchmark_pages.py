@@ -1,7 +1,8 @@
-"""Rewrites the tables of docs/benchmarks/h100.md and of the README, and the README's chart, from what was measured.
+"""Rewrites the tables of docs/benchmarks/h100.md, overhead.md and the README, and its chart, from what was measured.
 
 bash benchmarks/gpu.sh time families      # on the machine with the GPU; then copy its gpu-output/
-python tools/benchmark_pages.py gpu-output/gpu.json gpu-output/families.json
+python benchmarks/overhead.py --forms --json > gpu-output/forms.json
+python tools/benchmark_pages.py gpu-output/gpu.json gpu-output/families.json gpu-output/forms.json
 python tools/benchmark_pages.py           # from what docs/benchmarks/h100/ holds already
 """
 
@@ -30,7 +31,7 @@ SHOWN = {
 """The cases of the README, and what it calls them."""
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str) -> Any:
     return json.loads((KEPT / name).read_text())
 
 
@@ -119,7 +120,7 @@ def small_calls(device: str) -> str:
     """What a small call costs the host: forward and backward, then forward without gradients."""
     heads = ("", "eager, us", "ours, us", "ratio", "bar", "forward: eager, us", "ours, us", "ratio", "bar")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for entry in json.loads((KEPT / "small_calls.json").read_text()):
+    for entry in read("small_calls.json"):
         if entry["device"] != device:
             continue
         cells = [entry["activation"]]

@@ -32,7 +32,7 @@ _SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """A function whose derivative is the surrogate."""
 
-_SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
+SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "fast_sigmoid": lambda z: (1 / (1 + z.abs())).square(),
     "arctan": lambda z: 1 / (1 + z.square()),
     "triangular": lambda z: torch.relu(1 - z.abs()),
@@ -128,4 +128,4 @@ def _pulled(neuron: Neuron, v: Tensor, grad: Tensor, carried: Tensor) -> Tensor:
         kept, lost = torch.where(v > neuron.threshold, 0.0, kept), v * kept
     if not neuron.detach_reset:
         grad = grad - lost
-    return kept + grad * _SURROGATES[neuron.surrogate](neuron.slope * (v - neuron.threshold))
+    return kept + grad * SURROGATES[neuron.surrogate](neuron.slope * (v - neuron.threshold))

@@ -8,7 +8,7 @@ import torch
 from nnkernels.contracts.spiking import RESETS
 from nnkernels.functional import lif
 from nnkernels.networks.spiking import Spiking
-from nnkernels.reference.spiking import _SURROGATES as SURROGATES
+from nnkernels.reference.spiking import SURROGATES
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

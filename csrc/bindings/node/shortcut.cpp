@@ -147,8 +147,8 @@ struct Shortcut {
   std::unordered_map<Key, std::shared_ptr<const Remembered>, HashOfKey>* known;
 };
 
-constexpr size_t kMostShortcuts =
-    1024;  // sizes that change with every call must not fill the memory: a full table starts anew
+// Sizes that change with every call must not fill the memory: a full table starts anew.
+constexpr size_t kMostShortcuts = 1024;
 
 std::shared_ptr<const Remembered> learned(const Arguments& given, const Watch& watch, PyObject* result) {
   if (watch.calls != 1 || !watch.plan || !THPVariable_Check(result) || !THPVariable_Unpack(result).is_same(watch.y)) {
