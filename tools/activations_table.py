@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pages import between
+
 from nnkernels.registry import Activation, catalogue
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/activations.md"
-BEGIN, END = "<!-- activations: written by tools/activations_table.py -->", "<!-- end of activations -->"
 
 
 def table() -> str:
@@ -30,8 +31,7 @@ def table() -> str:
 
 
 def rewritten(text: str) -> str:
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
+    return between(text, "activations", "activations_table", table())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pages
+
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "docs/benchmarks/h100"
 FILES = {"gpu.json": "stateless.json", "families.json": "families.json", "forms.json": "small_calls.json"}
@@ -111,9 +113,7 @@ def chart(path: Path) -> None:
 
 
 def between(text: str, mark: str, new: str) -> str:
-    begin, end = f"<!-- {mark}: written by tools/benchmark_pages.py -->", f"<!-- end of {mark} -->"
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n\n{new}\n\n{end}{rest.split(end)[1]}"
+    return pages.between(text, mark, "benchmark_pages", new)
 
 
 def small_calls(device: str) -> str:

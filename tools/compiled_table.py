@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pages import between
 
 from nnkernels import compiling
 from nnkernels.benchmark import ours
@@ -51,8 +52,7 @@ def table() -> str:
 
 
 def rewritten(page: str) -> str:
-    head, rest = page.split(START)
-    return f"{head}{START}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
+    return between(page, "errors", "compiled_table", table())
 
 
 if __name__ == "__main__":

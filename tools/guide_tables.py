@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pages import between
+
 import nnkernels
 from nnkernels.networks.recipes import RECIPES
 
@@ -42,10 +44,8 @@ def line(cells: Iterable[str]) -> str:
 
 def rewritten(text: str, heads: dict[str, tuple[str, ...]]) -> str:
     for name, body in rows().items():
-        begin, end = f"<!-- {name}: written by tools/guide_tables.py -->", f"<!-- end of {name} -->"
-        before, rest = text.split(begin)
         table = "\n".join([line(heads[name]), "|---" * len(heads[name]) + "|", *map(line, body)])
-        text = f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+        text = between(text, name, "guide_tables", table)
     return text
 
 

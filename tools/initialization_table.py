@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pages import between
+
 from nnkernels.gallery.drawings import required_of
 from nnkernels.initialization import has_gain, init_for
 from nnkernels.registry import catalogue
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/initialization.md"
-BEGIN, END = "<!-- gains: written by tools/initialization_table.py -->", "<!-- end of gains -->"
 
 
 def table() -> str:
@@ -28,8 +29,7 @@ def table() -> str:
 
 
 def rewritten(text: str) -> str:
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
+    return between(text, "gains", "initialization_table", table())
 
 
 if __name__ == "__main__":

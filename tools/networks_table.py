@@ -9,13 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+from pages import between
+
 from nnkernels.commands.networks import HEAD, line
 from nnkernels.networks.recipe import Outcome
 from nnkernels.networks.recipes import RECIPES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, KEPT = DOCS / "networks.md", DOCS / "benchmarks" / "networks"
-BEGIN, END = "<!-- networks: written by tools/networks_table.py -->", "<!-- end of networks -->"
 
 
 def outcomes() -> dict[str, Outcome]:
@@ -33,8 +34,7 @@ def table(measured: dict[str, Outcome]) -> str:
 
 
 def rewritten(text: str, measured: dict[str, Outcome]) -> str:
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(measured)}\n\n{END}{rest.split(END)[1]}"
+    return between(text, "networks", "networks_table", table(measured))
 
 
 if __name__ == "__main__":

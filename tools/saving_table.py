@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pages import between
 from torch import Tensor
 
 import nnkernels
@@ -18,7 +19,6 @@ from nnkernels.benchmark import ours
 from nnkernels.registry import Activation, catalogue
 
 PAGE = Path(__file__).parent.parent / "docs/saving.md"
-START, END = "<!-- bytes: written by tools/saving_table.py -->", "<!-- end of bytes -->"
 COUNT = 2**16
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4")
 
@@ -87,8 +87,7 @@ def table() -> str:
 
 
 def rewritten(page: str) -> str:
-    head, rest = page.split(START)
-    return f"{head}{START}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
+    return between(page, "bytes", "saving_table", table())
 
 
 if __name__ == "__main__":
