@@ -19,6 +19,7 @@ from nnkernels.benchmark import ours
 from nnkernels.registry import Activation, catalogue
 
 PAGE = Path(__file__).parent.parent / "docs/saving.md"
+START, END = "<!-- bytes: written by tools/saving_table.py -->", "<!-- end of bytes -->"
 COUNT = 2**16
 POLICIES = ("auto", "input", "output", "bits", "compressed", "compressed4")
 
