@@ -6,6 +6,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..fusing import Inner
@@ -21,6 +22,7 @@ class _Norm(NamedTuple):
     dims: int
     eps: float
     centred: bool
+    dtype: torch.dtype
 
 
 def call(
@@ -32,9 +34,13 @@ def call(
     bias: Tensor | None,
     eps: float,
     centred: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """f(norm(x) weight + bias + residual) over the last `dims` dimensions of x; the residual has x's shape and type."""
-    spec = _Norm(inner, dims, eps, centred)
+    """f(norm(x) weight + bias + residual) over the last `dims` dimensions of x, in the type `dtype`.
+
+    The residual has x's shape and type.
+    """
+    spec = _Norm(inner, dims, eps, centred, dtype)
     if x.numel() == 0:
         return _NORM_ACT.elsewhere(spec, x, residual, weight, bias)
     return route.call(_NORM_ACT, spec, x, residual, weight, bias)
@@ -75,7 +81,14 @@ class _NormAct(route.Form):
         x, residual, weight, bias = tensors
         shape = _shape(x, spec.dims)
         y, statistics = kernels.norm_act(
-            spec.inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), spec.eps, spec.centred
+            spec.inner,
+            _rows(x, shape),
+            _rows(residual, shape),
+            _flat(weight),
+            _flat(bias),
+            spec.eps,
+            spec.centred,
+            spec.dtype,
         )
         return _shaped(y, x), statistics  # type: ignore[return-value]
 
@@ -90,45 +103,49 @@ class _NormAct(route.Form):
         wants_x, wants_residual, wants_weight, wants_bias = wanted
         identity = spec.inner.name == IDENTITY.name
         if identity and not (wants_x or wants_weight or wants_bias):
-            return None, grad, None, None
+            return None, grad.to(x.dtype), None, None
         shape = _shape(x, spec.dims)
         for_x, for_residual, for_weight, for_bias = kernels.norm_act_backward(
             spec.inner, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
             statistics, wants_residual, wants_weight or wants_bias,
         )  # fmt: skip
-        for_residual = grad if identity else _shaped(for_residual, x)
+        for_residual = grad.to(x.dtype) if identity else _shaped(for_residual, x)
         return _shaped(for_x, x), for_residual, _shaped(for_weight, weight), _shaped(for_bias, bias)
 
     def differentiable(self, spec: _Norm, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
         x, residual, weight, bias, _ = kept
         identity = spec.inner.name == IDENTITY.name
         if identity and not any((wanted[0], *wanted[2:])):
-            return None, grad, None, None
+            return None, grad.to(x.dtype), None, None
         function = partial(_value, *spec, [t is not None for t in (residual, weight, bias)])
         given = [tensor for tensor in (x, residual, weight, bias) if tensor is not None]
         found = iter(differentiable_gradients(function, given, grad))
         for_x, for_residual, for_weight, for_bias = (
             None if tensor is None else next(found) for tensor in (x, residual, weight, bias)
         )
-        return for_x, grad if identity else for_residual, for_weight, for_bias
+        return for_x, grad.to(x.dtype) if identity else for_residual, for_weight, for_bias
 
     def elsewhere(self, spec: _Norm, *tensors: Any) -> Tensor:
         x, residual, weight, bias = tensors
-        inner, dims, eps, centred = spec
+        inner, dims, eps, centred, dtype = spec
         if sharded.serves(*tensors):
             last = range(x.dim() - dims, x.dim())
             return sharded.locally(
-                lambda x, residual, weight, bias: call(inner, x, dims, residual, weight, bias, eps, centred),
+                lambda x, residual, weight, bias: call(
+                    inner, x, dims, residual, weight, bias, eps, centred, dtype
+                ),
                 x, [sharded.alike(x, residual), (weight, last), (bias, last)], last,
             )  # fmt: skip
-        return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
+        return reference.composed(inner, x, dims, residual, weight, bias, eps, centred, dtype)
 
 
 _NORM_ACT = _NormAct()
 
 
-def _value(inner: Inner, dims: int, eps: float, centred: bool, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:
+def _value(
+    inner: Inner, dims: int, eps: float, centred: bool, dtype: torch.dtype, has: list[bool], x: Tensor, *others: Tensor
+) -> Tensor:
     """The value of the operands that there are."""
     left = iter(others)
     residual, weight, bias = (next(left) if there else None for there in has)
-    return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
+    return reference.composed(inner, x, dims, residual, weight, bias, eps, centred, dtype)

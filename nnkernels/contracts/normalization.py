@@ -26,8 +26,9 @@ class Kernels(Protocol):
         bias: Tensor | None,
         eps: float,
         centred: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """f(norm(x) weight + bias + residual) of a matrix, and its rows' statistics.
+        """f(norm(x) weight + bias + residual) of a matrix, in the type `dtype`, and its rows' statistics.
 
         They are the mean (if centred) and 1 / deviation.
 
@@ -46,4 +47,7 @@ class Kernels(Protocol):
         wants_residual: bool,
         wants_parameters: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, residual, weight and bias; None for a residual behind "identity", whose is `grad`."""
+        """The gradients of x, residual, weight and bias; None for a residual behind "identity", whose is `grad`.
+
+        `grad` is of the type that `norm_act` was asked for.
+        """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.inner import Inner
+from ..contracts.normalization import statistics_dtype
 from ..native import index_of
 from ..registry import IDENTITY
 
@@ -23,8 +24,12 @@ def norm_act(
     bias: Tensor | None,
     eps: float,
     centred: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    return _OPS.norm_forward(x, *_operands(x, residual, weight, bias), *_formula(inner), eps, centred)
+    if dtype.itemsize > x.element_size():  # these kernels write the type that they read
+        x, residual = x.to(dtype), None if residual is None else residual.to(dtype)
+    y, statistics = _OPS.norm_forward(x, *_operands(x, residual, weight, bias), *_formula(inner), eps, centred)
+    return y.to(dtype), statistics
 
 
 def norm_act_backward(
@@ -38,13 +43,17 @@ def norm_act_backward(
     wants_residual: bool,
     wants_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    dtype = x.dtype
+    if statistics.dtype != statistics_dtype(x):  # forward computed in a wider type
+        x, residual = x.to(grad.dtype), None if residual is None else residual.to(grad.dtype)
+    grad = grad.to(x.dtype)
     operands = _operands(x, residual, weight, bias)
     grad_x, for_residual, for_weight, for_bias = _OPS.norm_backward(
         grad, x, *operands, statistics, *_formula(inner), wants_residual, wants_parameters
     )
     return (
-        grad_x,
-        for_residual if wants_residual and inner.name != IDENTITY.name else None,
+        grad_x.to(dtype),
+        for_residual.to(dtype) if wants_residual and inner.name != IDENTITY.name else None,
         _total(for_weight).to(weight.dtype) if wants_parameters and weight is not None else None,
         _total(for_bias).to(bias.dtype) if wants_parameters and bias is not None else None,
     )

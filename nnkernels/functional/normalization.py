@@ -31,6 +31,7 @@ def layer_norm_act(
     activation: str = "identity",
     *,
     residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
     **constants: float,
 ) -> Tensor:
     """f((input - mean) / sqrt(variance + eps) weight + bias + residual), rounded once, in one pass each way.
@@ -45,17 +46,20 @@ def layer_norm_act(
         eps: added to the variance; not negative.
         activation: the name of a stateless activation, or "identity".
         residual: added before the activation; of a shape that broadcasts to the input's.
+        dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
+            16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
-        A contiguous tensor with the shape and type of the input, also under autocast: what is computed in between is
-        float32 (float64 for float64) in any case.
+        A contiguous tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in
+        between is float32 (float64 for float64) in any case.
 
     Raises:
         ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, weight or bias have
             another shape, the residual does not broadcast.
         ValueError: eps is negative, the activation is unknown, a tensor is on another device.
-        TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor.
+        TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor; a dtype
+            between which and the input's there is no such pair.
         NotImplementedError: the type is not one of the four.
         RuntimeError: the backend chosen by name cannot serve the input.
 
@@ -76,14 +80,15 @@ def layer_norm_act(
     if has_torch_function(tensors):
         return handle_torch_function(
             layer_norm_act, tensors, input, normalized_shape, weight, bias, eps, activation,
-            residual=residual, **constants,
+            residual=residual, dtype=dtype, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
     dims = _check("layer_norm_act", given, normalized_shape, eps)
     chosen = inner("layer_norm_act", activation, constants)
     return autograd.call(
-        chosen, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias, float(eps), centred=True
-    )
+        chosen, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias, float(eps), True,
+        _type("layer_norm_act", input, dtype),
+    )  # fmt: skip
 
 
 @shortcut
@@ -95,6 +100,7 @@ def rms_norm_act(
     activation: str = "identity",
     *,
     residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
     **constants: float,
 ) -> Tensor:
     """f(input / sqrt(mean(input^2) + eps) weight + residual), rounded once, in one pass over the data each way.
@@ -109,11 +115,13 @@ def rms_norm_act(
             float64, 2^-23 for the others.
         activation: the name of a stateless activation, or "identity".
         residual: added before the activation; of a shape that broadcasts to the input's.
+        dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
+            16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
-        A contiguous tensor with the shape and type of the input, also under autocast: what is computed in between is
-        float32 (float64 for float64) in any case.
+        A contiguous tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in
+        between is float32 (float64 for float64) in any case.
 
     Raises:
         ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
@@ -132,16 +140,18 @@ def rms_norm_act(
     tensors = (input, weight, residual)
     if has_torch_function(tensors):
         return handle_torch_function(
-            rms_norm_act, tensors, input, normalized_shape, weight, eps, activation, residual=residual, **constants
-        )
+            rms_norm_act, tensors, input, normalized_shape, weight, eps, activation,
+            residual=residual, dtype=dtype, **constants,
+        )  # fmt: skip
     given = {"input": input, "weight": weight, "residual": residual}
     dims = _check("rms_norm_act", given, normalized_shape, eps)
     chosen = inner("rms_norm_act", activation, constants)
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     return autograd.call(
-        chosen, input, dims, _broadcast("rms_norm_act", residual, input), weight, None, float(eps), centred=False
-    )
+        chosen, input, dims, _broadcast("rms_norm_act", residual, input), weight, None, float(eps), False,
+        _type("rms_norm_act", input, dtype),
+    )  # fmt: skip
 
 
 def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:
@@ -192,3 +202,15 @@ def _broadcast(name: str, residual: Tensor | None, x: Tensor) -> Tensor | None:
         raise _ShapeError(
             f"{name}(): a residual of shape {tuple(residual.shape)} does not broadcast to the input's {tuple(x.shape)}"
         ) from None
+
+
+def _type(name: str, x: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The result's type."""
+    if dtype is None or dtype == x.dtype:
+        return x.dtype
+    if not isinstance(dtype, torch.dtype) or {x.dtype, dtype} not in _PAIRS:
+        raise TypeError(f"{name}(): dtype must be the input's, or float32 beside 16 bits; got {dtype} for {x.dtype}")
+    return dtype
+
+
+_PAIRS = ({torch.float32, torch.bfloat16}, {torch.float32, torch.float16})

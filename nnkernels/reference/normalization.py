@@ -23,8 +23,9 @@ def norm_act(
     bias: Tensor | None,
     eps: float,
     centred: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    y, *statistics = _composed(inner, x, 1, residual, weight, bias, eps, centred)
+    y, *statistics = _composed(inner, x, 1, residual, weight, bias, eps, centred, dtype)
     return y, torch.stack(statistics).squeeze(-1).to(statistics_dtype(x))
 
 
@@ -69,9 +70,10 @@ def composed(
     bias: Tensor | None,
     eps: float,
     centred: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """The value for a tensor of any shape, whose last `dims` dimensions are a row."""
-    return _composed(inner, x, dims, residual, weight, bias, eps, centred)[0]
+    return _composed(inner, x, dims, residual, weight, bias, eps, centred, dtype)[0]
 
 
 def _composed(
@@ -83,6 +85,7 @@ def _composed(
     bias: Tensor | None,
     eps: float,
     centred: bool,
+    dtype: torch.dtype,
 ) -> list[Tensor]:
     """The value, the mean if centred, and 1 / deviation."""
     along = tuple(range(-dims, 0))
@@ -93,7 +96,7 @@ def _composed(
         z = z - statistics[0]
     statistics.append(torch.rsqrt(z.square().mean(along, keepdim=True) + eps))
     z = _affine(z * statistics[-1], residual, weight, bias)
-    return [FORMULAS[inner.name].value(z, *rounded(x, inner.a, inner.b)).to(x.dtype), *statistics]
+    return [FORMULAS[inner.name].value(z, *rounded(x, inner.a, inner.b)).to(dtype), *statistics]
 
 
 def _affine(normalised: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:

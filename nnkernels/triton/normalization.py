@@ -40,9 +40,10 @@ def norm_act(
     bias: Tensor | None,
     eps: float,
     centred: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     rows, cols = x.shape
-    y = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
+    y = torch.empty(rows, cols, dtype=dtype, device=x.device)
     statistics = torch.empty(1 + centred, rows, dtype=statistics_dtype(x), device=x.device)
     given = (x, residual, weight, bias, y, statistics, inner.a, inner.b, eps, rows, cols, x.stride(0))
     constants = (0 if residual is None else residual.stride(0), FORMULAS[inner.name].value, centred)

@@ -172,6 +172,23 @@ def test_types_may_differ_and_gradients_have_the_parameters_type(device):
     assert torch.allclose(found, exact.float(), rtol=1e-5, atol=1e-5)  # as no sum in 16 bits would be
 
 
+@pytest.mark.parametrize("of", [torch.bfloat16, torch.float16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+def test_the_result_may_be_of_another_type(norm, activation, of, device):
+    """float32 of 16 bits and 16 bits of float32, each as exact as its own type, gradients in the operands' types."""
+    to = torch.bfloat16 if of == torch.float32 else torch.float32
+    inputs = leaves(norm, (5, 48), device, of)
+    wide = [None if one is None else one.detach().double().requires_grad_() for one in inputs]
+    found, truth = ours(norm, *inputs, activation=activation, dtype=to), ours(norm, *wide, activation=activation)
+    assert found.dtype == to and off(found, truth) <= 2 * accuracy.LIMITS[to]
+    grad = torch.randn_like(found)
+    given = [one for one in inputs if one is not None]
+    expected = torch.autograd.grad(truth, [one for one in wide if one is not None], grad.double())
+    for ours_, theirs, one in zip(torch.autograd.grad(found, given, grad), expected, given, strict=True):
+        assert ours_.dtype == one.dtype and off(ours_, theirs) <= 3 * accuracy.LIMITS[one.dtype]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.lists(st.integers(0, 5), min_size=1, max_size=4),
@@ -324,6 +341,7 @@ def test_the_default_epsilon_is_torchs(dtype, device):
         (ValueError, "nosuch", lambda x: F.layer_norm_act(x, 6, activation="nosuch")),
         (TypeError, "alpha", lambda x: F.rms_norm_act(x, 6, activation="relu", alpha=1.0)),
         (NotImplementedError, r"int64.*weight.*\(6,\)", lambda x: F.layer_norm_act(x, 6, torch.ones(6).long())),
+        (TypeError, "float64.*float32", lambda x: F.rms_norm_act(x, 6, dtype=torch.float64)),
         (TypeError, "'residual' must be Tensor, not float", lambda x: F.rms_norm_act(x, 6, residual=1.0)),
         (ValueError, "meta", lambda x: F.layer_norm_act(x, 6, torch.ones(6, device="meta"))),
         (ValueError, "-2", lambda x: nn.LayerNormAct(6, eps=-2)),
