@@ -124,7 +124,10 @@ class Ninja:
         return target
 
     def unite(self, name: str, sources: list[Path]) -> Path:
-        """One source that includes these, whose headers are then read once; written only where it changes."""
+        """One source that includes these; written only where it changes.
+
+        Reading torch's headers is most of the work of compiling bindings, and is then done once.
+        """
         united = self.folder / name
         text = "".join(f'#include "{source}"\n' for source in sources)
         if not united.exists() or united.read_text() != text:
@@ -203,20 +206,26 @@ class BuildNative(build_ext):
                 missing[part] = f"the compiler failed: {error} (whole log: {ninja.folder / 'build.log'})"
         return missing
 
+    def operators(self, ninja: Ninja, device: str) -> Path:
+        """One source of a library's operators: what both libraries share, and each family's bindings."""
+        shared = [ROOT / f"csrc/bindings/{name}.cpp" for name in ("tensors", "checks", "elementwise")]
+        return ninja.unite(f"ops_{device}.cpp", [*shared, *sorted(ROOT.glob(f"csrc/bindings/{device}/*.cpp"))])
+
     def add_cpu(self, ninja: Ninja, stable: str, libtorch: str) -> None:
         x86 = os.uname().machine in ("x86_64", "AMD64")
         isas = X86_ISAS if x86 else {"neon": ""}
         only = ""
         if x86 and os.environ.get("NNKERNELS_BASELINE") == "1":
             isas, only = {"baseline": ""}, " -DNNK_BASELINE_ONLY"
-        objects = [ninja.compile("cxx", ROOT / "csrc/bindings/ops_cpu.cpp", stable + only)]
-        objects.append(ninja.compile("cxx", ROOT / "csrc/cpu/select.cpp", KERNEL_FLAGS + only))
-        for source in sorted(ROOT.glob("csrc/cpu/*.cpp")):
-            if source.stem != "select":
-                objects += [
-                    ninja.compile("cxx", source, f"{KERNEL_FLAGS}{only} {flags} -DNNK_ISA={isa}", f".{isa}")
-                    for isa, flags in isas.items()
-                ]
+        objects = [ninja.compile("cxx", self.operators(ninja, "cpu"), stable + only)]
+        common = sorted(ROOT.glob("csrc/cpu/common/*.cpp"))
+        flags = f"{KERNEL_FLAGS}{only} -DNNK_ISA=common"
+        objects.append(ninja.compile("cxx", ninja.unite("common.cpp", common), flags))
+        objects += [
+            ninja.compile("cxx", source, f"{KERNEL_FLAGS}{only} {flags} -DNNK_ISA={isa}", f".{isa}")
+            for source in sorted(ROOT.glob("csrc/cpu/*.cpp"))
+            for isa, flags in isas.items()
+        ]
         ninja.link("cpu", "libnnkernels_cpu.so", objects, f"{libtorch} -ltorch_cpu -lc10")
 
     def add_cuda(self, ninja: Ninja, nvcc: Path, stable: str, libtorch: str) -> dict[str, str]:
@@ -228,7 +237,7 @@ class BuildNative(build_ext):
         target = f"-gencode arch=compute_{CUDA_ARCHS[0]},code=[{codes}] -Xfatbin -compress-all"
         flags = f"-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {target}"
         objects = [ninja.compile("nvcc", source, flags) for source in sorted(ROOT.glob("csrc/cuda/*.cu"))]
-        objects.append(ninja.compile("cxx", ROOT / "csrc/bindings/ops_cuda.cpp", stable))
+        objects.append(ninja.compile("cxx", self.operators(ninja, "cuda"), stable))
         # Only the C shims of libtorch_cpu are named at link time: a torch without CUDA still has its headers.
         objects += ninja.outputs["cpu"]  # which lists the activations' names
         libraries = f"{libtorch} -ltorch_cpu -lc10 {cudart} -ldl -lrt -lpthread -Wl,-rpath,'$$ORIGIN'"
@@ -237,7 +246,6 @@ class BuildNative(build_ext):
 
     def add_autograd(self, ninja: Ninja, torch: Path, python: str, suffix: str) -> None:
         version = torch_version(torch)
-        # Reading torch's headers is most of the work, and the same for every source.
         parts = [ROOT / "csrc/bindings/autograd.cpp", *sorted(ROOT.glob("csrc/bindings/node/*.cpp"))]
         flags = f"{BINDING_FLAGS} {headers_of(torch)} {python}"
         node = ninja.compile("cxx", ninja.unite("node.cpp", parts), flags, f"-{version}")

@@ -1,7 +1,7 @@
 // How tensors of one shape become rows of adjacent elements, the only layout that a kernel sees.
 #pragma once
 
-#include <cstdint>
+#include "kernels.h"
 
 namespace nnk {
 
@@ -10,7 +10,7 @@ constexpr int kMaxDims = 62;
 
 struct Geometry {
   int64_t rows, cols;
-  int64_t row_strides[5];
+  int64_t row_strides[kMaxOperands];
 };
 
 // Orders the dimensions as they lie in the last operand (the output), merges those that continue each other in every
@@ -34,7 +34,7 @@ inline bool plan(int dims, const int64_t* sizes, const int64_t* const* strides, 
 
   // Runs from the innermost dimension outwards: [0] adjacent elements, [1] rows.
   int64_t extent[2] = {1, 1};
-  int64_t step[2][5] = {};
+  int64_t step[2][kMaxOperands] = {};
   for (int o = 0; o < operands; ++o) step[0][o] = 1;
   int run = 0;
   for (int i = kept - 1; i >= 0; --i) {
@@ -52,6 +52,31 @@ inline bool plan(int dims, const int64_t* sizes, const int64_t* const* strides, 
   *geometry = {extent[1], extent[0], {}};
   for (int o = 0; o < operands; ++o) geometry->row_strides[o] = run == 1 ? step[1][o] : extent[0];
   return true;
+}
+
+// The same for rows of elements that lie `steps` apart, which `plan` sees as adjacent: those of the dimension that is
+// innermost in the last operand. An operand expanded from one number, of step 0, joins as the last one lies.
+inline bool plan_with_steps(int dims, const int64_t* sizes, const int64_t* const* strides, int operands,
+                            Geometry* geometry, int64_t* steps) {
+  if (dims > kMaxDims) return false;
+  const int64_t* last = strides[operands - 1];
+  int inner = -1;
+  for (int d = 0; d < dims; ++d) {
+    if (sizes[d] > 1 && (inner < 0 || last[d] < last[inner])) inner = d;
+  }
+  int64_t counted[kMaxOperands][kMaxDims];
+  const int64_t* rows[kMaxOperands];
+  for (int i = operands - 1; i >= 0; --i) {
+    const int64_t* own = strides[i];
+    const int64_t step = inner < 0 ? 1 : own[inner];
+    for (int d = 0; d < dims; ++d) {
+      if (sizes[d] > 1 && (step ? own[d] % step : own[d])) return false;
+      counted[i][d] = step ? own[d] / step : counted[operands - 1][d];
+    }
+    steps[i] = step;
+    rows[i] = counted[i];
+  }
+  return steps[operands - 1] > 0 && plan(dims, sizes, rows, operands, geometry);
 }
 
 }  // namespace nnk

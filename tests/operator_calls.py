@@ -66,7 +66,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
         _numbers(8, 5), _numbers(4), _numbers(8, 5), _SEED, _silu(), 0.0, 0.0, 2, 4, 2**31, 2.0,
     ],
     "fused_backward": lambda: [
-        _numbers(40, 5), _numbers(40, 5), _numbers(5), NOTHING, _silu(), 0.0, 0.0, 1, 5, 0, 1.0, True,
+        _numbers(40, 5), _numbers(40, 5), _numbers(5), None, _silu(), 0.0, 0.0, 1, 5, 0, 1.0, True,
     ],
     "norm_forward": lambda: [
         _numbers(6, 5), _numbers(6, 5), _numbers(5), _numbers(5), _silu(), False, 0.0, 0.0, 1e-5, True,

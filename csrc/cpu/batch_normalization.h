@@ -1,8 +1,11 @@
 // Normalisation over batches or groups, activation and residual, in passes over a dense tensor.
 #pragma once
 
+#include <memory>
+
 #include "../kernels.h"
 #include "isa.h"
+#include "numbers.h"
 
 namespace nnk {
 
@@ -47,6 +50,26 @@ struct NormJob {
                                      // writes grad_x = scale dz, the gradient where the statistics are fixed
   double* sums;                      // [chunks][lanes][2]
 };
+
+// The rows of a call's statistics, of one number for each set: how many values, their mean, what its rounding lost, and
+// 1 / deviation.
+enum NormRow { kCount, kCenter, kLow, kRstd, kNormRows };
+
+// Memory for the partial sums of one pass, to which the job points.
+std::unique_ptr<double[]> norm_partials(NormJob* job);
+
+// Statistics of each set from what norm_moments left, the last row being sums of squares about the mean if `raw`. Moves
+// the running ones, if they are given.
+void norm_merge(const NormJob& job, Numbers statistics, Numbers running_mean, Numbers running_var, double momentum,
+                double eps, bool raw);
+
+// Each lane's sums of dz and of dz times the normalised value, [2, lanes], from what norm_sums left, and the same of
+// each set, its channels' times their weights, [2, sets].
+void norm_total(const NormJob& job, Numbers statistics, Numbers weight, Numbers sums, Numbers totals);
+
+// Memory for each lane's numbers, to which the job points: center, scale and shift, and with the totals of norm_total
+// along and offset. `weight`, `bias` and `totals` may be missing.
+std::unique_ptr<char[]> norm_lanes(NormJob* job, Numbers statistics, Numbers weight, Numbers bias, Numbers totals);
 
 }  // namespace nnk
 

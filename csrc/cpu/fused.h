@@ -6,6 +6,9 @@
 
 namespace nnk {
 
+// Rows whose gradients are added up together, whatever the number of threads.
+constexpr int64_t kFusedChunk = 32;
+
 enum class Along : int { nothing = 0, cols = 1, rows = 2 };
 
 struct FusedJob {
@@ -26,10 +29,10 @@ struct FusedJob {
   const void* grad;
   void* out;   // forward: y; backward: the gradient of x
   void* sums;  // backward: of the computing type, one row of `cols` for each chunk, or a number for each row; or null
-};
 
-// Rows whose gradients are added up together, whatever the number of threads.
-constexpr int64_t kFusedChunk = 32;
+  // Of the sums as rows of a number for each channel.
+  int64_t sum_rows() const { return along == Along::cols ? (rows + kFusedChunk - 1) / kFusedChunk : rows / channels; }
+};
 
 }  // namespace nnk
 

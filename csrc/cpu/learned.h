@@ -1,8 +1,12 @@
 // Activations with learned parameters, over `outer` x `channels` x `inner` elements of which the inner are adjacent.
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "../kernels.h"
 #include "isa.h"
+#include "numbers.h"
 
 namespace nnk {
 
@@ -14,8 +18,7 @@ struct LearnedOperand {
 };
 
 // With inner == 1 the channels are adjacent. Work is cut into blocks of fixed size, whatever the number of threads:
-// item
-// ((outer block * inner blocks) + inner block) * channel blocks + channel block.
+// item ((outer block * inner blocks) + inner block) * channel blocks + channel block.
 struct LearnedJob {
   Learned activation;
   Scalar scalar;
@@ -31,8 +34,27 @@ struct LearnedJob {
   int64_t channel_blocks() const { return (channels + channel_block - 1) / channel_block; }
   int64_t inner_blocks() const { return (inner + inner_block - 1) / inner_block; }
   int64_t items() const { return outer_blocks() * channel_blocks() * inner_blocks(); }
+  int64_t partial_sums() const { return outer_blocks() * inner_blocks() * parameter_rows() * channels; }
   int parameter_rows() const { return activation == Learned::apl ? 2 * segments : 1; }
 };
+
+// Column v of a job's parameters is channel v / step % count.
+struct LearnedColumns {
+  int64_t step = 1, count = 1;
+};
+
+// Sets how the operands, of which the last is the output, lie as outer x channels x inner, and cuts the blocks; false
+// where one does not. `per_channel`: dimension 1 is the channels', else there is one.
+bool lay_out(int dims, const int64_t* sizes, const int64_t* const* strides, int operands, bool per_channel,
+             LearnedJob* job, LearnedColumns* columns);
+
+// `parameters`, of `rows` rows each, in the computing type of `scalar`: one column for each of `channels`.
+std::unique_ptr<char[]> learned_table(const std::vector<Numbers>& parameters, int64_t rows, LearnedColumns columns,
+                                      int64_t channels, Scalar scalar);
+
+// Adds up the job's partial sums, in their order and in double, into `gradients`, like `parameters`.
+void learned_total(const LearnedJob& job, const std::vector<Numbers>& parameters, LearnedColumns columns,
+                   const std::vector<Numbers>& gradients);
 
 }  // namespace nnk
 

@@ -20,6 +20,9 @@ struct MaxoutJob {
 // Where a range of output elements may begin; it ends there, or with the last element.
 constexpr int64_t kMaxoutTile = 1024;
 
+// The width that so many pieces need.
+inline int winner_bits(int64_t pieces) { return pieces <= 2 ? 1 : pieces <= 4 ? 2 : pieces <= 16 ? 4 : 8; }
+
 }  // namespace nnk
 
 NNK_KERNEL(maxout, (const MaxoutJob& job, int64_t begin, int64_t end), (job, begin, end))

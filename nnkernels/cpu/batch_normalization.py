@@ -9,11 +9,9 @@ from ..contracts.batch_normalization import Frame, Gather, Operands, Reduce, Run
 from ..contracts.inner import Inner
 from ..native import index_of
 from ..reference.batch_normalization import fixed, merge
-from .fused import _given, _wide
+from .fused import _wide
 
 __all__ = ["apply", "backward", "fixed", "forward"]
-
-_NOTHING = torch.empty(0)
 
 
 def forward(
@@ -21,10 +19,10 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     x = operands.x
     if gather is not None:
-        own = torch.ops.nnkernels.norm_statistics(x, _NOTHING, _NOTHING, 0.0, eps, True, frame)
+        own = torch.ops.nnkernels.norm_statistics(x, None, None, 0.0, eps, True, frame)
         statistics = merge(gather(own), eps, running)
     elif running is None:
-        statistics = torch.ops.nnkernels.norm_statistics(x, _NOTHING, _NOTHING, 0.0, eps, False, frame)
+        statistics = torch.ops.nnkernels.norm_statistics(x, None, None, 0.0, eps, False, frame)
     else:
         moved = [_moved(kept) for kept in (running.mean, running.var)]
         statistics = torch.ops.nnkernels.norm_statistics(x, *moved, running.momentum, eps, False, frame)
@@ -59,12 +57,12 @@ def backward(
     x = operands.x
     grad_x = torch.empty_like(x)
     grad_residual = torch.empty_like(x) if wants_residual else None
-    dz = _NOTHING
+    dz = None
     if not is_fixed:  # kept between the two passes, so that the derivative is computed once
         dz = grad_x if x.dtype == statistics.dtype else torch.empty(x.numel(), dtype=statistics.dtype)
     tensors = _tensors(operands)
     sums, totals = torch.ops.nnkernels.norm_sums(
-        grad, *tensors, statistics, dz, grad_x, _given(grad_residual), index_of(inner.name), inner.a, inner.b, frame
+        grad, *tensors, statistics, dz, grad_x, grad_residual, index_of(inner.name), inner.a, inner.b, frame
     )
     if not is_fixed:
         if reduce is not None:
@@ -73,6 +71,6 @@ def backward(
     return grad_x, grad_residual, sums.view(2, frame.batch, -1).sum(1) if frame.batch > 1 else sums
 
 
-def _tensors(operands: Operands) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tensors(operands: Operands) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     x, residual, weight, bias = operands
-    return x, _given(residual), _wide(weight, x), _wide(bias, x)
+    return x, residual, _wide(weight, x), _wide(bias, x)

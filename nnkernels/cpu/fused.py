@@ -10,15 +10,11 @@ from ..contracts.inner import Inner
 from ..contracts.random import threshold
 from ..native import index_of
 
-_NOTHING = torch.empty(0)
-
 
 def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
-    return torch.ops.nnkernels.fused_forward(
-        x, _wide(bias, x), _given(residual), _given(seed), *_constants(inner, p, matrix)
-    )
+    return torch.ops.nnkernels.fused_forward(x, _wide(bias, x), residual, seed, *_constants(inner, p, matrix))
 
 
 def bias_act_backward(
@@ -32,7 +28,7 @@ def bias_act_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
     grad_x, partial = torch.ops.nnkernels.fused_backward(
-        grad, _given(x), _wide(bias, grad), _given(seed), *_constants(inner, p, matrix), wants_bias
+        grad, x, _wide(bias, grad), seed, *_constants(inner, p, matrix), wants_bias
     )
     return grad_x, partial.sum(0) if wants_bias else None
 
@@ -42,13 +38,7 @@ def _constants(inner: Inner, p: float, matrix: Matrix) -> tuple[int | None, floa
     return index, inner.a, inner.b, matrix.along, matrix.channels, threshold(p), 1 / (1 - p)
 
 
-def _wide(bias: Tensor | None, like: Tensor) -> Tensor:
-    """The bias in the computing type."""
+def _wide(parameter: Tensor | None, like: Tensor) -> Tensor | None:
+    """The parameter in the computing type of `like`."""
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if bias is None:
-        return _NOTHING
-    return bias if bias.dtype == wide else bias.detach().to(wide)
-
-
-def _given(tensor: Tensor | None) -> Tensor:
-    return _NOTHING if tensor is None else tensor
+    return parameter if parameter is None or parameter.dtype == wide else parameter.detach().to(wide)

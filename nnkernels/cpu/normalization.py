@@ -11,8 +11,8 @@ from ..contracts.inner import Inner
 from ..contracts.normalization import statistics_dtype
 from ..native import index_of
 from ..registry import IDENTITY
+from .fused import _wide
 
-_NOTHING = torch.empty(0)
 _OPS: Any = torch.ops.nnkernels
 
 
@@ -64,11 +64,9 @@ def _total(sums: Tensor) -> Tensor:
     return sums if sums.dim() == 1 else sums.sum(0)
 
 
-def _operands(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> list[Tensor]:
-    """What is given, the parameters in the computing type."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    found = [_NOTHING if one is None else one if one.dtype == wide else one.to(wide) for one in parameters]
-    return [_NOTHING if residual is None else residual, *found]
+def _operands(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> list[Tensor | None]:
+    """The operands, parameters in the computing type."""
+    return [residual, *(_wide(one, x) for one in parameters)]
 
 
 def _formula(inner: Inner) -> tuple[int | None, bool, float, float]:

@@ -10,8 +10,6 @@ from torch import Tensor
 from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 
-_NONE, _KEEP, _ADD = range(3)
-_NO_LAYOUT = [1, 1, 1, 0, 0, 0, 0, 0]
 _OPS: Any = torch.ops.nnkernels
 
 
@@ -70,15 +68,12 @@ def _forward(
     return y
 
 
-def _masking(mask: Tensor | None, x: Tensor, dim: int, wide: torch.dtype) -> tuple[Tensor, int, list[int]]:
-    """The mask, `x` where there is none, its kind and its layout; one to add is of type `wide`."""
+def _masking(mask: Tensor | None, x: Tensor, dim: int, wide: torch.dtype) -> tuple[Tensor | None, list[int]]:
+    """The mask and its layout; one to add, which is any that is not of bools, is of type `wide`."""
     if mask is None:
-        return x, _NONE, _NO_LAYOUT
-    kind = _KEEP if mask.dtype == torch.bool else _ADD
-    if kind == _ADD:
-        mask = mask.to(wide)
-    mask, digits, strides, *rest = mask_layout(mask, x.shape, dim)
-    return mask, kind, [*digits, *strides, *rest]
+        return None, []
+    mask, digits, strides, *rest = mask_layout(mask if mask.dtype == torch.bool else mask.to(wide), x.shape, dim)
+    return mask, [*digits, *strides, *rest]
 
 
 def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:

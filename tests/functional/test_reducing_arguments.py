@@ -110,15 +110,14 @@ def test_no_whole_dimension_of_a_jagged_tensor(function, dim):
     assert function(x, -1).is_nested
 
 
-HERE = [1, 1, 1, 0, 0, 0, 0, 0]
 X, HALF, KEPT = torch.zeros(8, 16), torch.zeros(8, 16, dtype=torch.bfloat16), torch.zeros(2, 8, 1)
 OPERATORS = {
     "softmax": {"x": X, "y": X.clone(), "statistics": None, "outer": 8, "n": 16, "inner": 1, "x_stride": 16}
-    | {"log": True, "scale": 1.0, "mask": X, "mask_kind": 0, "mask_layout": HERE, "queries": 0},
+    | {"log": True, "scale": 1.0, "mask": None, "mask_layout": [], "queries": 0},
     "softmax_backward": {"grad": X, "y": X, "grad_x": X.clone(), "outer": 8, "n": 16, "inner": 1, "grad_stride": 16}
     | {"log": False, "scale": 1.0, "masked": False, "queries": 0},
     "log_softmax_backward": {"grad": HALF, "x": HALF, "statistics": KEPT, "grad_x": HALF.clone(), "outer": 8, "n": 16}
-    | {"inner": 1, "grad_stride": 16, "x_stride": 16, "scale": 1.0, "mask": HALF, "mask_kind": 0, "mask_layout": HERE}
+    | {"inner": 1, "grad_stride": 16, "x_stride": 16, "scale": 1.0, "mask": None, "mask_layout": []}
     | {"queries": 0},
 }
 ROW = [1, 1, 1, 0, 0, 0, 1, 0]
@@ -127,12 +126,11 @@ WRONG = {
         {"x": X[:2]}, {"x": HALF}, {"y": HALF}, {"y": torch.zeros(16, 8).t()}, {"x": X.int(), "y": X.int()},
         {"outer": 80}, {"outer": -8, "n": -16}, {"outer": 2**62, "n": 2, "inner": 2}, {"x_stride": 17},
         {"x_stride": -16}, {"x_stride": 2**62}, {"queries": -1}, {"statistics": KEPT[:1]},
-        {"statistics": KEPT.double()}, {"statistics": KEPT, "log": False}, {"mask_kind": 3}, {"mask_kind": -1},
-        {"mask_layout": [1]}, {"mask_kind": 1, "mask_layout": ROW}, {"mask_kind": 2, "mask": HALF, "mask_layout": ROW},
-        {"mask_kind": 2, "mask": X[0, :15], "mask_layout": ROW}, {"mask_kind": 2, "mask": X[:0], "mask_layout": ROW},
-        {"mask_kind": 2, "mask_layout": [1, 1, 9, 0, 0, 16, 1, 0]},
-        {"mask_kind": 2, "mask_layout": [1, 1, 0, 0, 0, 0, 0, 0]},
-        {"mask_kind": 2, "mask_layout": [1, 1, 1, 0, 0, 0, -1, 0]},
+        {"statistics": KEPT.double()}, {"statistics": KEPT, "log": False},
+        {"mask": X, "mask_layout": [1]}, {"mask": X.int(), "mask_layout": ROW}, {"mask": HALF, "mask_layout": ROW},
+        {"mask": X[0, :15], "mask_layout": ROW}, {"mask": X[:0], "mask_layout": ROW},
+        {"mask": X, "mask_layout": [1, 1, 9, 0, 0, 16, 1, 0]}, {"mask": X, "mask_layout": [1, 1, 0, 0, 0, 0, 0, 0]},
+        {"mask": X, "mask_layout": [1, 1, 1, 0, 0, 0, -1, 0]},
     ],
     "softmax_backward": [
         {"grad": X[:2]}, {"grad": HALF}, {"y": X[:2]}, {"y": HALF}, {"grad_x": X[:2].clone()}, {"grad_stride": 17},
@@ -141,8 +139,8 @@ WRONG = {
     "log_softmax_backward": [
         {"grad": HALF[:2]}, {"grad": X[:2]}, {"grad": X.double()}, {"grad": HALF.half()}, {"x": HALF[:2]},
         {"x": X, "grad_x": X.clone()}, {"statistics": KEPT[:, :2]}, {"statistics": KEPT.double()}, {"x_stride": 17},
-        {"grad_stride": 99}, {"inner": 0}, {"queries": -1}, {"grad_x": HALF[:, :8].clone()}, {"mask_kind": 1},
-        {"mask_kind": 1, "mask": torch.ones(3, dtype=torch.bool), "mask_layout": ROW},
+        {"grad_stride": 99}, {"inner": 0}, {"queries": -1}, {"grad_x": HALF[:, :8].clone()},
+        {"mask": X}, {"mask": torch.ones(3, dtype=torch.bool), "mask_layout": ROW},
     ],
 }  # fmt: skip
 

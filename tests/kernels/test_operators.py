@@ -92,7 +92,7 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("norm_backward", 5, torch.ones(3, 6, dtype=torch.float64), "statistics has shape [3, 6]"),
     ("norm_backward", 5, torch.ones(2, 6), "statistics is float32"),
     ("norm_statistics", 1, torch.zeros(3), "mean has shape [3]"),
-    ("norm_statistics", 2, NOTHING, "var"),
+    ("norm_statistics", 2, None, "var"),
     ("norm_statistics", 2, torch.zeros(4, dtype=torch.float16), "var is float16"),
     ("norm_statistics", 0, torch.zeros(2, 4, 6)[..., ::2], "dense"),
     *(
@@ -213,12 +213,12 @@ def test_no_elements_are_no_division_by_zero() -> None:
     empty, silu = torch.zeros(0, 5), native.index_of("silu")
     for along, channels in ((0, 0), (1, 5), (2, 3)):
         tail = (silu, 0.0, 0.0, along, channels, 0, 1.0)
-        assert torch.ops.nnkernels.fused_forward(empty, NOTHING, NOTHING, NOTHING, *tail).shape == (0, 5)
-        torch.ops.nnkernels.fused_backward(empty, empty, NOTHING, NOTHING, *tail, along > 0)
+        assert torch.ops.nnkernels.fused_forward(empty, None, None, None, *tail).shape == (0, 5)
+        torch.ops.nnkernels.fused_backward(empty, empty, None, None, *tail, along > 0)
     wide, frame = torch.zeros(2, 4, 0), [1, 0, 4, 3, 1]
-    statistics = torch.ops.nnkernels.norm_statistics(wide, NOTHING, NOTHING, 0.0, 1e-5, True, frame)
+    statistics = torch.ops.nnkernels.norm_statistics(wide, None, None, 0.0, 1e-5, True, frame)
     assert statistics.shape == (4, 4)
-    y = torch.ops.nnkernels.norm_apply(wide, NOTHING, NOTHING, NOTHING, statistics, silu, 0.0, 0.0, frame)
+    y = torch.ops.nnkernels.norm_apply(wide, None, None, None, statistics, silu, 0.0, 0.0, frame)
     assert y.shape == wide.shape
 
 

@@ -251,10 +251,6 @@ class Builder {
 
   bool fill(Step& step, int argument, int element, const Tensor& t, std::vector<Tensor>& arguments) {
     const Place* place = find(t);
-    if (!place && t.numel() == 0 && element < 0) {  // a constant that stands for no tensor
-      step.stack[argument] = t;
-      return true;
-    }
     if (!place) return false;
     step.holes.push_back({argument, element, *place});
     arguments.push_back(t);

@@ -2,9 +2,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "../activations.h"
-#include "../kernels.h"
-#include "isa.h"
+#include "../../activations.h"
+#include "../../kernels.h"
+#include "../isa.h"
 
 NNK_KERNEL(run, (const Job& job, int64_t begin, int64_t end), (job, begin, end))
 

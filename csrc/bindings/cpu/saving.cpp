@@ -1,49 +1,44 @@
-// The operators that keep derivatives in a few bits, over adjacent elements of one dimension.
-#pragma once
+// Derivatives kept in a few bits, over adjacent elements of one dimension.
+#include "../../cpu/saving.h"
 
-#include <vector>
+#include <torch/csrc/stable/library.h>
 
-#include "../cpu/saving.h"
-#include "learned.h"
-#include "ops.h"
-#include "random.h"
+#include "../../cpu/learned.h"
+#include "../drawing.h"
+#include "../launching.h"
 
 namespace nnk {
+namespace {
 
 template <class Job>
 void run_quantised(void (*kernel)(const Job&, int64_t, int64_t), const Job& job, int64_t count) {
-  constexpr int64_t kTilesPerThread = 32768 / kQuantisedTile;
-  const int64_t tiles = (count + kQuantisedTile - 1) / kQuantisedTile;
-  torch::stable::parallel_for(0, tiles, kTilesPerThread, [&](int64_t begin, int64_t end) {
-    const int64_t stop = end * kQuantisedTile < count ? end * kQuantisedTile : count;
-    kernel(job, begin * kQuantisedTile, stop);
-  });
+  in_tiles(count, kQuantisedTile, 1, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
 // A vector of adjacent elements, and one like it that is written, which may be the same.
-inline void check_adjacent(const Requirements& needs, const Argument& in, const Argument& out) {
+void check_adjacent(const Requirements& needs, const Argument& in, const Argument& out) {
   needs.floating(in);
-  needs.shape(in, {in.tensor.numel()});
+  needs.shape(in, {in.tensor->numel()});
   needs.contiguous(in);
   needs.alike(out, in);
   needs.contiguous(out);
   needs.apart_or_same(out, in);
 }
 
-inline int64_t packed_bytes(const Tensor& t, int64_t bits) { return (t.numel() * bits + 7) / 8; }
+int64_t packed_bytes(const Tensor& t, int64_t bits) { return (t.numel() * bits + 7) / 8; }
 
-inline void check_packed(const Requirements& needs, const Tensor& packed, const Tensor& in, int64_t bits) {
+void check_packed(const Requirements& needs, const Tensor& packed, const Tensor& in, int64_t bits) {
   needs.vector({"packed", packed}, packed_bytes(in, bits), ScalarType::Byte);
 }
 
-inline void check_bits(const Requirements& needs, int64_t bits) {
+void check_bits(const Requirements& needs, int64_t bits) {
   needs.that(bits == 1 || bits == 4 || bits == 8, "bits is ", bits, ", expected 1, 4 or 8");
 }
 
-inline Tensor quantised_forward_op(const Tensor& x, Tensor y, int64_t activation, double a, double b, int64_t bits,
-                                   double low, double high) {
+Tensor quantised_forward_op(const Tensor& x, Tensor y, int64_t activation, double a, double b, int64_t bits, double low,
+                            double high) {
   const Requirements needs("quantised_forward");
-  check_activation(needs, activation);
+  needs.activation(activation);
   check_adjacent(needs, {"x", x}, {"y", y});
   check_bits(needs, bits);
 
@@ -63,8 +58,8 @@ inline Tensor quantised_forward_op(const Tensor& x, Tensor y, int64_t activation
   return packed;
 }
 
-inline Tensor quantised_backward_op(const Tensor& grad, const Tensor& packed, int64_t bits, double low, double high,
-                                    bool masks) {
+Tensor quantised_backward_op(const Tensor& grad, const Tensor& packed, int64_t bits, double low, double high,
+                             bool masks) {
   const Requirements needs("quantised_backward");
   check_bits(needs, bits);
   check_adjacent(needs, {"grad", grad}, {"grad", grad});
@@ -87,7 +82,7 @@ inline Tensor quantised_backward_op(const Tensor& grad, const Tensor& packed, in
 }
 
 // Writes `out` and, forward, the returned bits; `packed` is what forward returned.
-inline Tensor run_signs(SignsJob job, const Tensor& in, Tensor out, Tensor packed, bool forward) {
+Tensor run_signs(SignsJob job, const Tensor& in, Tensor out, Tensor packed, bool forward) {
   job.scalar = scalar_of(in);
   job.in = in.mutable_data_ptr(), job.out = out.mutable_data_ptr();
   job.packed = static_cast<uint8_t*>(packed.mutable_data_ptr());
@@ -95,28 +90,24 @@ inline Tensor run_signs(SignsJob job, const Tensor& in, Tensor out, Tensor packe
   return forward ? packed : out;
 }
 
-inline Tensor empty_bits(const Tensor& x) { return allocate(x, {packed_bytes(x, 1)}, ScalarType::Byte); }
+Tensor empty_bits(const Tensor& x) { return allocate(x, {packed_bytes(x, 1)}, ScalarType::Byte); }
 
-inline void check_weight(const Requirements& needs, const Tensor& weight, int64_t inner) {
+void check_weight(const Requirements& needs, const Tensor& weight, int64_t inner) {
   needs.floating({"weight", weight});
   needs.contiguous({"weight", weight});
   needs.that(weight.numel() > 0, "weight has shape ", Shape(weight), ", expected a number for each channel");
   needs.that(inner > 0, "inner is ", inner, ", expected how many elements of a channel lie side by side");
 }
 
-inline Tensor prelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& weight, int64_t inner,
-                          bool forward) {
-  const auto run = [&](auto zero) {
-    const int64_t channels = weight.numel();
-    const std::vector<decltype(zero)> table = learned::table_of<decltype(zero)>({weight}, {1, channels}, channels);
-    SignsJob job{};
-    job.weights = table.data(), job.channels = channels, job.inner = inner;
-    return run_signs(job, in, out, packed, forward);
-  };
-  return scalar_of(in) == Scalar::f64 ? run(0.0) : run(0.0f);
+Tensor prelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& weight, int64_t inner, bool forward) {
+  const int64_t channels = weight.numel();
+  const auto table = learned_table({numbers_of(weight)}, 1, {1, channels}, channels, scalar_of(in));
+  SignsJob job{};
+  job.weights = table.get(), job.channels = channels, job.inner = inner;
+  return run_signs(job, in, out, packed, forward);
 }
 
-inline Tensor prelu_signs_op(const Tensor& x, Tensor y, const Tensor& weight, int64_t inner) {
+Tensor prelu_signs_op(const Tensor& x, Tensor y, const Tensor& weight, int64_t inner) {
   const Requirements needs("prelu_signs");
   check_adjacent(needs, {"x", x}, {"y", y});
   check_weight(needs, weight, inner);
@@ -124,7 +115,7 @@ inline Tensor prelu_signs_op(const Tensor& x, Tensor y, const Tensor& weight, in
   return prelu_signs(x, y, empty_bits(x), weight, inner, true);
 }
 
-inline Tensor prelu_from_signs_op(const Tensor& grad, const Tensor& packed, const Tensor& weight, int64_t inner) {
+Tensor prelu_from_signs_op(const Tensor& grad, const Tensor& packed, const Tensor& weight, int64_t inner) {
   const Requirements needs("prelu_from_signs");
   check_adjacent(needs, {"grad", grad}, {"grad", grad});
   check_packed(needs, packed, grad, 1);
@@ -133,30 +124,31 @@ inline Tensor prelu_from_signs_op(const Tensor& grad, const Tensor& packed, cons
   return prelu_signs(grad, allocate_like(grad), packed, weight, inner, false);
 }
 
-inline Tensor rrelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& seed, double scale, double offset,
-                          bool forward) {
+Tensor rrelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& seed, double scale, double offset,
+                   bool forward) {
   SignsJob job{};
   job.draws = true, job.seed = seed_of(seed), job.scale = scale, job.offset = offset;
   return run_signs(job, in, out, packed, forward);
 }
 
-inline Tensor rrelu_signs_op(const Tensor& x, Tensor y, const Tensor& seed, double scale, double offset) {
+Tensor rrelu_signs_op(const Tensor& x, Tensor y, const Tensor& seed, double scale, double offset) {
   const Requirements needs("rrelu_signs");
   check_adjacent(needs, {"x", x}, {"y", y});
-  check_seed(needs, seed);
+  check_seed(needs, {"seed", seed});
 
   return rrelu_signs(x, y, empty_bits(x), seed, scale, offset, true);
 }
 
-inline Tensor rrelu_from_signs_op(const Tensor& grad, const Tensor& packed, const Tensor& seed, double scale,
-                                  double offset) {
+Tensor rrelu_from_signs_op(const Tensor& grad, const Tensor& packed, const Tensor& seed, double scale, double offset) {
   const Requirements needs("rrelu_from_signs");
   check_adjacent(needs, {"grad", grad}, {"grad", grad});
   check_packed(needs, packed, grad, 1);
-  check_seed(needs, seed);
+  check_seed(needs, {"seed", seed});
 
   return rrelu_signs(grad, allocate_like(grad), packed, seed, scale, offset, false);
 }
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def("prelu_signs(Tensor x, Tensor(a!) y, Tensor weight, int inner) -> Tensor");

@@ -1,25 +1,12 @@
-// The CPU library: declares the operators and runs them over torch's own threads.
-#include "batch_normalization.h"
-#include "fused.h"
-#include "gated.h"
-#include "learned.h"
-#include "normalization.h"
-#include "ops.h"
-#include "pooling.h"
-#include "random.h"
-#include "reducing.h"
-#include "saving.h"
-#include "spiking.h"
+// Declares the stateless activations' operators and runs them over torch's own threads.
+#include "../elementwise.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "../launching.h"
 
 extern "C" NNK_EXPORT int nnk_cpu_launch(const nnk::Job* job, int) {
-  // As many elements for each thread as ATen gives its own elementwise loops.
-  constexpr int64_t kGrain = 32768;
-  const int64_t elements = job->rows * job->cols;
-  if (elements <= kGrain) {
-    nnk_cpu_run(job, 0, elements);
-  } else {
-    torch::stable::parallel_for(0, elements, kGrain, [&](int64_t begin, int64_t end) { nnk_cpu_run(job, begin, end); });
-  }
+  nnk::in_parallel(job->rows * job->cols, 1, [&](int64_t begin, int64_t end) { nnk_cpu_run(job, begin, end); });
   return 0;
 }
 
@@ -36,7 +23,9 @@ STABLE_TORCH_LIBRARY(nnkernels, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
-  implement(m);
+  m.impl("forward", TORCH_BOX(&forward));
+  m.impl("forward_", TORCH_BOX(&forward_));
+  m.impl("backward", TORCH_BOX(&backward));
   m.impl("double_backward", TORCH_BOX(&double_backward));
 }
 

@@ -1,8 +1,9 @@
-// The CUDA library: queues the operators on the tensor's device and that device's current stream.
+// Queues the stateless activations' operators on the tensor's device and that device's current stream.
+#include "../elementwise.h"
+
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
-
-#include "ops.h"
+#include <torch/csrc/stable/library.h>
 
 namespace {
 
@@ -34,6 +35,10 @@ void run(const Job& job, int device_index) {
   STD_TORCH_CHECK(error == 0, "nnkernels: CUDA error ", error, " when launching a kernel on device ", device_index);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(nnkernels, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(nnkernels, CUDA, m) {
+  m.impl("forward", TORCH_BOX(&forward));
+  m.impl("forward_", TORCH_BOX(&forward_));
+  m.impl("backward", TORCH_BOX(&backward));
+}
 
 }  // namespace nnk

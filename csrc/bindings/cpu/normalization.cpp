@@ -1,0 +1,139 @@
+// Layer and rms norm over matrices of adjacent elements.
+#include "../../cpu/normalization.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "../launching.h"
+
+namespace nnk {
+namespace {
+
+// The statistics' type: wider than the computing type for float32.
+ScalarType statistics_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Float ? ScalarType::Double : computing_type(x);
+}
+
+void check_norm_rows(const Requirements& needs, const Argument& a, const Argument& x) {
+  if (!a.tensor) return;
+  needs.alike(a, x);
+  needs.that(a.tensor->stride(1) == 1 || a.tensor->size(1) == 1, a.name, " of shape ", Shape(*a.tensor),
+             " does not have rows of adjacent elements");
+}
+
+// What both passes are told.
+struct NormCall {
+  const Tensor& x;
+  const OptionalTensor &residual, &weight, &bias;
+  int64_t activation;
+  bool identity;
+  double a, b;
+
+  void check(const Requirements& needs) const {
+    needs.activation(activation);
+    needs.matrix({"x", x});
+    needs.that(x.numel() > 0, "x has shape ", Shape(x), ", expected a matrix that is not empty");
+    needs.floating({"x", x});
+    check_norm_rows(needs, {"x", x}, {"x", x});
+    check_norm_rows(needs, {"residual", residual}, {"x", x});
+    needs.vector({"weight", weight}, x.size(1), computing_type(x));
+    needs.vector({"bias", bias}, x.size(1), computing_type(x));
+  }
+
+  RowNormJob job(const Tensor& statistics) const {
+    RowNormJob job{};
+    job.identity = identity;
+    job.activation = static_cast<int>(activation);
+    job.scalar = scalar_of(x);
+    job.a = a;
+    job.b = b;
+    job.rows = x.size(0);
+    job.cols = x.size(1);
+    job.centred = statistics.size(0) == 2;
+    job.x = x.data_ptr();
+    job.x_stride = x.stride(0);
+    job.residual = data_of(residual);
+    job.residual_stride = residual ? residual->stride(0) : 0;
+    job.weight = data_of(weight);
+    job.bias = data_of(bias);
+    job.statistics = statistics.mutable_data_ptr();
+    return job;
+  }
+};
+
+void run_row_norm(const RowNormJob& job, int64_t chunk) {
+  in_tiles(job.rows, chunk, job.cols, [&](int64_t begin, int64_t end) { row_norm(job, begin, end); });
+}
+
+std::tuple<Tensor, Tensor> norm_forward(const Tensor& x, const OptionalTensor& residual, const OptionalTensor& weight,
+                                        const OptionalTensor& bias, int64_t activation, bool identity, double a,
+                                        double b, double eps, bool centred) {
+  const Requirements needs("norm_forward");
+  const NormCall call{x, residual, weight, bias, activation, identity, a, b};
+  call.check(needs);
+
+  Tensor y = allocate(x, {x.size(0), x.size(1)}, x.scalar_type());
+  Tensor statistics = allocate(x, {centred ? 2 : 1, x.size(0)}, statistics_type(x));
+  RowNormJob job = call.job(statistics);
+  job.eps = eps;
+  job.out = y.mutable_data_ptr();
+  run_row_norm(job, 1);
+  return {y, statistics};
+}
+
+// The gradients of x and the residual, and rows of partial sums of those of weight and bias, one row being a vector;
+// empty what is not wanted.
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, const Tensor& x,
+                                                         const OptionalTensor& residual, const OptionalTensor& weight,
+                                                         const OptionalTensor& bias, const Tensor& statistics,
+                                                         int64_t activation, bool identity, double a, double b,
+                                                         bool wants_residual, bool wants_parameters) {
+  const Requirements needs("norm_backward");
+  const NormCall call{x, residual, weight, bias, activation, identity, a, b};
+  call.check(needs);
+  check_norm_rows(needs, {"grad", grad}, {"x", x});
+  needs.matrix({"statistics", statistics});
+  needs.numbers({"statistics", statistics}, {statistics.size(0) == 2 ? 2 : 1, x.size(0)}, statistics_type(x));
+
+  RowNormJob job = call.job(statistics);
+  const int64_t chunk = norm_chunk(job.rows), chunks = (job.rows + chunk - 1) / chunk;
+  const auto matrix = [&](bool wanted, int64_t rows, ScalarType type) {
+    return allocate(x, {wanted ? rows : 0, wanted ? job.cols : 0}, type);
+  };
+  const auto sums = [&](const OptionalTensor& parameter) {
+    const bool wanted = wants_parameters && parameter;
+    return wanted && chunks == 1 ? allocate_like(*parameter) : matrix(wanted, chunks, computing_type(x));
+  };
+  Tensor grad_x = matrix(true, job.rows, x.scalar_type());
+  Tensor for_residual = matrix(wants_residual && !identity, job.rows, x.scalar_type());
+  Tensor for_weight = sums(weight), for_bias = sums(bias);
+  job.backward = true;
+  job.grad = grad.data_ptr();
+  job.grad_stride = grad.stride(0);
+  job.out = data_of(grad_x);
+  job.for_residual = data_of(for_residual);
+  job.for_weight = data_of(for_weight);
+  job.for_bias = data_of(for_bias);
+  run_row_norm(job, chunk);
+  return {grad_x, for_residual, for_weight, for_bias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
+  m.def(
+      "norm_forward(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, int activation, bool identity, float a, "
+      "float b, float eps, bool centred) -> (Tensor, Tensor)");
+  m.def(
+      "norm_backward(Tensor grad, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, "
+      "int activation, bool identity, float a, float b, bool wants_residual, bool wants_parameters) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
+  m.impl("norm_forward", TORCH_BOX(&norm_forward));
+  m.impl("norm_backward", TORCH_BOX(&norm_backward));
+}
+
+}  // namespace nnk

@@ -1,0 +1,75 @@
+// The random family. The output is given, and dense: its memory's order numbers the elements.
+#include "../../cpu/random.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "../drawing.h"
+#include "../launching.h"
+
+namespace nnk {
+namespace {
+
+// Inputs come first, the output last.
+template <size_t N>
+void launch_random(const Requirements& needs, RandomJob job, const Tensor& seed, std::array<Tensor, N> operands) {
+  const Geometry geometry = rows_of(needs, operands, 1);
+  const int64_t elements = geometry.rows * geometry.cols;
+  if (elements == 0) return;
+  job.scalar = scalar_of(operands[N - 1]);
+  job.seed = seed_of(seed);
+  job.rows = geometry.rows;
+  job.cols = geometry.cols;
+  for (size_t i = 0; i < N; ++i) job.operands[i] = {operands[i].mutable_data_ptr(), geometry.row_strides[i]};
+  constexpr int64_t kCost = 2;  // of an element that draws, beside one that does not
+  in_parallel(elements, kCost, [&](int64_t begin, int64_t end) { random_run(job, begin, end); });
+}
+
+void rrelu_into(Tensor y, const Tensor& x, const Tensor& seed, double scale, double offset) {
+  const Requirements needs("rrelu_into");
+  needs.floating({"x", x});
+  needs.alike({"y", y}, {"x", x});
+  needs.apart_or_same({"y", y}, {"x", x});
+  check_seed(needs, {"seed", seed});
+
+  launch_random<2>(needs, {RandomPass::rrelu, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed, {x, y});
+}
+
+void rrelu_backward_into(Tensor grad_x, const Tensor& grad, const Tensor& x, const Tensor& seed, double scale,
+                         double offset) {
+  const Requirements needs("rrelu_backward_into");
+  needs.floating({"x", x});
+  needs.alike({{"grad", grad}, {"grad_x", grad_x}}, {"x", x});
+  needs.apart_or_same({{"grad_x", grad_x}}, {{"grad", grad}, {"x", x}});
+  check_seed(needs, {"seed", seed});
+
+  launch_random<3>(needs, {RandomPass::rrelu_backward, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed,
+                   {grad, x, grad_x});
+}
+
+void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t threshold, double scale) {
+  const Requirements needs("dropout_into");
+  needs.floating({"x", x});
+  needs.alike({"y", y}, {"x", x});
+  needs.apart_or_same({"y", y}, {"x", x});
+  check_seed(needs, {"seed", seed});
+  check_threshold(needs, threshold);
+
+  const uint32_t least = static_cast<uint32_t>(threshold);
+  launch_random<2>(needs, {RandomPass::dropout, Scalar::f32, 0, scale, 0, least, 0, 0, {}}, seed, {x, y});
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
+  m.def("rrelu_into(Tensor(a!) y, Tensor x, Tensor seed, float scale, float offset) -> ()");
+  m.def("rrelu_backward_into(Tensor(a!) grad_x, Tensor grad, Tensor x, Tensor seed, float scale, float offset) -> ()");
+  m.def("dropout_into(Tensor(a!) y, Tensor x, Tensor seed, int threshold, float scale) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
+  m.impl("rrelu_into", TORCH_BOX(&rrelu_into));
+  m.impl("rrelu_backward_into", TORCH_BOX(&rrelu_backward_into));
+  m.impl("dropout_into", TORCH_BOX(&dropout_into));
+}
+
+}  // namespace nnk
