@@ -96,3 +96,20 @@ add(
         ),
     )
 )
+add(
+    Fused(
+        "scale_act",
+        "LayerScale",
+        formula="x f(scale) + residual, the scale broadcast to x",
+        derivative="f(scale) for x; the sum of x f'(scale) over what a scale meets for the scale",
+        range="every number",
+        source="Touvron et al. 2021 for layer scale; Hu, Shen & Sun 2018 for squeeze-and-excitation",
+        good_for="the gates of squeeze-and-excitation, and residual branches that start close to nothing",
+        drawback="scales that vary along dimensions lying apart in memory are left to torch operations",
+        example=Example(
+            lambda F, x, scale, residual: F.scale_act(x, scale, "sigmoid", residual=residual),
+            ((3, 4, 5), (3, 4, 1), (3, 4, 5)),
+            _SLACK,
+        ),
+    )
+)

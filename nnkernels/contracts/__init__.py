@@ -20,6 +20,7 @@ from . import (
     random,
     reducing,
     saving,
+    scaling,
     spiking,
 )
 
@@ -34,6 +35,7 @@ FAMILIES: dict[str, type] = {
     "random": random.Kernels,
     "reducing": reducing.Kernels,
     "saving": saving.Kernels,
+    "scaling": scaling.Kernels,
     "spiking": spiking.Kernels,
 }
 """The protocol of each family's kernels."""
@@ -59,6 +61,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import random as reference_random
     from ..reference import reducing as reference_reducing
     from ..reference import saving as reference_saving
+    from ..reference import scaling as reference_scaling
     from ..reference import spiking as reference_spiking
     from ..triton import batch_normalization as triton_batch_normalization
     from ..triton import fused as triton_fused
@@ -70,6 +73,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import random as triton_random
     from ..triton import reducing as triton_reducing
     from ..triton import saving as triton_saving
+    from ..triton import scaling as triton_scaling
     from ..triton import spiking as triton_spiking
 
     _batch_normalization: tuple[batch_normalization.Kernels, ...] = (
@@ -90,4 +94,5 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     _random: tuple[random.Kernels, ...] = (cpu_random, triton_random, reference_random)
     _reducing: tuple[reducing.Kernels, ...] = (cpu_reducing, triton_reducing, reference_reducing)
     _saving: tuple[saving.Kernels, ...] = (cpu_saving, triton_saving, reference_saving)
+    _scaling: tuple[scaling.Kernels, ...] = (triton_scaling, reference_scaling)
     _spiking: tuple[spiking.Kernels, ...] = (cpu_spiking, triton_spiking, reference_spiking)

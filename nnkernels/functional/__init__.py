@@ -16,6 +16,7 @@ from . import (
     quantized,
     random,
     reducing,
+    scaling,
     spiking,
 )
 from .elementwise import function_of as function_of
@@ -30,6 +31,7 @@ _FAMILIES = (
     normalization,
     batch_normalization,
     fused,
+    scaling,
     quantized,
     spiking,
 )

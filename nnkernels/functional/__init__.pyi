@@ -47,6 +47,9 @@ from .reducing import (
     softmax as softmax,
     softmin as softmin,
 )
+from .scaling import (
+    scale_act as scale_act,
+)
 from .spiking import (
     lif as lif,
 )

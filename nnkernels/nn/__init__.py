@@ -19,6 +19,7 @@ from . import (
     quantized,
     random,
     reducing,
+    scaling,
     spiking,
 )
 from .elementwise import module_of as module_of
@@ -34,6 +35,7 @@ _FAMILIES = (
     normalization,
     batch_normalization,
     fused,
+    scaling,
     quantized,
     spiking,
 )

@@ -53,6 +53,9 @@ from .reducing import (
     Softmax2d as Softmax2d,
     Softmin as Softmin,
 )
+from .scaling import (
+    LayerScale as LayerScale,
+)
 from .spiking import (
     LIF as LIF,
 )
