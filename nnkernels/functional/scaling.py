@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
@@ -75,10 +77,8 @@ def scale_act(
                 f"scale_act(): a {name} of shape {tuple(sizes)} does not broadcast to the input's {tuple(input.shape)}"
             )
     chosen = inner("scale_act", activation, constants)
-    dtype = torch.result_type(input, scale)
-    if residual is not None:
-        if residual.dim() or not input.dim():
-            dtype = torch.promote_types(dtype, residual.dtype)
-        if residual.shape != input.shape:
-            residual = residual.to(dtype).expand(input.shape)
+    weighty = [one for one in tensors if one is not None and (one.dim() or not input.dim())]  # as torch promotes types
+    dtype = reduce(torch.promote_types, (one.dtype for one in weighty))
+    if residual is not None and residual.shape != input.shape:
+        residual = residual.to(dtype).expand(input.shape)
     return autograd.call(chosen, input, scale, residual, dtype)

@@ -1,7 +1,7 @@
 """The product with a broadcast factor in Triton: one pass each way, and a small kernel for what partial sums are left.
 
-A tensor is `batch` x `rows` x `cols` adjacent elements (`contracts.scaling.Frame`). A factor is that of a column or a row
-of a tile, so that f is computed once for each, not for each element. Backward goes along the dimension that a factor is
+A tensor is `batch` x `rows` x `cols` adjacent elements (`contracts.scaling.Frame`). A factor is that of a tile's column
+or row, so that f is computed once for each, not for each element. Backward goes along the dimension that a factor is
 constant over: a program walks `steps` tiles, down the rows or along the columns, and leaves one partial sum for each of
 its factors. Where it has seen all that a factor meets, it finishes that sum itself.
 """
