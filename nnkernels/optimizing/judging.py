@@ -129,13 +129,12 @@ def judge(kind: Kind, calls: list[Call] | None) -> tuple[bool, str, float | None
 
 
 def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool, str, float | None]:
-    trains = module.training or any(p.requires_grad for p in module.parameters())
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
     # What writes in place may not write into a leaf.
     sides = [
-        gradients_of(lambda run=run: run(*_cloned(calls, module)), wanted if trains else [])  # type: ignore[misc]
+        gradients_of(lambda run=run: run(*_cloned(calls, module)), wanted if module.training else [])  # type: ignore[misc]
         for run in (module.ours, module.theirs)
     ]
     trials: list[list[float]] = []
