@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..benchmark import best_of_rounds
 from .adapting import Adapted, Call, adapted_class, find, is_adapted, is_plain, own_class
-from .step import gradients_of, put_back
+from .step import copied, gradients_of, put_back
 
 SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensors on which a kind is timed if no example says how many there are."""
@@ -37,6 +37,8 @@ class Kind:
 
     def takes(self) -> list[Module]:
         """The modules whose calls the adapter replaces."""
+        if self.why:
+            return []
         return [inside for module in self.modules for inside in self._asked(module, "takes")]
 
     def probes(self) -> list[Module]:
@@ -71,8 +73,7 @@ def kinds(model: Module) -> list[Kind]:
         kind = found.setdefault((shown, why, adapter), Kind(shown, adapter, why))
         kind.names.append(name)
         kind.modules.append(module)
-    # What takes other modules is decided on before those are.
-    return sorted(found.values(), key=lambda kind: bool(kind.why) or not kind.takes())
+    return list(found.values())
 
 
 def _examined(adapter: type[Adapted], module: Module) -> tuple[str, str] | None:
@@ -101,17 +102,18 @@ class adapted:
             module.__class__ = before
 
 
-def judge(kind: Kind, calls: list[Call] | None) -> tuple[bool, str, float | None]:
+def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, str, float | None]:
     """Whether a kind pays, what says so, and how many times as fast it is.
 
     Args:
         kind: whose first module is timed.
+        model: whose parameters tell where a module without any computes.
         calls: what the adapter's probes are called with in the model; without it, samples of the adapter's.
     """
     module = kind.modules[0]
     if not is_plain_inside(module):
         return False, "not timed: it has hooks inside, which are somebody's", None
-    device, dtype = _place(module)
+    device, dtype = _place([calls, *module.parameters(), *module.buffers(), *model.parameters()])
     if device.type not in SIZES:
         return False, f"not timed on {device.type}", None
     try:
@@ -132,9 +134,8 @@ def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool,
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # What writes in place may not write into a leaf.
     sides = [
-        gradients_of(lambda run=run: run(*_cloned(calls, module)), wanted if module.training else [])  # type: ignore[misc]
+        gradients_of(lambda run=run: run(*_fresh(calls, module)), wanted if module.training else [])  # type: ignore[misc]
         for run in (module.ours, module.theirs)
     ]
     trials: list[list[float]] = []
@@ -150,12 +151,16 @@ def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool,
     return gain >= _PAYS and agreed, told, gain
 
 
-def _cloned(calls: list[Call], module: Module) -> list[Call]:
-    if not any(getattr(one, "inplace", False) for one in module.modules()):
-        return calls
-    return torch.utils._pytree.tree_map(
-        lambda given: given.clone() if isinstance(given, Tensor) and given.requires_grad else given, calls
-    )
+def _fresh(calls: list[Call], module: Module) -> list[Call]:
+    """The calls for one run: with copies of what a run may change, such as a cache of keys and values."""
+    writes = any(getattr(one, "inplace", False) for one in module.modules())
+
+    def fresh(given: Any) -> Any:
+        if isinstance(given, Tensor):
+            return given.clone() if writes and given.requires_grad else given
+        return copied(given)
+
+    return tree_map(fresh, calls)
 
 
 def is_plain_inside(module: Module) -> bool:
@@ -163,10 +168,10 @@ def is_plain_inside(module: Module) -> bool:
     return all(is_plain(inner) for inner in module.modules() if inner is not module)
 
 
-def _place(module: Module) -> tuple[torch.device, torch.dtype]:
-    """Where a module computes: in the type of its parameters, or in that of autocast."""
-    tensors = (tensor for one in (module.parameters(), module.buffers()) for tensor in one)
-    found = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+def _place(candidates: Any) -> tuple[torch.device, torch.dtype]:
+    """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
+    tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
+    found = next(tensors, torch.empty(0))
     device = found.device
     if device.type in SIZES and torch.is_autocast_enabled(device.type):
         return device, torch.get_autocast_dtype(device.type)

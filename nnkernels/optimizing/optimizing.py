@@ -67,28 +67,27 @@ def optimize(
     report = Report(model)
     found = kinds(model)
     step = None if example is None else Step(model, example)
-    calls = {}
     with ExitStack() as undo:
         if step is not None:
             undo.enter_context(put_back([model]))
-            if not always:
-                calls = step.seen([probe for kind in found for probe in kind.probes()])
         chosen: list[Kind] = []
         taken: set[int] = set()
-        for kind in found:
-            if not kind.without(taken):
-                continue
-            row = _decided(kind, calls if step is not None else None, always, random)
-            report.rows.append(row)
-            if row.fused:
-                chosen.append(kind)
-                taken |= {id(inside) for inside in kind.takes()}
+        # What takes other modules is decided on before those are.
+        for taking in (True, False):
+            kinds_now = [kind for kind in found if bool(kind.takes()) == taking and kind.without(taken)]
+            seen = None if step is None or always else step.seen([one for kind in kinds_now for one in kind.probes()])
+            for kind in kinds_now:
+                row = _decided(kind, seen, model, always, random)
+                report.rows.append(row)
+                if row.fused:
+                    chosen.append(kind)
+                    taken |= {id(inside) for inside in kind.takes()}
         changes = [adapted(kind.adapter, kind.modules) for kind in chosen]  # type: ignore[arg-type]
         if step is not None and chosen:
             _weigh(report, step, changes, always)
         if report.fused:
-            _enter(changes)
             undo.push(lambda kind, *_: _leave(changes) if kind is not None else None)
+            _enter(changes)
         if verbose:
             print(report)
     return report
@@ -121,7 +120,7 @@ def restore(model: Module) -> Module:
     return model
 
 
-def _decided(kind: Kind, seen: dict[int, Any] | None, always: bool, random: bool) -> Row:
+def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool) -> Row:
     """Whether a kind is fused, and why."""
 
     def row(fused: bool, why: str, gain: float | None = None) -> Row:
@@ -134,11 +133,11 @@ def _decided(kind: Kind, seen: dict[int, Any] | None, always: bool, random: bool
     if always:
         return row(True, "unconditionally")
     if seen is None:
-        return row(*judge(kind, None))
+        return row(*judge(kind, None, model))
     calls = [seen.get(id(probe)) for probe in kind.probes()]
     if None in calls:
         return row(False, "the example does not call it")
-    return row(*judge(kind, calls))  # type: ignore[arg-type]
+    return row(*judge(kind, calls, model))  # type: ignore[arg-type]
 
 
 def _weigh(report: Report, step: Step, changes: list[adapted], always: bool) -> None:

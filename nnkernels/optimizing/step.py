@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .adapting import Call
 
@@ -101,16 +102,28 @@ class Step:
 
 
 def like(call: Call) -> Call:
-    """The call with tensors of other numbers, but of the same layout; flags, masks and indices stay as they are."""
+    """The call with tensors of other numbers, but of the same layout; masks, indices and flags are kept."""
 
     def new(given: Any) -> Any:
-        if not (isinstance(given, Tensor) and given.is_floating_point()):
+        if not isinstance(given, Tensor):
+            return copied(given)
+        if not given.is_floating_point():
             return given
         # The same strides, also where they are those of a permuted tensor.
         made = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=given.device)
         return made.normal_().requires_grad_(given.requires_grad)
 
-    return torch.utils._pytree.tree_map(new, call)
+    return tree_map(new, call)
+
+
+def copied(given: Any) -> Any:
+    """A copy of what is neither a tensor nor unchangeable, if it can be copied."""
+    if given is None or isinstance(given, (bool, int, float, str, torch.dtype, torch.device)):
+        return given
+    try:
+        return copy.deepcopy(given)
+    except Exception:  # locks, process groups and the like refuse by all kinds of exceptions
+        return given
 
 
 def difference(found: Results, expected: Results, nudged: Results) -> str:
