@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 
@@ -24,18 +22,17 @@ def scale_act(
 def scale_act_backward(
     inner: Inner, grad: Tensor, x: Tensor, scale: Tensor, frame: Frame, wants_input: bool, wants_scale: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    wide = _compute_dtype(grad, scale)
+    wide = _compute_dtype(grad.dtype)
     framed = _framed(grad, frame).to(wide)
     for_x = for_scale = None
     if wants_input:
-        factors = FORMULAS[inner.name].value(_factors(scale, frame).to(wide), *rounded(scale, inner.a, inner.b))
-        for_x = (framed * factors).to(x.dtype).as_strided(x.shape, x.stride())
+        for_x = framed * _evaluated(inner, "value", _factors(scale, frame), wide)
+        for_x = for_x.to(x.dtype).as_strided(x.shape, x.stride())
     if wants_scale:
         products = framed * _framed(x, frame).to(wide)
         sums = products.sum(1) if frame.by_columns else products.sum(2).view(-1, frame.factors).sum(0)
-        sums = sums.view(scale.shape)
-        slope = FORMULAS[inner.name].d1(scale.to(wide), *rounded(scale, inner.a, inner.b))
-        for_scale = sums * slope
+        slope = _evaluated(inner, "d1", scale, wide)
+        for_scale = sums.view(scale.shape) * slope
         if elementwise(inner.name).masks:
             for_scale = torch.where(slope == 0, 0.0, for_scale)
         for_scale = for_scale.to(scale.dtype)
@@ -44,16 +41,23 @@ def scale_act_backward(
 
 def composed(inner: Inner, x: Tensor, scale: Tensor, residual: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The value in `dtype` for tensors of any shapes that broadcast to that of `x`."""
-    given = [tensor for tensor in (x, scale, residual) if tensor is not None]
-    wide = _compute_dtype(*given)
-    y = x.to(wide) * FORMULAS[inner.name].value(scale.to(wide), *rounded(scale, inner.a, inner.b))
+    wide = _compute_dtype(dtype)
+    y = x.to(wide) * _evaluated(inner, "value", scale, wide)
     if residual is not None:
         y = y + residual.to(wide)
     return y.to(dtype)
 
 
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
-    return reduce(torch.promote_types, map(compute_dtype, tensors))
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """A single product gains nothing from more digits than its result has, but for 16-bit types."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _evaluated(inner: Inner, order: str, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """`order` ("value" or "d1") of the activation at the scale, in `dtype`."""
+    formula = getattr(FORMULAS[inner.name], order)
+    computed = scale.to(torch.promote_types(compute_dtype(scale), dtype))
+    return formula(computed, *rounded(scale, inner.a, inner.b)).to(dtype)
 
 
 def _framed(x: Tensor, frame: Frame) -> Tensor:
