@@ -8,6 +8,7 @@ import difflib
 from typing import Any
 
 from . import (
+    addressing,
     alpha_dropout,
     batch_normalization,
     elementwise,
@@ -36,6 +37,7 @@ _FAMILIES = (
     fused,
     quantized,
     spiking,
+    addressing,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.
