@@ -40,18 +40,18 @@ void softmax(T* z, int64_t count) {
   T top = z[0];
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < count; ++i) top = z[i] > top ? z[i] : top;
-#pragma omp simd
+#pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) z[i] = Exponential<M>(z[i] - top).value();
-  const T whole = sum(z, count);
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) z[i] = z[i] / whole;
+  const T inverse = T(1) / sum(z, count);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) z[i] *= inverse;
 }
 
 // y (grad - sum(grad y)) in place of `grad`: the gradient of what y is the softmax of.
 template <class T>
 void softmax_backward(const T* y, T* grad, int64_t count) {
   const T mean = dot(y, grad, count);
-#pragma omp simd
+#pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) grad[i] = y[i] * (grad[i] - mean);
 }
 
@@ -163,11 +163,11 @@ class Addressing {
     for (int64_t i = 0; i < slots_; ++i) inverse_[i] = 0;
     for (int64_t d = 0; d < job_.size; ++d) {
       const T* m = memory_ + d * pitch_;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) inverse_[i] = madd(m[i], m[i], inverse_[i]);
     }
     const T eps = static_cast<T>(job_.eps);
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) inverse_[i] = T(1) / std::sqrt(inverse_[i] + eps);
   }
 
@@ -178,13 +178,13 @@ class Addressing {
     for (int64_t d = 0; d < whole; d += 4, m += 4 * pitch_) {
       const T f0 = factor[d], f1 = factor[d + 1], f2 = factor[d + 2], f3 = factor[d + 3];
       const T *m1 = m + pitch_, *m2 = m1 + pitch_, *m3 = m2 + pitch_;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i)
         to[i] = madd(f3, m3[i], madd(f2, m2[i], madd(f1, m1[i], madd(f0, m[i], to[i]))));
     }
     for (int64_t d = whole; d < job_.size; ++d, m += pitch_) {
       const T f = factor[d];
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) to[i] = madd(f, m[i], to[i]);
     }
   }
@@ -197,7 +197,7 @@ class Addressing {
     strength_ = read(kStrength);
     for (int64_t i = 0; i < slots_; ++i) cosine_[i] = 0;
     weigh(key_, cosine_);
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) cosine_[i] *= inverse_[i], content_[i] = strength_ * cosine_[i];
     softmax<M>(content_, slots_);
 
@@ -205,7 +205,7 @@ class Addressing {
     if (has(kGate)) {
       gate_ = read(kGate);
       read(job_.parts[kPrevious], before_, slots_);
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) mixed[i] = madd(gate_, content_[i] - before_[i], before_[i]);
     } else {
       copy(content_, mixed, slots_);
@@ -224,7 +224,7 @@ class Addressing {
       return;
     }
     sharpness_ = read(kSharpness);
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) {
       logs_[i] = logarithm<M>(at_least(turned_[i], T(kAddressingFloor)));
       where_[i] = sharpness_ * logs_[i];
@@ -246,7 +246,7 @@ class Addressing {
     for (int64_t k = 0; k < job_.width; ++k) {
       const T share = shift_[k];
       const T* from = padded + (back ? k : 2 * reach_ - k);
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) to[i] = madd(share, from[i], to[i]);
     }
   }
@@ -260,7 +260,7 @@ class Addressing {
       softmax_backward(where_, grad, slots_);
       const T total = dot(grad, logs_, slots_);
       write_gradient(kSharpness, &total, 1);
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) {
         const T held = at_least(turned_[i], T(kAddressingFloor));
         grad[i] = turned_[i] < held ? T(0) : sharpness_ * grad[i] / held;
@@ -280,7 +280,7 @@ class Addressing {
       for (int64_t i = 0; i < slots_; ++i) total = madd(for_mixed[i], content_[i] - before_[i], total);
       write_gradient(kGate, &total, 1);
       const T rest = T(1) - gate_;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) before_[i] = rest * for_mixed[i], grad[i] = gate_ * for_mixed[i];
       write_gradient(kPrevious, before_, slots_);
     } else if (for_mixed != grad) {
@@ -290,7 +290,7 @@ class Addressing {
     softmax_backward(content_, grad, slots_);
     const T total = dot(grad, cosine_, slots_);
     write_gradient(kStrength, &total, 1);
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) {
       grad[i] *= strength_;
       along_[i] = madd(grad[i], cosine_[i], along_[i]);
@@ -298,12 +298,12 @@ class Addressing {
     for (int64_t d = 0; d < job_.size; ++d) {
       T* to = grad_memory_ + d * pitch_;
       const T unit = key_[d];
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) to[i] = madd(unit, grad[i], to[i]);
     }
     if (!job_.gradients[kKey].data) return;
     const T along = strength_ * total;
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) grad[i] *= inverse_[i];
     for (int64_t d = 0; d < job_.size; ++d) {
       grad_key_[d] = key_inverse_ * (dot(grad, memory_ + d * pitch_, slots_) - along * key_[d]);
@@ -314,12 +314,12 @@ class Addressing {
   void write_grad_memory() {
     const AddressingOperand& to = job_.gradients[kMemory];
     if (!to.data) return;
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) along_[i] *= inverse_[i];
     for (int64_t d = 0; d < job_.size; ++d) {
       T* grad = grad_memory_ + d * pitch_;
       const T* m = memory_ + d * pitch_;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) grad[i] = inverse_[i] * (grad[i] - m[i] * along_[i]);
     }
     nnk::NNK_ISA::copy(Matrix<const T>{grad_memory_, pitch_, 1}, Matrix<Stored>{at(to, 0), to.col, to.row}, job_.size,

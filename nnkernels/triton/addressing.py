@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..contracts.addressing import FLOOR, Gradients, Operands
+from ..dispatch import chosen
 from ..recording import launch
 from ..reference import addressing as reference
 from . import hardware
@@ -25,7 +26,7 @@ _LN2 = tl.constexpr(0.6931471805599453)
 
 
 def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
-    tiled = tiling(operands.memory)
+    tiled = _tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing(operands, eps, where)
     batch, heads, slots = where.shape
@@ -38,7 +39,7 @@ def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
 
 
 def content_addressing_backward(grad: Tensor, operands: Operands, eps: float, gradients: Gradients) -> None:
-    tiled = tiling(operands.memory)
+    tiled = _tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing_backward(grad, operands, eps, gradients)
     with hardware.guard(grad.device):
@@ -57,6 +58,17 @@ def tiling(memory: Tensor) -> tuple[int, int, int] | None:
     if tile[0] * tile[1] * max(4, memory.element_size()) > MOST_BYTES:
         return None
     return *tile, max(1, min(16, tile[0] * tile[1] // (32 * _EACH)))
+
+
+def _tiling(memory: Tensor) -> tuple[int, int, int] | None:
+    """The same, unless these kernels were chosen by name."""
+    tiled = tiling(memory)
+    if tiled is None and chosen() == "triton":
+        raise RuntimeError(
+            f"nnkernels.backend('triton') cannot serve content addressing of a memory of {tuple(memory.shape)}: a "
+            f"program holds {MOST_BYTES} bytes of one"
+        )
+    return tiled
 
 
 def sizes(operands: Operands) -> tuple[int, int, int]:
