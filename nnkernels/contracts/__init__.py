@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import (
+    addressing,
     batch_normalization,
     fused,
     gated,
@@ -25,6 +26,7 @@ from . import (
 )
 
 FAMILIES: dict[str, type] = {
+    "addressing": addressing.Kernels,
     "batch_normalization": batch_normalization.Kernels,
     "fused": fused.Kernels,
     "gated": gated.Kernels,
@@ -41,6 +43,7 @@ FAMILIES: dict[str, type] = {
 """The protocol of each family's kernels."""
 
 if TYPE_CHECKING:  # the type checker holds each backend's module against its protocol
+    from ..cpu import addressing as cpu_addressing
     from ..cpu import batch_normalization as cpu_batch_normalization
     from ..cpu import fused as cpu_fused
     from ..cpu import gated as cpu_gated
@@ -51,6 +54,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import reducing as cpu_reducing
     from ..cpu import saving as cpu_saving
     from ..cpu import spiking as cpu_spiking
+    from ..reference import addressing as reference_addressing
     from ..reference import batch_normalization as reference_batch_normalization
     from ..reference import fused as reference_fused
     from ..reference import gated as reference_gated
@@ -63,6 +67,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import saving as reference_saving
     from ..reference import scaling as reference_scaling
     from ..reference import spiking as reference_spiking
+    from ..triton import addressing as triton_addressing
     from ..triton import batch_normalization as triton_batch_normalization
     from ..triton import fused as triton_fused
     from ..triton import gated as triton_gated
@@ -76,6 +81,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import scaling as triton_scaling
     from ..triton import spiking as triton_spiking
 
+    _addressing: tuple[addressing.Kernels, ...] = (cpu_addressing, triton_addressing, reference_addressing)
     _batch_normalization: tuple[batch_normalization.Kernels, ...] = (
         cpu_batch_normalization,
         triton_batch_normalization,

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from . import (
+    addressing,
     batch_normalization,
     elementwise,
     fused,
@@ -34,6 +35,7 @@ _FAMILIES = (
     scaling,
     quantized,
     spiking,
+    addressing,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

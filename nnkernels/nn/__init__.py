@@ -8,6 +8,7 @@ import difflib
 from typing import Any
 
 from . import (
+    addressing,
     alpha_dropout,
     batch_normalization,
     elementwise,
@@ -38,6 +39,7 @@ _FAMILIES = (
     scaling,
     quantized,
     spiking,
+    addressing,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.
