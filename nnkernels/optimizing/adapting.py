@@ -50,6 +50,9 @@ class Adapted:
     draws: ClassVar[bool] = False
     """Whether it draws other random numbers than the class does."""
 
+    calls_inside: ClassVar[bool] = True
+    """Whether `theirs` and `ours` call modules inside, and so whatever hooks those have."""
+
     def examine(self) -> str | None:
         """Why the module has to be left; "" if it need not be, None if there is nothing to say of it."""
         return ""
@@ -242,6 +245,8 @@ def source(kind: type[Module]) -> tuple[str, str]:
 
 def find(module: Module) -> tuple[type[Adapted] | None, str]:
     """The adapter of a module's class, and why there is none where one might expect it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return None, ""
     theirs = own_class(module)
     if theirs in _of_class:
         return _of_class[theirs], ""

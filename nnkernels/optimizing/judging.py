@@ -111,15 +111,18 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, st
         calls: what the adapter's probes are called with in the model; without it, samples of the adapter's.
     """
     module = kind.modules[0]
-    if not is_plain_inside(module):
+    if kind.adapter.calls_inside and not is_plain_inside(module):  # type: ignore[union-attr]
         return False, "not timed: it has hooks inside, which are somebody's", None
     device, dtype = _place([calls, *module.parameters(), *module.buffers(), *model.parameters()])
     if device.type not in SIZES:
         return False, f"not timed on {device.type}", None
     try:
         with ExitStack() as around:
-            for one in (torch.inference_mode(False), torch.enable_grad(), put_back([module]), _fork(device)):
+            inference = any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
+            for one in (torch.inference_mode(inference), torch.set_grad_enabled(not inference)):
                 around.enter_context(one)
+            around.enter_context(put_back([module]))
+            around.enter_context(_fork(device))
             around.enter_context(adapted(kind.adapter, [module]))  # type: ignore[arg-type]
             if calls is None:
                 calls = module.samples(SIZES[device.type], device, dtype)
@@ -132,10 +135,12 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, st
 
 def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool, str, float | None]:
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad] if torch.is_grad_enabled() else []
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
     sides = [
-        gradients_of(lambda run=run: run(*_fresh(calls, module)), wanted if module.training else [])  # type: ignore[misc]
+        gradients_of(
+            lambda run=run: run(*_fresh(calls, module)), wanted if module.training and torch.is_grad_enabled() else []
+        )  # type: ignore[misc]
         for run in (module.ours, module.theirs)
     ]
     trials: list[list[float]] = []

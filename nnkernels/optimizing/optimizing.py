@@ -71,7 +71,7 @@ def optimize(
         if step is not None:
             undo.enter_context(put_back([model]))
         chosen: list[Kind] = []
-        taken: set[int] = set()
+        taken = {id(inside) for module in model.modules() if is_adapted(module) for inside in module.takes()}  # type: ignore[operator]
         # What takes other modules is decided on before those are.
         for taking in (True, False):
             kinds_now = [kind for kind in found if bool(kind.takes()) == taking and kind.without(taken)]

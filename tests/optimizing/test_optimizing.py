@@ -197,14 +197,23 @@ def test_a_model_of_which_nothing_is_known_is_told(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_settings_that_ours_refuse_are_left():
-    for layers in (
-        [torch.nn.BatchNorm1d(4, eps=0.0), torch.nn.ReLU()], [torch.nn.BatchNorm1d(4), torch.nn.Softplus(beta=0)],
-    ):  # fmt: skip
-        given, x = torch.nn.Sequential(*layers), torch.randn(5, 4)
-        expected = copy.deepcopy(given)(x)
-        assert "" not in fused(optimized(given))
-        torch.testing.assert_close(given(x), expected, equal_nan=True)
+@pytest.mark.parametrize("layers", [
+    [torch.nn.BatchNorm1d(4, eps=0.0), torch.nn.ReLU()], [torch.nn.LayerNorm(4, eps=-1e-6), torch.nn.ReLU()],
+])  # fmt: skip
+def test_settings_that_ours_refuse_are_left(layers):
+    given, x = torch.nn.Sequential(*layers).eval(), torch.randn(5, 4)
+    expected = copy.deepcopy(given)(x)
+    assert fused(optimized(given)) == ["1"]
+    torch.testing.assert_close(given(x), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "act", [torch.nn.Softplus(beta=0), torch.nn.ELU(-0.5), torch.nn.LeakyReLU(2), torch.nn.ELU(1e30)]
+)
+def test_odd_constants_compute_as_torch_does(act):
+    given, x = torch.nn.Sequential(torch.nn.BatchNorm1d(4), act), torch.randn(5, 4)
+    expected = copy.deepcopy(given)(x)
+    torch.testing.assert_close(optimized(given)(x), expected)
 
 
 def test_a_model_that_is_an_activation():

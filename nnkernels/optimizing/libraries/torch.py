@@ -110,6 +110,8 @@ def norm_input(norm: Any, elements: int, device: torch.device, dtype: torch.dtyp
 class Sequential(Adapted):
     """Norms with the activations behind them, each pair at once."""
 
+    calls_inside = False
+
     def examine(self: Any) -> str | None:
         return "" if self._pairs() else None
 
