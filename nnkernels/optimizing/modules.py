@@ -102,7 +102,7 @@ def _group(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: t
 
 
 def layer(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
-    dtype = dtype or _type_of(torch.nn.functional.layer_norm, ((1,),), x)
+    dtype = dtype or _type_of(torch.nn.functional.layer_norm, ((2,),), x)
     return functional.layer_norm_act(
         x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, named[0],
         residual=residual, dtype=dtype, **named[1],
@@ -110,7 +110,7 @@ def layer(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: to
 
 
 def _rms(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
-    dtype = dtype or _type_of(torch.nn.functional.rms_norm, ((1,),), x)
+    dtype = dtype or _type_of(torch.nn.functional.rms_norm, ((2,),), x)
     return functional.rms_norm_act(
         x, norm.normalized_shape, norm.weight, norm.eps, named[0], residual=residual, dtype=dtype, **named[1]
     )
@@ -128,7 +128,7 @@ def _type_of(function: Callable[..., Tensor], arguments: tuple[Any, ...], x: Ten
 def _made(
     function: Callable[..., Tensor], arguments: tuple[Any, ...], kind: str, dtype: torch.dtype, autocast: torch.dtype
 ) -> torch.dtype:
-    return function(torch.zeros(1, 1, 1, device=kind, dtype=dtype), *arguments).dtype
+    return function(torch.zeros(1, 1, 2, device=kind, dtype=dtype), *arguments).dtype
 
 
 norms: dict[type[Module], Apply] = {

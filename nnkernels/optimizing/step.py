@@ -46,6 +46,7 @@ class Step:
         self.trains = self.model.training and any(parameter.requires_grad for parameter in self.model.parameters())
 
     def __call__(self) -> Results:
+        torch.clear_autocast_cache()  # which lasts as long as the caller's autocast, whatever becomes of parameters
         with nullcontext() if self.trains else torch.no_grad():
             output = self.model(*self.call.args, **self.call.kwargs)
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -66,7 +67,10 @@ class Step:
             return self()
 
     def nudged(self) -> Results:
-        """The step after every parameter has been moved by a rounding error of the type that is computed in."""
+        """The step after every parameter has been moved by rounding errors of the type that is computed in.
+
+        By some, since a sum of many products averages those of its factors, and is rounded itself.
+        """
         kind = self.device.type
         parameters = [one for one in self.model.parameters() if one.is_floating_point()]
         before = [one.detach().clone() for one in parameters]
@@ -76,7 +80,9 @@ class Step:
                 for one in parameters:
                     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else one.dtype
                     noise = torch.rand(one.shape, generator=generator, device=one.device, dtype=torch.float32) - 0.5
-                    one.addcmul_(one, noise.to(one.dtype), value=2 * torch.finfo(dtype).eps)
+                    one.addcmul_(
+                        one, noise.to(one.dtype), value=(2 if dtype.itemsize == 2 else 16) * torch.finfo(dtype).eps
+                    )
             return self.repeated()
         finally:
             with torch.no_grad():
