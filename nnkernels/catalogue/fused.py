@@ -1,4 +1,4 @@
-"""The fused forms: any stateless activation f, in one pass with a bias and dropout, or with a norm."""
+"""The fused forms: any stateless activation f, in one pass with a bias and dropout, or with a norm; a norm of a sum."""
 
 from ..registry import Example, Fused, add
 
@@ -109,6 +109,57 @@ add(
         example=Example(
             lambda F, x, scale, residual: F.scale_act(x, scale, "sigmoid", residual=residual),
             ((3, 4, 5), (3, 4, 1), (3, 4, 5)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "add_layer_norm",
+        "AddLayerNorm",
+        formula="layer_norm(x + residual) and x + residual",
+        derivative="of both: the norm's at the sum, and what reaches the sum",
+        range="(-inf, inf)",
+        source="Ba, Kiros & Hinton 2016, Layer Normalization; before each block in GPT-2 (Radford et al. 2019)",
+        good_for="transformers that normalise before each block (GPT-2, ViT)",
+        drawback="the sum has to be handed on to the next block's end",
+        example=Example(
+            lambda F, x, residual, weight, bias: sum(F.add_layer_norm(x, residual, 8, weight, bias)),
+            ((5, 8), (5, 8), (8,), (8,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "add_rms_norm",
+        "AddRMSNorm",
+        formula="rms_norm(x + residual) and x + residual",
+        derivative="of both: the norm's at the sum, and what reaches the sum",
+        range="(-inf, inf)",
+        source="Zhang & Sennrich 2019; before each block in Llama (Touvron et al. 2023)",
+        good_for="language models that normalise before each block (Llama, Gemma)",
+        drawback="the sum has to be handed on to the next block's end",
+        example=Example(
+            lambda F, x, residual, weight: sum(F.add_rms_norm(x, residual, 8, weight, offset=1.0)),
+            ((5, 8), (5, 8), (8,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "gated_rms_norm",
+        "GatedRMSNorm",
+        formula="x / sqrt(mean(x^2) + eps) weight f(gate), the mean over the last dimensions",
+        derivative="for the gate: n weight f'(gate), n the normalised x; else as rms_norm_act's",
+        range="(-inf, inf)",
+        source="Dao & Gu 2024, Transformers are SSMs; Yang, Kautz & Hatamizadeh 2025, Gated Delta Networks",
+        good_for="the end of linear attention (Qwen3-Next, Mamba-2 with norm_before_gate)",
+        drawback="checkpoints differ in whether the gate comes before the norm",
+        example=Example(
+            lambda F, x, gate, weight: F.gated_rms_norm(x, gate, 8, weight),
+            ((5, 8), (5, 8), (8,)),
             _SLACK,
         ),
     )

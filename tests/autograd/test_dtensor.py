@@ -39,6 +39,8 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "glu-first": (lambda x: F.glu(x, 1), (SHAPE,)),
     "softmax-causal": (lambda x: F.softmax(x, -1, causal=True), (SHAPE,)),
     "rms_norm_act": (lambda x, w: F.rms_norm_act(x, (6,), w, activation="silu"), (SHAPE, (6,))),
+    "gated_rms_norm": (lambda x, z, w: F.gated_rms_norm(x, z, (6,), w), (SHAPE, SHAPE, (6,))),
+    "add_rms_norm": (lambda x, r, w: sum(F.add_rms_norm(x, r, (6,), w)), (SHAPE, SHAPE, (6,))),
     "layer_norm_act": (
         lambda x, w, b, r: F.layer_norm_act(x, (4, 6), w, b, activation="gelu", residual=r),
         (SHAPE, (4, 6), (4, 6), SHAPE),
