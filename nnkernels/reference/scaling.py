@@ -14,25 +14,24 @@ from . import FORMULAS, compute_dtype, rounded
 def scale_act(
     inner: Inner, x: Tensor, scale: Tensor, residual: Tensor | None, frame: Frame, dtype: torch.dtype
 ) -> Tensor:
-    added = None if residual is None else _framed(residual, frame)
-    y = composed(inner, _framed(x, frame), _factors(scale, frame), added, dtype)
-    return y.as_strided(x.shape, x.stride())
+    added = None if residual is None else framed(residual, frame)
+    y = torch.empty_like(x, dtype=dtype)
+    framed(y, frame).copy_(composed(inner, framed(x, frame), spread(scale, frame), added, dtype))
+    return y
 
 
 def scale_act_backward(
     inner: Inner, grad: Tensor, x: Tensor, scale: Tensor, frame: Frame, wants_input: bool, wants_scale: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     wide = _compute_dtype(grad.dtype)
-    framed = _framed(grad, frame).to(wide)
+    above = framed(grad, frame).to(wide)
     for_x = for_scale = None
     if wants_input:
-        for_x = framed * _evaluated(inner, "value", _factors(scale, frame), wide)
-        for_x = for_x.to(x.dtype).as_strided(x.shape, x.stride())
+        for_x = torch.empty_like(x)
+        framed(for_x, frame).copy_(above * _evaluated(inner, "value", spread(scale, frame), wide))
     if wants_scale:
-        products = framed * _framed(x, frame).to(wide)
-        sums = products.sum(1) if frame.by_columns else products.sum(2).view(-1, frame.factors).sum(0)
         slope = _evaluated(inner, "d1", scale, wide)
-        for_scale = sums.view(scale.shape) * slope
+        for_scale = gathered(above * framed(x, frame).to(wide), frame).view(scale.shape) * slope
         if elementwise(inner.name).masks:
             for_scale = torch.where(slope == 0, 0.0, for_scale)
         for_scale = for_scale.to(scale.dtype)
@@ -60,13 +59,19 @@ def _evaluated(inner: Inner, order: str, scale: Tensor, dtype: torch.dtype) -> T
     return formula(computed, *rounded(scale, inner.a, inner.b)).to(dtype)
 
 
-def _framed(x: Tensor, frame: Frame) -> Tensor:
+def framed(x: Tensor, frame: Frame) -> Tensor:
+    """A dense tensor that lies as `frame` says, as its batch, rows and columns."""
     shape = (frame.batch, frame.rows, frame.cols)
     return x.as_strided(shape, (frame.rows * frame.cols, frame.cols, 1))
 
 
-def _factors(scale: Tensor, frame: Frame) -> Tensor:
-    """The scale in a shape that broadcasts to the frame's."""
+def spread(factors: Tensor, frame: Frame) -> Tensor:
+    """A number for each factor in a shape that broadcasts to the frame's."""
     if frame.by_columns:
-        return scale.view(frame.batch, 1, frame.cols)
-    return scale.view(-1).repeat(frame.rows // frame.factors).view(1, frame.rows, 1)
+        return factors.view(frame.batch, 1, frame.cols)
+    return factors.view(-1).repeat(frame.rows // frame.factors).view(1, frame.rows, 1)
+
+
+def gathered(products: Tensor, frame: Frame) -> Tensor:
+    """The sum of what each factor meets."""
+    return products.sum(1) if frame.by_columns else products.sum(2).view(-1, frame.factors).sum(0)

@@ -46,6 +46,8 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
         (SHAPE, (4, 6), (4, 6), SHAPE),
     ),
     "bias_act": (lambda x, b, r: F.bias_act(x, b, "gelu", residual=r), (SHAPE, (4, 1), SHAPE)),
+    "layer-scale": (lambda x, gamma, r: F.scale_act(x, gamma, residual=r), (SHAPE, (6,), SHAPE)),
+    "gate": (lambda x, gate: F.scale_act(x, gate, "sigmoid"), (SHAPE, (*SHAPE[:-1], 1))),
     "dropout-none": (lambda x: F.dropout(x, 0.5, training=False), (SHAPE,)),
 }
 CALLS |= {row.name: (call_of(row), (SHAPE,)) for row in catalogue(Activation)}

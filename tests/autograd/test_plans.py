@@ -29,6 +29,8 @@ CALLS = {
     "log_softmax": (lambda x: F.log_softmax(x, 1), ()),
     "bias_act": (lambda x, bias: F.bias_act(x, bias, "gelu"), ((10,),)),
     "bias_act with all": (lambda x, b, r: F.bias_act(x, b, "silu", dropout_p=0.3, residual=r), ((10,), (6, 8, 10))),
+    "layer scale": (lambda x, gamma, r: F.scale_act(x, gamma, residual=r), ((10,), (6, 8, 10))),
+    "gate": (lambda x, gate: F.scale_act(x, gate, "sigmoid"), ((8, 1),)),
     "layer norm": (lambda x, w, b: F.layer_norm_act(x, 10, w, b, activation="silu"), ((10,), (10,))),
     "rms norm": (lambda x, w: F.rms_norm_act(x, (8, 10), w), ((8, 10),)),
     "gated rms norm": (lambda x, z, w: F.gated_rms_norm(x, z, (8, 10), w), ((6, 8, 10), (8, 10))),

@@ -202,6 +202,15 @@ def test_empty_and_single_tensors(shape: tuple[int, ...], scale: tuple[int, ...]
     torch.testing.assert_close(factor.grad, x.detach().sum_to_size(scale))
 
 
+def test_the_result_may_be_written_in_place(device: str):
+    x, scale = (
+        leaf((3, 4, 5, 6), torch.float32, device, ORDERS["channels_last"]),
+        leaf((3, 4, 1, 1), torch.float32, device),
+    )
+    F.scale_act(x, scale).add_(1).mul_(2).sum().backward()
+    torch.testing.assert_close(scale.grad, 2 * x.detach().sum((2, 3), keepdim=True))
+
+
 @on_torch_alone
 def test_types_are_promoted_as_torch_does():
     for kinds in itertools.product((torch.bfloat16, torch.float32, torch.float64), repeat=3):
