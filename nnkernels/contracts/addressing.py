@@ -57,7 +57,5 @@ class Kernels(Protocol):
     def content_addressing(self, operands: Operands, eps: float, where: Tensor) -> None:
         """Writes where the heads are."""
 
-    def content_addressing_backward(
-        self, grad: Tensor, operands: Operands, eps: float, gradients: Gradients
-    ) -> None:
+    def content_addressing_backward(self, grad: Tensor, operands: Operands, eps: float, gradients: Gradients) -> None:
         """Writes the gradients, told that of `where`."""

@@ -142,7 +142,9 @@ def test_allocation_and_writing_have_the_gradients_of_their_formulas():
         return drawn(*shape).softmax(-1).requires_grad_()
 
     assert torch.autograd.gradcheck(allocated, shares(2, 5))
-    assert torch.autograd.gradcheck(changed, (drawn(1, 4, 3).requires_grad_(), shares(1, 4), shares(1, 3), drawn(1, 3).requires_grad_()))
+    assert torch.autograd.gradcheck(
+        changed, (drawn(1, 4, 3).requires_grad_(), shares(1, 4), shares(1, 3), drawn(1, 3).requires_grad_())
+    )
 
 
 def telling(machine, **said: float):
