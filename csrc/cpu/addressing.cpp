@@ -34,14 +34,19 @@ T dot(const T* x, const T* y, int64_t count) {
   return total;
 }
 
-// z to its softmax, in place. The greatest passes over NaN, which its own difference brings back.
-template <class M, class T = typename M::T>
-void softmax(T* z, int64_t count) {
-  T top = z[0];
+// The softmax of factor x in place of `z`, x = z + lo. The greatest passes over NaN, which its own difference brings
+// back. What rounding took from the products and differences joins the exponents, which would magnify it.
+template <class M, class Lo, class T = typename M::T>
+void softmax(T factor, T* z, Lo lo, int64_t count) {
+  T top = factor * z[0];
 #pragma omp simd reduction(max : top)
-  for (int64_t i = 0; i < count; ++i) top = z[i] > top ? z[i] : top;
+  for (int64_t i = 0; i < count; ++i) top = factor * z[i] > top ? factor * z[i] : top;
 #pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) z[i] = Exponential<M>(z[i] - top).value();
+  for (int64_t i = 0; i < count; ++i) {
+    const T scaled = factor * z[i], below = scaled - top;
+    const T lost = product_error(factor, z[i], scaled) + difference_error(scaled, top, below);
+    z[i] = Exponential<M>(below, madd(factor, lo(i), lost)).value();
+  }
   const T inverse = T(1) / sum(z, count);
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) z[i] *= inverse;
@@ -55,15 +60,17 @@ void softmax_backward(const T* y, T* grad, int64_t count) {
   for (int64_t i = 0; i < count; ++i) grad[i] = y[i] * (grad[i] - mean);
 }
 
-// For a normal x > 0; infinity and NaN give NaN.
+// For a normal x > 0, with what rounding the sum took from it; infinity and NaN give NaN.
 template <class M, class T = typename M::T>
-inline T logarithm(T x) {
+inline Pair<T> logarithm(T x) {
   using F = Float<T>;
   using Bits = typename F::Bits;
   constexpr Bits mask = (Bits(1) << F::mantissa) - 1, one = Bits(F::bias) << F::mantissa;
   const Bits bits = bits_of<Bits>(x);
   const T above = bits_of<T>((bits & mask) | one) - T(1), exponent = T((bits >> F::mantissa) - F::bias);
-  return madd(exponent, F::ln2, above * log1p_ratio<M>(above)) + (x - x);
+  const T whole = exponent * F::ln2_hi, rest = madd(exponent, F::ln2_lo, above * log1p_ratio<M>(above));
+  const T log = whole + rest;
+  return {log + (x - x), (whole - log) + rest};
 }
 
 template <class Stored, class M>
@@ -80,8 +87,8 @@ class Addressing {
     T* next = room_.get();
     const auto take = [&next](int64_t count) { return (next += count) - count; };
     memory_ = take(pitch_ * job.size), key_ = take(job.size);
-    T** rows[] = {&inverse_, &cosine_, &content_, &before_,     &mixed_, &turned_,    &logs_,
-                  &where_,   &along_,  &grad_,    &grad_mixed_, &shift_, &grad_shift_};
+    T** rows[] = {&inverse_, &cosine_, &content_, &before_,     &mixed_, &turned_,     &logs_,
+                  &where_,   &along_,  &grad_,    &grad_mixed_, &shift_, &grad_shift_, &lost_};
     static_assert(sizeof(rows) / sizeof(rows[0]) == kRows);
     for (T** row : rows) *row = take(slots_ + job.width);
     if (backward) grad_memory_ = take(pitch_ * job.size), grad_key_ = take(job.size);
@@ -111,7 +118,7 @@ class Addressing {
  private:
   // Numbers of a line of the cache, and a distance between rows that no power of two lies near.
   static constexpr int64_t kLine = 64 / sizeof(T);
-  static constexpr int kRows = 13;
+  static constexpr int kRows = 14;
 
   const AddressingJob& job_;
   const int64_t slots_, pitch_, reach_;
@@ -119,7 +126,8 @@ class Addressing {
   int64_t batch_ = 0, head_ = 0;
   T *memory_, *inverse_, *grad_memory_ = nullptr;  // numbers x slots; one over the slots' lengths
   T *key_, *grad_key_ = nullptr;                   // of length 1, as are the slots whose gradient that is
-  T *cosine_, *content_, *before_, *mixed_, *turned_, *logs_, *where_;  // of one head; `mixed` wrapped, as `grad`
+  T *cosine_, *content_, *before_, *mixed_, *turned_, *logs_, *lost_,
+      *where_;                                             // of one head; `mixed` wrapped, as `grad`
   T *along_, *grad_, *grad_mixed_, *shift_, *grad_shift_;  // `along`: the gradient of unit slots, along each of them
   T key_inverse_ = 0, strength_ = 0, gate_ = 0, sharpness_ = 0;
 
@@ -198,8 +206,8 @@ class Addressing {
     for (int64_t i = 0; i < slots_; ++i) cosine_[i] = 0;
     weigh(key_, cosine_);
 #pragma GCC ivdep
-    for (int64_t i = 0; i < slots_; ++i) cosine_[i] *= inverse_[i], content_[i] = strength_ * cosine_[i];
-    softmax<M>(content_, slots_);
+    for (int64_t i = 0; i < slots_; ++i) content_[i] = cosine_[i] *= inverse_[i];
+    softmax<M>(strength_, content_, [](int64_t) { return T(0); }, slots_);
 
     T* mixed = mixed_ + reach_;
     if (has(kGate)) {
@@ -226,10 +234,10 @@ class Addressing {
     sharpness_ = read(kSharpness);
 #pragma GCC ivdep
     for (int64_t i = 0; i < slots_; ++i) {
-      logs_[i] = logarithm<M>(at_least(turned_[i], T(kAddressingFloor)));
-      where_[i] = sharpness_ * logs_[i];
+      const Pair<T> log = logarithm<M>(at_least(turned_[i], T(kAddressingFloor)));
+      where_[i] = logs_[i] = log.hi, lost_[i] = log.lo;
     }
-    softmax<M>(where_, slots_);
+    softmax<M>(sharpness_, where_, [this](int64_t i) { return lost_[i]; }, slots_);
   }
 
   // Repeats the ends of what lies from padded[reach] on: the last slot is beside the first.

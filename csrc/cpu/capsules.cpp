@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "../exponentials.h"
 #include "convert.h"
@@ -15,7 +16,7 @@ namespace nnk::NNK_ISA {
 namespace {
 
 constexpr int64_t kBlock = 32;   // capsules below
-constexpr int64_t kLines = 256;  // vectors whose numbers do not lie side by side
+constexpr int64_t kLines = 256;  // vectors that are squashed together
 
 // y = value x, and grad x = value grad + slope (x . grad) x, told the square of a vector's length.
 template <class T>
@@ -39,21 +40,35 @@ inline auto dot(const S* x, const R* y, int64_t size) {
   return total;
 }
 
-template <class Stored, int kSize, bool backward>
+// Of vectors whose numbers lie side by side; the roots and quotients of a block of them are found together.
+template <class Stored, class T, int kSize, bool backward>
 void squash_rows(const SquashJob& job, int64_t begin, int64_t end) {
   const int64_t size = kSize ? kSize : job.size;
-  for (int64_t line = begin; line < end; ++line) {
-    const Stored* x = static_cast<const Stored*>(job.x) + line * size;
-    Stored* out = static_cast<Stored*>(job.out) + line * size;
-    const Squash squash(dot<kSize>(x, x, size));
-    if constexpr (backward) {
-      const Stored* grad = static_cast<const Stored*>(job.grad) + line * size;
-      const auto along = squash.slope * dot<kSize>(x, grad, size);
-      for (int64_t k = 0; k < size; ++k) {
-        out[k] = stored(madd(along, number(x[k]), squash.value * number(grad[k])), Stored());
+  for (; begin < end; begin += kLines) {
+    const int64_t count = end - begin < kLines ? end - begin : kLines;
+    const Stored *x = static_cast<const Stored*>(job.x) + begin * size, *grad = static_cast<const Stored*>(job.grad);
+    if constexpr (backward) grad += begin * size;
+    Stored* out = static_cast<Stored*>(job.out) + begin * size;
+    T square[kLines], along[kLines];
+    for (int64_t i = 0; i < count; ++i) {
+      square[i] = dot<kSize>(x + i * size, x + i * size, size);
+      if constexpr (backward) along[i] = dot<kSize>(x + i * size, grad + i * size, size);
+    }
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      const Squash<T> squash(square[i]);
+      square[i] = squash.value;
+      if constexpr (backward) along[i] *= squash.slope;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC ivdep
+      for (int64_t k = i * size; k < (i + 1) * size; ++k) {
+        if constexpr (backward) {
+          out[k] = stored(madd(along[i], number(x[k]), square[i] * number(grad[k])), Stored());
+        } else {
+          out[k] = stored(square[i] * number(x[k]), Stored());
+        }
       }
-    } else {
-      for (int64_t k = 0; k < size; ++k) out[k] = stored(squash.value * number(x[k]), Stored());
     }
   }
 }
@@ -103,9 +118,9 @@ template <class Stored, class T, bool backward>
 void squash_of(const SquashJob& job, int64_t begin, int64_t end) {
   if (job.inner != 1) return squash_lines<Stored, T, backward>(job, begin, end);
   switch (job.size) {
-    case 8: return squash_rows<Stored, 8, backward>(job, begin, end);
-    case 16: return squash_rows<Stored, 16, backward>(job, begin, end);
-    default: return squash_rows<Stored, 0, backward>(job, begin, end);
+    case 8: return squash_rows<Stored, T, 8, backward>(job, begin, end);
+    case 16: return squash_rows<Stored, T, 16, backward>(job, begin, end);
+    default: return squash_rows<Stored, T, 0, backward>(job, begin, end);
   }
 }
 
@@ -129,6 +144,7 @@ class Router {
         size_(kSize ? kSize : job.size),
         numbers_(job.above * size_),
         room_(new T[(kBlock + 4) * numbers_ + kBlock * job.above]),
+        totals_(new double[numbers_]),
         votes_(room_.get()),
         heard_(votes_ + kBlock * numbers_),
         sums_(heard_ + numbers_),
@@ -139,11 +155,16 @@ class Router {
   void forward(int64_t batch) {
     for (int64_t k = 0; k < numbers_; ++k) heard_[k] = 0;
     for (int64_t round = 0; round < job_.rounds; ++round) {
-      for (int64_t k = 0; k < numbers_; ++k) sums_[k] = 0;
-      for (int64_t first = 0; first < job_.below; first += kBlock) sum_block(batch, first, round == 0);
-      if (round == job_.rounds - 1) keep(batch);
+      const bool last = round == job_.rounds - 1;
+      for (int64_t k = 0; k < numbers_; ++k) totals_[k] = 0;
+      for (int64_t first = 0; first < job_.below; first += kBlock) {
+        sum_block(batch, first, round == 0);
+        if (last && job_.shares) copy(shares_, kept_shares(batch, first), block(first) * job_.above);
+      }
+      for (int64_t k = 0; k < numbers_; ++k) sums_[k] = static_cast<T>(totals_[k]);
+      if (last && job_.sums) copy(sums_, kept_sums(batch), numbers_);
       for (int64_t a = 0; a < job_.above; ++a) {
-        T* sum = sums_ + a * size_;
+        const T* sum = sums_ + a * size_;
         const T value = Squash<T>(dot<kSize>(sum, sum, size_)).value;
         for (int64_t k = 0; k < size_; ++k) out_[a * size_ + k] = value * sum[k];
       }
@@ -153,28 +174,22 @@ class Router {
   }
 
   void backward(int64_t batch) {
-    const T* kept = static_cast<const T*>(job_.kept) + batch * 2 * numbers_;
-    for (int64_t k = 0; k < numbers_; ++k) heard_[k] = kept[k];
-    const T* given = read(job_.capsules, batch, 0, out_);
+    const T *given = read(job_.capsules, batch, 0, out_), *sums = kept_sums(batch), *shares = kept_shares(batch, 0);
     for (int64_t a = 0; a < job_.above; ++a) {
-      const T *sum = kept + numbers_ + a * size_, *grad = given + a * size_;
+      const T *sum = sums + a * size_, *grad = given + a * size_;
       const Squash<T> squash(dot<kSize>(sum, sum, size_));
       const T along = squash.slope * dot<kSize>(sum, grad, size_);
       for (int64_t k = 0; k < size_; ++k) grad_[a * size_ + k] = madd(along, sum[k], squash.value * grad[k]);
     }
-    for (int64_t first = 0; first < job_.below; first += kBlock) {
-      const int64_t count = block(first);
-      if (job_.rounds > 1) {
-        for (int64_t i = 0; i < count; ++i) agree(read(job_.votes, batch, first + i, votes_), i);
+    for (int64_t i = 0; i < job_.below; ++i) {
+      T* out = adjacent(job_.grad_votes) ? in_place(at(job_.grad_votes, batch, i), out_) : out_;
+      for (int64_t a = 0; a < job_.above; ++a) {
+        const T share = shares[i * job_.above + a], *grad = grad_ + a * size_;
+        T* to = out + a * size_;
+#pragma GCC ivdep
+        for (int64_t k = 0; k < size_; ++k) to[k] = share * grad[k];
       }
-      share(count, job_.rounds == 1);
-      for (int64_t i = 0; i < count; ++i) {
-        for (int64_t a = 0; a < job_.above; ++a) {
-          const T share = shares_[i * job_.above + a];
-          for (int64_t k = 0; k < size_; ++k) out_[a * size_ + k] = share * grad_[a * size_ + k];
-        }
-        write(out_, job_.grad_votes, batch, first + i);
-      }
+      if (out == out_) write(out_, job_.grad_votes, batch, i);
     }
   }
 
@@ -182,7 +197,24 @@ class Router {
   const RouteJob& job_;
   const int64_t size_, numbers_;
   const std::unique_ptr<T[]> room_;
+  const std::unique_ptr<double[]> totals_;  // sums over blocks, in which neither their number nor that of threads shows
   T *votes_, *heard_, *sums_, *out_, *grad_, *shares_;
+
+  static void copy(const T* from, T* to, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) to[k] = from[k];
+  }
+
+  // Where numbers can be written as they are computed; else `room`.
+  static T* in_place(T* data, T*) { return data; }
+  template <class Other>
+  static T* in_place(Other*, T* room) {
+    return room;
+  }
+
+  T* kept_shares(int64_t batch, int64_t below) const {
+    return static_cast<T*>(job_.shares) + (batch * job_.below + below) * job_.above;
+  }
+  T* kept_sums(int64_t batch) const { return static_cast<T*>(job_.sums) + batch * numbers_; }
 
   int64_t block(int64_t first) const { return job_.below - first < kBlock ? job_.below - first : kBlock; }
 
@@ -217,12 +249,6 @@ class Router {
     for (int64_t a = 0; a < job_.above; ++a) {
       for (int64_t k = 0; k < size_; ++k) data[a * to.above + k * to.number] = stored(from[a * size_ + k], Stored());
     }
-  }
-
-  void keep(int64_t batch) const {
-    if (!job_.kept) return;
-    T* kept = static_cast<T*>(job_.kept) + batch * 2 * numbers_;
-    for (int64_t k = 0; k < numbers_; ++k) kept[k] = heard_[k], kept[numbers_ + k] = sums_[k];
   }
 
   void agree(const T* votes, int64_t i) const {
@@ -265,6 +291,7 @@ class Router {
     share(count, alike);
     for (int64_t a = 0; a < job_.above; ++a) {
       T* sum = sums_ + a * size_;
+      for (int64_t k = 0; k < size_; ++k) sum[k] = 0;
       for (int64_t i = 0; i < count; ++i) {
         const T share = shares_[i * job_.above + a];
         const T* vote = votes[i] + a * size_;
@@ -272,6 +299,7 @@ class Router {
         for (int64_t k = 0; k < size_; ++k) sum[k] = madd(share, vote[k], sum[k]);
       }
     }
+    for (int64_t k = 0; k < numbers_; ++k) totals_[k] += sums_[k];
   }
 };
 

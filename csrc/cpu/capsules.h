@@ -23,11 +23,12 @@ struct CapsuleOperand {
 struct RouteJob {
   Scalar scalar;
   int64_t below, above, size, rounds;
-  CapsuleOperand votes;       // batch x below x above x size
+  CapsuleOperand votes;       // batch x below x above x size: forward's
   CapsuleOperand capsules;    // batch x above x size: forward writes them, backward reads their gradient
   CapsuleOperand grad_votes;  // backward writes them
-  void* kept;                 // batch x 2 x above x size, of the type that is computed in: what the votes agreed with
-                              // in the last round, and the sums that it squashed; null if backward is not to come
+  // Of the last round, for backward, contiguous and of the type that is computed in; null if that is not to come.
+  void* shares;  // batch x below x above
+  void* sums;    // batch x above x size, what was squashed
 };
 
 }  // namespace nnk

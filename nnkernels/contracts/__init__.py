@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from . import (
     addressing,
     batch_normalization,
+    capsules,
     fused,
     gated,
     learned,
@@ -28,6 +29,7 @@ from . import (
 FAMILIES: dict[str, type] = {
     "addressing": addressing.Kernels,
     "batch_normalization": batch_normalization.Kernels,
+    "capsules": capsules.Kernels,
     "fused": fused.Kernels,
     "gated": gated.Kernels,
     "learned": learned.Kernels,
@@ -45,6 +47,7 @@ FAMILIES: dict[str, type] = {
 if TYPE_CHECKING:  # the type checker holds each backend's module against its protocol
     from ..cpu import addressing as cpu_addressing
     from ..cpu import batch_normalization as cpu_batch_normalization
+    from ..cpu import capsules as cpu_capsules
     from ..cpu import fused as cpu_fused
     from ..cpu import gated as cpu_gated
     from ..cpu import learned as cpu_learned
@@ -56,6 +59,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import spiking as cpu_spiking
     from ..reference import addressing as reference_addressing
     from ..reference import batch_normalization as reference_batch_normalization
+    from ..reference import capsules as reference_capsules
     from ..reference import fused as reference_fused
     from ..reference import gated as reference_gated
     from ..reference import learned as reference_learned
@@ -69,6 +73,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import spiking as reference_spiking
     from ..triton import addressing as triton_addressing
     from ..triton import batch_normalization as triton_batch_normalization
+    from ..triton import capsules as triton_capsules
     from ..triton import fused as triton_fused
     from ..triton import gated as triton_gated
     from ..triton import learned as triton_learned
@@ -87,6 +92,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
         triton_batch_normalization,
         reference_batch_normalization,
     )
+    _capsules: tuple[capsules.Kernels, ...] = (cpu_capsules, triton_capsules, reference_capsules)
     _fused: tuple[fused.Kernels, ...] = (cpu_fused, triton_fused, reference_fused)
     _gated: tuple[gated.Kernels, ...] = (cpu_gated, triton_gated, reference_gated)
     _learned: tuple[learned.Kernels, ...] = (cpu_learned, triton_learned, reference_learned)

@@ -8,6 +8,7 @@ from typing import Any
 from . import (
     addressing,
     batch_normalization,
+    capsules,
     elementwise,
     fused,
     gated,
@@ -36,6 +37,7 @@ _FAMILIES = (
     quantized,
     spiking,
     addressing,
+    capsules,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -11,6 +11,7 @@ from . import (
     addressing,
     alpha_dropout,
     batch_normalization,
+    capsules,
     elementwise,
     fused,
     gated,
@@ -40,6 +41,7 @@ _FAMILIES = (
     quantized,
     spiking,
     addressing,
+    capsules,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

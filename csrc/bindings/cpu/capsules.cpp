@@ -46,21 +46,21 @@ CapsuleOperand capsule_operand(const Tensor& t) {
   return {t.mutable_data_ptr(), strides[0], strides[1], strides[2], strides[3]};
 }
 
-RouteJob route_job(const Requirements& needs, const Tensor& votes, const Argument& capsules, const OptionalTensor& kept,
-                   int64_t rounds) {
-  needs.floating({"votes", votes});
-  needs.that(votes.dim() == 4, "votes has shape ", Shape(votes), ", expected batch x below x above x size");
-  needs.that(rounds >= 1, "rounds is ", rounds, ", expected 1 at least");
-  const int64_t batch = votes.size(0), above = votes.size(2), size = votes.size(3);
+// `votes` or their gradient, and `capsules` or theirs.
+RouteJob route_job(const Requirements& needs, const Argument& votes, const Argument& capsules,
+                   const OptionalTensor& shares, const OptionalTensor& sums) {
+  const Tensor& of = *votes.tensor;
+  needs.floating(votes);
+  needs.that(of.dim() == 4, votes.name, " has shape ", Shape(of), ", expected batch x below x above x size");
+  const int64_t batch = of.size(0), below = of.size(1), above = of.size(2), size = of.size(3);
   needs.shape(capsules, {batch, above, size});
-  needs.dtype(capsules, votes.scalar_type());
-  needs.shape({"kept", kept}, {batch, 2, above, size});
-  needs.dtype({"kept", kept}, computing_type(votes));
-  needs.contiguous({"kept", kept});
+  needs.dtype(capsules, of.scalar_type());
+  needs.numbers({"shares", shares}, {batch, below, above}, computing_type(of));
+  needs.numbers({"sums", sums}, {batch, above, size}, computing_type(of));
   RouteJob job{};
-  job.scalar = scalar_of(votes), job.rounds = rounds;
-  job.below = votes.size(1), job.above = above, job.size = size;
-  job.votes = capsule_operand(votes), job.capsules = capsule_operand(*capsules.tensor), job.kept = data_of(kept);
+  job.scalar = scalar_of(of), job.rounds = 1;
+  job.below = below, job.above = above, job.size = size;
+  job.capsules = capsule_operand(*capsules.tensor), job.shares = data_of(shares), job.sums = data_of(sums);
   return job;
 }
 
@@ -71,21 +71,23 @@ void run_route(const RouteJob& job, const Tensor& votes, Kernel kernel) {
               [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-void route_op(const Tensor& votes, Tensor capsules, OptionalTensor kept, int64_t rounds) {
+void route_op(const Tensor& votes, Tensor capsules, OptionalTensor shares, OptionalTensor sums, int64_t rounds) {
   const Requirements needs("route");
-  const RouteJob job = route_job(needs, votes, {"capsules", capsules}, kept, rounds);
-  needs.apart({{"capsules", capsules}, {"kept", kept}}, {{"votes", votes}});
-  needs.apart({{"capsules", capsules}}, {{"kept", kept}});
+  RouteJob job = route_job(needs, {"votes", votes}, {"capsules", capsules}, shares, sums);
+  needs.that(rounds >= 1, "rounds is ", rounds, ", expected 1 at least");
+  needs.apart({{"capsules", capsules}, {"shares", shares}, {"sums", sums}}, {{"votes", votes}});
+  needs.apart({{"capsules", capsules}}, {{"shares", shares}, {"sums", sums}});
+  needs.apart({{"shares", shares}}, {{"sums", sums}});
+  job.votes = capsule_operand(votes), job.rounds = rounds;
   run_route(job, votes, route);
 }
 
-void route_backward_op(const Tensor& grad, const Tensor& votes, const Tensor& kept, Tensor grad_votes, int64_t rounds) {
+void route_backward_op(const Tensor& grad, const Tensor& shares, const Tensor& sums, Tensor grad_votes) {
   const Requirements needs("route_backward");
-  RouteJob job = route_job(needs, votes, {"grad", grad}, kept, rounds);
-  needs.alike({"grad_votes", grad_votes}, {"votes", votes});
-  needs.apart({{"grad_votes", grad_votes}}, {{"votes", votes}, {"grad", grad}, {"kept", kept}});
+  RouteJob job = route_job(needs, {"grad_votes", grad_votes}, {"grad", grad}, shares, sums);
+  needs.apart({{"grad_votes", grad_votes}}, {{"grad", grad}, {"shares", shares}, {"sums", sums}});
   job.grad_votes = capsule_operand(grad_votes);
-  run_route(job, votes, route_backward);
+  run_route(job, grad_votes, route_backward);
 }
 
 }  // namespace
@@ -93,8 +95,8 @@ void route_backward_op(const Tensor& grad, const Tensor& votes, const Tensor& ke
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def("squash(Tensor x, Tensor(a!) y, int size, int inner) -> ()");
   m.def("squash_backward(Tensor grad, Tensor x, Tensor(a!) grad_x, int size, int inner) -> ()");
-  m.def("route(Tensor votes, Tensor(a!) capsules, Tensor(b!)? kept, int rounds) -> ()");
-  m.def("route_backward(Tensor grad, Tensor votes, Tensor kept, Tensor(a!) grad_votes, int rounds) -> ()");
+  m.def("route(Tensor votes, Tensor(a!) capsules, Tensor(b!)? shares, Tensor(c!)? sums, int rounds) -> ()");
+  m.def("route_backward(Tensor grad, Tensor shares, Tensor sums, Tensor(a!) grad_votes) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
