@@ -31,6 +31,9 @@ LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers")
 """Each has a file of its name in `libraries/`, which is read if the library has been imported."""
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 class Call(NamedTuple):
     """What a module is called with."""
 
@@ -92,6 +95,11 @@ class Adapted:
         return _rebuild, (adapter, self.adapted_from), *made[2:]
 
 
+def once(function: F) -> F:
+    """`functools.cache`, which to a type checker takes no classes: the hash of their instances confuses it."""
+    return cache(function)  # type: ignore[return-value]
+
+
 def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     tensors = [given for given in (*args, *kwargs.values()) if isinstance(given, Tensor)]
     return bool(tensors) and is_plain_call(*tensors)
@@ -102,8 +110,8 @@ def _rebuild(adapter: type[Adapted], theirs: type[Module]) -> Module:
     return made.__new__(made)
 
 
-@cache
-def adapted_class(adapter: type[Adapted], theirs: type[Module]) -> Any:
+@once
+def adapted_class(adapter: type[Any], theirs: type[Any]) -> Any:
     """The class of a module of the class `theirs` that has got the adapter."""
 
     @wraps(theirs.forward)  # tracers and trainers ask for its signature
@@ -148,11 +156,11 @@ def is_plain(module: Module) -> bool:
     )
 
 
-_of_class: dict[type[Module], type[Adapted]] = {}
+A = TypeVar("A", bound=type[Adapted])
+_of_class: dict[Any, type[Adapted]] = {}
 _of_forward: dict[Any, type[Adapted]] = {}
 _of_source: dict[tuple[str, str], type[Adapted]] = {}
 _names: set[str] = set()
-A = TypeVar("A", bound=type[Adapted])
 
 
 def adapter(*classes: type[Module], subclasses: bool = False) -> Callable[[A], A]:
@@ -203,8 +211,8 @@ def adapter_of_source(name: str, *fingerprints: str) -> Callable[[A], A]:
     return register
 
 
-@cache
-def fingerprint(kind: type[Module], method: str = "forward") -> str:
+@once
+def fingerprint(kind: type[Any], method: str = "forward") -> str:
     """Twelve hexadecimal digits that depend on what a class's method does: not on its comments, layout, annotations."""
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(getattr(kind, method)))).body
     return digest(function)

@@ -137,18 +137,18 @@ def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool,
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     wanted = [leaf for leaf in leaves if leaf.requires_grad] if torch.is_grad_enabled() else []
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
-    sides = [
-        gradients_of(
-            lambda run=run: run(*_fresh(calls, module)), wanted if module.training and torch.is_grad_enabled() else []
-        )  # type: ignore[misc]
-        for run in (module.ours, module.theirs)
-    ]
+    wanted = wanted if module.training else []
+
+    def side(run: Any) -> Any:
+        return gradients_of(lambda: run(*_fresh(calls, module)), wanted)
+
+    sides = [side(module.ours), side(module.theirs)]
     trials: list[list[float]] = []
     wins = 0
     while len(trials) < _TRIALS or (len(trials) < _DOUBTED and 0 < wins < len(trials)):
         trials.append(best_of_rounds(sides, _ROUNDS, device.type))
         wins += trials[-1][1] / trials[-1][0] >= _PAYS
-    ours, theirs = (min(trial[side] for trial in trials) for side in range(2))
+    ours, theirs = (min(trial[at] for trial in trials) for at in range(2))
     gain, agreed = theirs / ours, 2 * wins > len(trials)
     doubt = f", but only in {wins} of {len(trials)} trials" if gain >= _PAYS and not agreed else ""
     types = {str(leaf.dtype)[6:] for leaf in leaves} or {"no tensor"}

@@ -6,7 +6,6 @@ All of it is asked at each call. Modules may get hooks, other classes or other c
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from ..functional.elementwise import variant
 from ..fusing import inner
 from ..nn.batch_normalization import batch_norm_act
 from ..registry import Activation, catalogue
-from .adapting import is_plain, own_class, source
+from .adapting import is_plain, once, own_class, source
 
-Named = tuple[str, dict[str, float]]
+Named = tuple[str, dict[str, Any]]
 """The name of a row of the catalogue, and constants by name."""
 
 _IDENTITY: Named = ("identity", {})
@@ -67,8 +66,8 @@ def named(module: Module) -> Named | None:
     return named if all(isinstance(value, (int, float)) for value in named[1].values()) and _fits(named) else None
 
 
-@cache
-def _known(kind: type[Module]) -> Callable[[Any], Named | None] | None:
+@once
+def _known(kind: type[Any]) -> Callable[[Any], Named | None] | None:
     return activations.get(kind) or activations_of_source.get(source(kind))
 
 
@@ -124,7 +123,7 @@ def _type_of(function: Callable[..., Tensor], arguments: tuple[Any, ...], x: Ten
     return _made(function, arguments, kind, x.dtype, torch.get_autocast_dtype(kind))
 
 
-@cache
+@once
 def _made(
     function: Callable[..., Tensor], arguments: tuple[Any, ...], kind: str, dtype: torch.dtype, autocast: torch.dtype
 ) -> torch.dtype:
@@ -145,8 +144,8 @@ norms_of_source: dict[tuple[str, str], Apply] = {}
 """The same by a library's name and the fingerprint of the class's forward."""
 
 
-@cache
-def norm_of(kind: type[Module]) -> Apply | None:
+@once
+def norm_of(kind: type[Any]) -> Apply | None:
     """How a norm of that class is applied; None if it is none."""
     return norms.get(kind) or norms_of_source.get(source(kind))
 

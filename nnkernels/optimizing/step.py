@@ -141,7 +141,8 @@ def difference(found: Results, expected: Results, nudged: Results) -> str:
         nudged: the same after every parameter has moved by a rounding error; how far that is from `expected` is what a
             model makes of rounding, which in some models is much.
     """
-    for what, ours, theirs, others in zip(Results._fields, found, expected, nudged, strict=True):
+    for what in Results._fields:
+        ours, theirs, others = (getattr(side, what) for side in (found, expected, nudged))
         kinds = [[None if one is None else (one.shape, one.dtype) for one in side] for side in (ours, theirs)]
         if kinds[0] != kinds[1]:
             return f"the {what} have other types or shapes"

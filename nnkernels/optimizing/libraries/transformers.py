@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn import Module
 
 from ... import functional
-from ..adapting import Adapted, Call, adapter_of_source, fingerprint, own_class
+from ..adapting import Adapted, Call, adapter_of_source, fingerprint, once, own_class
 from ..modules import Named, activation, activations_of_source, norm_act, norm_for_products, norms_of_source
 from .torch import Elsewhere, rows
 
 
 def _of_attribute(module: Any) -> Named | None:
     """A class that calls the function in its attribute `act`."""
-    function, options = module.act, {}
+    function: Any = module.act
+    options: dict[str, Any] = {}
     if isinstance(function, functools.partial) and not function.args:
         function, options = function.func, function.keywords
     if function is torch.nn.functional.gelu and options.keys() <= {"approximate"}:
@@ -168,8 +169,8 @@ _OLD_NAME = "past_key_values"
 """A decorator of the original forward gives it another name, in versions that do without it."""
 
 
-@functools.cache
-def _parameters(kind: type[Module]) -> tuple[str, ...]:
+@once
+def _parameters(kind: type[Any]) -> tuple[str, ...]:
     """The names of a layer's arguments behind the first."""
     return tuple(inspect.signature(kind.forward).parameters)[2:]
 
