@@ -2,9 +2,16 @@
 
 from torch import Tensor
 
+from .addressing import (
+    content_addressing as content_addressing,
+)
 from .batch_normalization import (
     batch_norm_act as batch_norm_act,
     group_norm_act as group_norm_act,
+)
+from .capsules import (
+    route as route,
+    squash as squash,
 )
 from .elementwise import (
     gelu as gelu,
