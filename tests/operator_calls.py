@@ -55,6 +55,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "rrelu_into": lambda: [_x(), _x(), _SEED, 0.25, 0.0],
     "rrelu_backward_into": lambda: [_x(), _x(), _x(), _SEED, 0.25, 0.0],
     "dropout_into": lambda: [_x(), _x(), _SEED, 2**31, 2.0],
+    "bernoulli_into": lambda: [_x(), _x(), _SEED],
     "maxout": lambda: [_numbers(2, 6, 3), _numbers(2, 2, 3), _bytes(12, 2), 3, 3],
     "maxout_backward": lambda: [_numbers(2, 2, 1), _bytes(4, 4), _numbers(2, 10, 1), 5, 1],
     "lif": lambda: [_numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3), 0.9, 0.5, True],

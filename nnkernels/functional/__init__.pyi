@@ -38,6 +38,7 @@ from .quantized import (
     gated_quantize as gated_quantize,
 )
 from .random import (
+    bernoulli_straight_through as bernoulli_straight_through,
     dropout as dropout,
     rrelu as rrelu,
     rrelu_ as rrelu_,

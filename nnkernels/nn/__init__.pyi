@@ -44,6 +44,7 @@ from .quantized import (
     GatedQuantize as GatedQuantize,
 )
 from .random import (
+    BernoulliStraightThrough as BernoulliStraightThrough,
     Dropout as Dropout,
     RReLU as RReLU,
 )

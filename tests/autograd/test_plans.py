@@ -25,6 +25,7 @@ CALLS = {
     "lif": (F.lif, ()),
     "dropout": (F.dropout, ()),
     "rrelu": (lambda x: F.rrelu(x, training=True), ()),
+    "bernoulli": (F.bernoulli_straight_through, ()),
     "softmax": (lambda x: F.softmax(x, -1), ()),
     "log_softmax": (lambda x: F.log_softmax(x, 1), ()),
     "bias_act": (lambda x, bias: F.bias_act(x, bias, "gelu"), ((10,),)),

@@ -47,6 +47,8 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("rrelu_backward_into", 1, torch.zeros(2, 4), "grad"),
     ("dropout_into", 3, -1, "threshold"),
     ("dropout_into", 3, 2**32, "threshold"),
+    ("bernoulli_into", 0, torch.zeros(2, 4), "y has shape [2, 4]"),
+    ("bernoulli_into", 2, torch.zeros(2, dtype=torch.int64), "seed has shape [2]"),
     ("maxout", 3, 1, "pieces"),
     ("maxout", 3, 257, "pieces"),
     ("maxout", 4, 0, "inner"),
@@ -174,7 +176,7 @@ def test_a_refusal_names_operator_and_argument_and_touches_nothing(name: str, at
         ("gated", 2, 0, 1), ("gated_backward", 3, 1, 1), ("gated_backward", 4, 3, 0), ("rrelu_into", 0, 1, 1),
         ("rrelu_backward_into", 0, 1, 1), ("dropout_into", 0, 1, 1), ("norm_statistics", 2, 1, 0),
         ("norm_spread", 5, 1, 0), ("norm_sums", 7, 1, 0), ("norm_sums", 6, 8, 0), ("quantised_forward", 1, 0, 1),
-        ("rrelu_signs", 1, 0, 1), ("prelu_signs", 1, 0, 1),
+        ("rrelu_signs", 1, 0, 1), ("prelu_signs", 1, 0, 1), ("bernoulli_into", 0, 1, 1),
     ],
 )  # fmt: skip
 def test_outputs_may_not_overlap_what_is_read_after_them(name: str, written: int, read: int, shift: int) -> None:
@@ -248,6 +250,7 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "maxout": lambda x: F.maxout(x, 3),
     "lif": lambda x: F.lif(x),
     "rrelu": lambda x: F.rrelu(x, training=True),
+    "bernoulli": lambda x: F.bernoulli_straight_through(x),
     "dropout": lambda x: nnkernels.nn.Dropout(0.5)(x),
     "silu in bits": lambda x: _under("compressed", F.silu, x),
     "relu in bits": lambda x: _under("bits", F.relu, x),
