@@ -63,6 +63,10 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
         _numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3),
         0.9, 0.5, 1, 5.0, False, False,
     ],
+    "gaussians": lambda: [_numbers(5, 4), _numbers(5, 3), _numbers(4, 3), _numbers(4), 0.0],
+    "gaussians_backward": lambda: [
+        _numbers(5, 4), _numbers(5, 3), _numbers(4, 3), _numbers(1), 0.0, _numbers(5, 3), _numbers(4, 3), _numbers(1),
+    ],
     "fused_forward": lambda: [
         _numbers(8, 5), _numbers(4), _numbers(8, 5), _SEED, _silu(), 0.0, 0.0, 2, 4, 2**31, 2.0,
     ],

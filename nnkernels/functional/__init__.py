@@ -15,6 +15,7 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
     reducing,
     scaling,
@@ -36,6 +37,7 @@ _FAMILIES = (
     quantized,
     spiking,
     addressing,
+    radial,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

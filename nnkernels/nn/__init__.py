@@ -18,6 +18,7 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
     reducing,
     scaling,
@@ -40,6 +41,7 @@ _FAMILIES = (
     quantized,
     spiking,
     addressing,
+    radial,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -2,6 +2,9 @@
 
 import torch
 
+from .addressing import (
+    ContentAddressing as ContentAddressing,
+)
 from .alpha_dropout import (
     AlphaDropout as AlphaDropout,
     FeatureAlphaDropout as FeatureAlphaDropout,
@@ -42,6 +45,9 @@ from .pooling import (
 from .quantized import (
     ActQuantize as ActQuantize,
     GatedQuantize as GatedQuantize,
+)
+from .radial import (
+    GaussianRBF as GaussianRBF,
 )
 from .random import (
     BernoulliStraightThrough as BernoulliStraightThrough,
@@ -133,4 +139,16 @@ class Hardshrink(torch.nn.Hardshrink):
     def __init__(self, lambd: float = ..., *, saving: str | None = ...) -> None: ...
 
 class Tanhshrink(torch.nn.Tanhshrink):
+    def __init__(self, *, saving: str | None = ...) -> None: ...
+
+class Softcap(torch.nn.Module):
+    def __init__(self, cap: float = ..., inplace: bool = ..., *, saving: str | None = ...) -> None: ...
+
+class HardMish(torch.nn.Module):
+    def __init__(self, inplace: bool = ..., *, saving: str | None = ...) -> None: ...
+
+class StarReLU(torch.nn.Module):
+    def __init__(self, scale_value: float = ..., bias_value: float = ..., inplace: bool = ..., *, saving: str | None = ...) -> None: ...
+
+class SqrtSoftplus(torch.nn.Module):
     def __init__(self, *, saving: str | None = ...) -> None: ...

@@ -23,6 +23,8 @@ CALLS = {
     "apl": (F.apl, ((3, 8), (3, 8))),
     "maxout": (lambda x: F.maxout(x, 2, -1), ()),
     "lif": (F.lif, ()),
+    "gaussian_rbf": (F.gaussian_rbf, ((5, 10),)),
+    "gaussian_rbf of learned widths": (lambda x, c, g: F.gaussian_rbf(x, c, g.abs()), ((5, 10), (5,))),
     "dropout": (F.dropout, ()),
     "rrelu": (lambda x: F.rrelu(x, training=True), ()),
     "bernoulli": (F.bernoulli_straight_through, ()),
