@@ -60,6 +60,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "rrelu_into": lambda: [_x(), _x(), _SEED, 0.25, 0.0],
     "rrelu_backward_into": lambda: [_x(), _x(), _x(), _SEED, 0.25, 0.0],
     "dropout_into": lambda: [_x(), _x(), _SEED, 2**31, 2.0],
+    "bernoulli_into": lambda: [_x(), _x(), _SEED],
     "maxout": lambda: [_numbers(2, 6, 3), _numbers(2, 2, 3), _bytes(12, 2), 3, 3],
     "maxout_backward": lambda: [_numbers(2, 2, 1), _bytes(4, 4), _numbers(2, 10, 1), 5, 1],
     "lif": lambda: [_numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3), 0.9, 0.5, True],
@@ -73,6 +74,10 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "squash_backward": lambda: [_numbers(4, 6), _numbers(4, 6), _numbers(4, 6), 6, 1],
     "route": lambda: [_numbers(2, 5, 3, 4), _numbers(2, 3, 4), _numbers(2, 5, 3), _numbers(2, 3, 4), 2],
     "route_backward": lambda: [_numbers(2, 3, 4), _numbers(2, 5, 3), _numbers(2, 3, 4), _numbers(2, 5, 3, 4)],
+    "gaussians": lambda: [_numbers(5, 4), _numbers(5, 3), _numbers(4, 3), _numbers(4), 0.0],
+    "gaussians_backward": lambda: [
+        _numbers(5, 4), _numbers(5, 3), _numbers(4, 3), _numbers(1), 0.0, _numbers(5, 3), _numbers(4, 3), _numbers(1),
+    ],
     "fused_forward": lambda: [
         _numbers(8, 5), _numbers(4), _numbers(8, 5), _SEED, _silu(), 0.0, 0.0, 2, 4, 2**31, 2.0,
     ],

@@ -1,4 +1,4 @@
-"""The fused forms: any stateless activation f, in one pass with a bias and dropout, or with a norm; a norm of a sum."""
+"""The fused forms: an activation in one pass with what stands before it, a bias, a norm, a distance or a gate."""
 
 from ..registry import Example, Fused, add
 
@@ -160,6 +160,24 @@ add(
         example=Example(
             lambda F, x, gate, weight: F.gated_rms_norm(x, gate, 8, weight),
             ((5, 8), (5, 8), (8,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "gaussian_rbf",
+        "GaussianRBF",
+        formula="exp(-gamma |x - c|^2) for each center c",
+        derivative="-2 gamma (x - c) exp(-gamma |x - c|^2)",
+        range="[0, 1]",
+        source="Broomhead & Lowe 1988, Multivariable Functional Interpolation and Adaptive Networks",
+        good_for="interpolation, kernel methods and networks of locally tuned units",
+        drawback="far from every center it says 0, and the number of centers grows with that of the features",
+        # x and gamma so small that a rounding in the exponent is not magnified.
+        example=Example(
+            lambda F, x, centers, gamma: F.gaussian_rbf(x / 4, centers, gamma.abs() / 8),
+            ((5, 3), (4, 3), (4,)),
             _SLACK,
         ),
     )

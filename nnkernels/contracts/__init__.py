@@ -19,6 +19,7 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
     reducing,
     saving,
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type] = {
     "normalization": normalization.Kernels,
     "pooling": pooling.Kernels,
     "quantized": quantized.Kernels,
+    "radial": radial.Kernels,
     "random": random.Kernels,
     "reducing": reducing.Kernels,
     "saving": saving.Kernels,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import learned as cpu_learned
     from ..cpu import normalization as cpu_normalization
     from ..cpu import pooling as cpu_pooling
+    from ..cpu import radial as cpu_radial
     from ..cpu import random as cpu_random
     from ..cpu import reducing as cpu_reducing
     from ..cpu import saving as cpu_saving
@@ -66,6 +69,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import normalization as reference_normalization
     from ..reference import pooling as reference_pooling
     from ..reference import quantized as reference_quantized
+    from ..reference import radial as reference_radial
     from ..reference import random as reference_random
     from ..reference import reducing as reference_reducing
     from ..reference import saving as reference_saving
@@ -80,6 +84,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import normalization as triton_normalization
     from ..triton import pooling as triton_pooling
     from ..triton import quantized as triton_quantized
+    from ..triton import radial as triton_radial
     from ..triton import random as triton_random
     from ..triton import reducing as triton_reducing
     from ..triton import saving as triton_saving
@@ -103,6 +108,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     )
     _pooling: tuple[pooling.Kernels, ...] = (cpu_pooling, triton_pooling, reference_pooling)
     _quantized: tuple[quantized.Kernels, ...] = (triton_quantized, reference_quantized)
+    _radial: tuple[radial.Kernels, ...] = (cpu_radial, triton_radial, reference_radial)
     _random: tuple[random.Kernels, ...] = (cpu_random, triton_random, reference_random)
     _reducing: tuple[reducing.Kernels, ...] = (cpu_reducing, triton_reducing, reference_reducing)
     _saving: tuple[saving.Kernels, ...] = (cpu_saving, triton_saving, reference_saving)

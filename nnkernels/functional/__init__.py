@@ -16,6 +16,7 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
     reducing,
     scaling,
@@ -38,6 +39,7 @@ _FAMILIES = (
     spiking,
     addressing,
     capsules,
+    radial,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -44,7 +44,11 @@ from .quantized import (
     act_quantize as act_quantize,
     gated_quantize as gated_quantize,
 )
+from .radial import (
+    gaussian_rbf as gaussian_rbf,
+)
 from .random import (
+    bernoulli_straight_through as bernoulli_straight_through,
     dropout as dropout,
     rrelu as rrelu,
     rrelu_ as rrelu_,

@@ -19,6 +19,7 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
     reducing,
     scaling,
@@ -42,6 +43,7 @@ _FAMILIES = (
     spiking,
     addressing,
     capsules,
+    radial,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -50,7 +50,11 @@ from .quantized import (
     ActQuantize as ActQuantize,
     GatedQuantize as GatedQuantize,
 )
+from .radial import (
+    GaussianRBF as GaussianRBF,
+)
 from .random import (
+    BernoulliStraightThrough as BernoulliStraightThrough,
     Dropout as Dropout,
     RReLU as RReLU,
 )
