@@ -2,6 +2,9 @@
 
 import torch
 
+from .addressing import (
+    ContentAddressing as ContentAddressing,
+)
 from .alpha_dropout import (
     AlphaDropout as AlphaDropout,
     FeatureAlphaDropout as FeatureAlphaDropout,
@@ -33,6 +36,9 @@ from .learned import (
     Swish as Swish,
 )
 from .normalization import (
+    AddLayerNorm as AddLayerNorm,
+    AddRMSNorm as AddRMSNorm,
+    GatedRMSNorm as GatedRMSNorm,
     LayerNormAct as LayerNormAct,
     RMSNormAct as RMSNormAct,
 )
