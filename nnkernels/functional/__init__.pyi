@@ -9,6 +9,10 @@ from .batch_normalization import (
     batch_norm_act as batch_norm_act,
     group_norm_act as group_norm_act,
 )
+from .capsules import (
+    route as route,
+    squash as squash,
+)
 from .elementwise import (
     gelu as gelu,
     function_of as function_of,

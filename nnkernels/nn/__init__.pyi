@@ -16,6 +16,10 @@ from .batch_normalization import (
     GroupNormAct as GroupNormAct,
     SyncBatchNormAct as SyncBatchNormAct,
 )
+from .capsules import (
+    Route as Route,
+    Squash as Squash,
+)
 from .elementwise import (
     GELU as GELU,
     module_of as module_of,
