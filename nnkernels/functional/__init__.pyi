@@ -34,6 +34,9 @@ from .learned import (
     swish_ as swish_,
 )
 from .normalization import (
+    add_layer_norm as add_layer_norm,
+    add_rms_norm as add_rms_norm,
+    gated_rms_norm as gated_rms_norm,
     layer_norm_act as layer_norm_act,
     rms_norm_act as rms_norm_act,
 )

@@ -40,6 +40,9 @@ from .learned import (
     Swish as Swish,
 )
 from .normalization import (
+    AddLayerNorm as AddLayerNorm,
+    AddRMSNorm as AddRMSNorm,
+    GatedRMSNorm as GatedRMSNorm,
     LayerNormAct as LayerNormAct,
     RMSNormAct as RMSNormAct,
 )

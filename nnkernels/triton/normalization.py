@@ -1,4 +1,4 @@
-"""Layer and rms norm with residual and activation on GPUs: tiles and programs for `normalization_kernels`."""
+"""Layer and rms norm with residual and activation on GPUs: tiles and programs for the kernels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..contracts.normalization import Norm, statistics_dtype
 from ..recording import launch
 from ..registry import elementwise
 from . import hardware
+from . import normalization_backward as gradients
 from . import normalization_kernels as kernels
 from .activations import FORMULAS
 
@@ -106,8 +107,8 @@ def norm_act_backward(
     formula = (gate, None if linear else FORMULAS[inner.name].d1, elementwise(inner.name).masks, norm.centred)
     with hardware.guard(x.device):
         if sums is not None:
-            launch(kernels.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
-        launch(kernels.backward, (programs, tiles))(
+            launch(gradients.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
+        launch(gradients.backward, (programs, tiles))(
             *given, grad_sum, grad_x, grad_residual, *partials, *places, _row_stride(grad_sum), *formula,
             cols == tiles * walk.block_cols, walk.stages, walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
         )  # fmt: skip
@@ -115,7 +116,7 @@ def norm_act_backward(
         if wanted:
             block, block_cols = _PARTIALS_TILE
             grid = (-(-cols // block_cols), wanted)
-            launch(kernels.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
+            launch(gradients.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
     return grad_x, grad_residual, found[0], found[1]
 
 
