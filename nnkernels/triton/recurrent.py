@@ -49,9 +49,8 @@ def _unit(rows, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _blocks(pointer, row_stride, row, unit, width, inside):
+def _blocks(pointer, row_stride, row, unit, width, inside, COMPUTE: tl.constexpr):
     """What the three blocks of a row have for each unit."""
-    COMPUTE: tl.constexpr = compute_type(pointer.dtype)
     at = pointer + row * row_stride + unit
     reset = tl.load(at, mask=inside, other=0.0).to(COMPUTE)
     keep = tl.load(at + width, mask=inside, other=0.0).to(COMPUTE)
@@ -62,10 +61,9 @@ def _blocks(pointer, row_stride, row, unit, width, inside):
 def _write(pointer, row, unit, width, inside, reset, keep, candidate):
     """The three blocks of contiguous rows."""
     at = pointer + row * (3 * width) + unit
-    TYPE: tl.constexpr = pointer.dtype.element_ty
-    tl.store(at, reset.to(TYPE), mask=inside)
-    tl.store(at + width, keep.to(TYPE), mask=inside)
-    tl.store(at + 2 * width, candidate.to(TYPE), mask=inside)
+    tl.store(at, reset.to(pointer.dtype.element_ty), mask=inside)
+    tl.store(at + width, keep.to(pointer.dtype.element_ty), mask=inside)
+    tl.store(at + 2 * width, candidate.to(pointer.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -76,8 +74,8 @@ def forward(
     COMPUTE: tl.constexpr = compute_type(hidden_ptr.dtype)
     FAST: tl.constexpr = is_fast(hidden_ptr.dtype)
     row, unit, inside = _unit(rows, width, BLOCK)
-    x_r, x_z, x_n = _blocks(given_ptr, given_row, row, unit, width, inside)
-    h_r, h_z, h_n = _blocks(recurred_ptr, recurred_row, row, unit, width, inside)
+    x_r, x_z, x_n = _blocks(given_ptr, given_row, row, unit, width, inside, COMPUTE)
+    h_r, h_z, h_n = _blocks(recurred_ptr, recurred_row, row, unit, width, inside, COMPUTE)
     hidden = tl.load(hidden_ptr + row * hidden_row + unit, mask=inside, other=0.0).to(COMPUTE)
     reset = sigmoid_value(x_r + h_r, 0.0, 0.0, FAST)
     keep = sigmoid_value(x_z + h_z, 0.0, 0.0, FAST)
@@ -95,8 +93,8 @@ def backward(
     COMPUTE: tl.constexpr = compute_type(hidden_ptr.dtype)
     FAST: tl.constexpr = is_fast(hidden_ptr.dtype)
     row, unit, inside = _unit(rows, width, BLOCK)
-    x_r, x_z, x_n = _blocks(given_ptr, given_row, row, unit, width, inside)
-    h_r, h_z, h_n = _blocks(recurred_ptr, recurred_row, row, unit, width, inside)
+    x_r, x_z, x_n = _blocks(given_ptr, given_row, row, unit, width, inside, COMPUTE)
+    h_r, h_z, h_n = _blocks(recurred_ptr, recurred_row, row, unit, width, inside, COMPUTE)
     hidden = tl.load(hidden_ptr + row * hidden_row + unit, mask=inside, other=0.0).to(COMPUTE)
     grad = tl.load(grad_ptr + row * grad_row + unit, mask=inside, other=0.0).to(COMPUTE)
     logit = x_z + h_z
