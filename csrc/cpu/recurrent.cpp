@@ -74,7 +74,11 @@ void pull(const T* const* given, const T* const* recurred, const T* hidden, cons
     const T r = reset.positive ? reset.r : reset.e * reset.r, z = keep.positive ? keep.r : keep.e * keep.r;
     const T left = keep.positive ? keep.e * keep.r : keep.r;  // 1 - z, with its digits where z is almost 1
     const T sum = madd(r, past, xn[i]);
-    const T n = tanh<M>(0, 0).value(sum), candidate = g * left * tanh<M>(0, 0).d1(sum);
+    // tanh and its derivative from one exponential: where n is small, no more than its difference to the state is
+    // asked.
+    const Exponential<M> tail(underflowing_product(T(-2), magnitude(sum)));
+    const T e = tail.value(), q = reciprocal<M>(T(1) + e);
+    const T n = with_sign((T(1) - e) * q, sum), candidate = tail.times(T(4) * g * left * (q * q));
     for_reset[i] = reset.slope(candidate * past);
     for_keep[i] = keep.slope(g * (hidden[i] - n));
     for_candidate[i] = candidate;
