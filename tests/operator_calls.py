@@ -74,6 +74,10 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "squash_backward": lambda: [_numbers(4, 6), _numbers(4, 6), _numbers(4, 6), 6, 1],
     "route": lambda: [_numbers(2, 5, 3, 4), _numbers(2, 3, 4), _numbers(2, 5, 3), _numbers(2, 3, 4), 2],
     "route_backward": lambda: [_numbers(2, 3, 4), _numbers(2, 5, 3), _numbers(2, 3, 4), _numbers(2, 5, 3, 4)],
+    "gru_gates": lambda: [_numbers(2, 9), _numbers(2, 9), _numbers(2, 3), _numbers(2, 3)],
+    "gru_gates_backward": lambda: [
+        _numbers(2, 3), _numbers(2, 9), _numbers(2, 9), _numbers(2, 3), _numbers(2, 9), _numbers(2, 9), _numbers(2, 3),
+    ],
     "gaussians": lambda: [_numbers(5, 4), _numbers(5, 3), _numbers(4, 3), _numbers(4), 0.0],
     "gaussians_backward": lambda: [
         _numbers(5, 4), _numbers(5, 3), _numbers(4, 3), _numbers(1), 0.0, _numbers(5, 3), _numbers(4, 3), _numbers(1),

@@ -1,4 +1,7 @@
-"""Gaussian radial basis functions; backward reads x, the centers and the gradient and writes two gradients."""
+"""Gaussian radial basis functions; backward reads x, the centers and the gradient and writes two gradients.
+
+On the CPU the bar of 2.5 is for forward and backward together.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from . import Case
 
 def eager(x: Tensor, centers: Tensor) -> Tensor:
     """What a user of torch writes who wants near distances right: all differences are stored."""
-    return torch.exp(-0.1 * (x.unsqueeze(-2) - centers).square().sum(-1))
+    return torch.exp(-(x.unsqueeze(-2) - centers).square().sum(-1) / x.shape[-1])
 
 
 def ours(x: Tensor, centers: Tensor) -> Tensor:
-    return F.gaussian_rbf(x, centers, 0.1)
+    return F.gaussian_rbf(x, centers, 1 / x.shape[-1])
 
 
 def _bytes(*tensors: Tensor) -> int:
@@ -43,7 +46,7 @@ def _case(rows: int, centers: int, features: int, device: str, **bars: float) ->
 CASES = [
     _case(65536, 256, 16, "cuda"),
     _case(8192, 1024, 64, "cuda"),
-    _case(256, 64, 8, "cpu", forward_bar=2.5, backward_bar=2.5),
-    _case(1000, 100, 16, "cpu", forward_bar=2.5, backward_bar=2.5),
-    _case(1000, 100, 64, "cpu", forward_bar=2.5, backward_bar=2.5),
+    _case(256, 64, 8, "cpu", forward_bar=2.5),
+    _case(1000, 100, 16, "cpu", forward_bar=2.5),
+    _case(1000, 100, 64, "cpu", forward_bar=2.5),
 ]

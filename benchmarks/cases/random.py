@@ -72,6 +72,6 @@ CASES: list[Case] = [
     _rrelu("cpu", torch.bfloat16, 10.0),
     _dropout("cpu", torch.float32, 10.0),
     _dropout("cpu", torch.bfloat16, 10.0),
-    _bernoulli("cpu", torch.float32, 2.0, 2.0),
-    _bernoulli("cpu", torch.bfloat16, 2.0, 2.0),
+    _bernoulli("cpu", torch.float32, 2.0),
+    _bernoulli("cpu", torch.bfloat16, 2.0),
 ]

@@ -182,3 +182,18 @@ add(
         ),
     )
 )
+add(
+    Fused(
+        "gru_gates",
+        "GRUCell",
+        formula="n + z (h - n), r and z = sigmoid(i + h), n = tanh(i_n + r h_n)",
+        derivative="z for h; (1 - z) tanh'(i_n + r h_n) for i_n; the gates' by the chain rule",
+        range="(-inf, inf); (-1, 1) from a state within it",
+        source="Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder",
+        good_for="recurrent networks that remember for some hundreds of steps",
+        drawback="one step waits for the other",
+        example=Example(
+            lambda F, given, recurred, hidden: F.gru_gates(given, recurred, hidden), ((3, 12), (3, 12), (3, 4)), _SLACK
+        ),
+    )
+)

@@ -21,6 +21,7 @@ from . import (
     quantized,
     radial,
     random,
+    recurrent,
     reducing,
     saving,
     scaling,
@@ -39,6 +40,7 @@ FAMILIES: dict[str, type] = {
     "quantized": quantized.Kernels,
     "radial": radial.Kernels,
     "random": random.Kernels,
+    "recurrent": recurrent.Kernels,
     "reducing": reducing.Kernels,
     "saving": saving.Kernels,
     "scaling": scaling.Kernels,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import pooling as cpu_pooling
     from ..cpu import radial as cpu_radial
     from ..cpu import random as cpu_random
+    from ..cpu import recurrent as cpu_recurrent
     from ..cpu import reducing as cpu_reducing
     from ..cpu import saving as cpu_saving
     from ..cpu import spiking as cpu_spiking
@@ -71,6 +74,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import quantized as reference_quantized
     from ..reference import radial as reference_radial
     from ..reference import random as reference_random
+    from ..reference import recurrent as reference_recurrent
     from ..reference import reducing as reference_reducing
     from ..reference import saving as reference_saving
     from ..reference import scaling as reference_scaling
@@ -86,6 +90,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import quantized as triton_quantized
     from ..triton import radial as triton_radial
     from ..triton import random as triton_random
+    from ..triton import recurrent as triton_recurrent
     from ..triton import reducing as triton_reducing
     from ..triton import saving as triton_saving
     from ..triton import scaling as triton_scaling
@@ -110,6 +115,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     _quantized: tuple[quantized.Kernels, ...] = (triton_quantized, reference_quantized)
     _radial: tuple[radial.Kernels, ...] = (cpu_radial, triton_radial, reference_radial)
     _random: tuple[random.Kernels, ...] = (cpu_random, triton_random, reference_random)
+    _recurrent: tuple[recurrent.Kernels, ...] = (cpu_recurrent, triton_recurrent, reference_recurrent)
     _reducing: tuple[reducing.Kernels, ...] = (cpu_reducing, triton_reducing, reference_reducing)
     _saving: tuple[saving.Kernels, ...] = (cpu_saving, triton_saving, reference_saving)
     _scaling: tuple[scaling.Kernels, ...] = (triton_scaling, reference_scaling)

@@ -18,6 +18,7 @@ from . import (
     quantized,
     radial,
     random,
+    recurrent,
     reducing,
     scaling,
     spiking,
@@ -40,6 +41,7 @@ _FAMILIES = (
     addressing,
     capsules,
     radial,
+    recurrent,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

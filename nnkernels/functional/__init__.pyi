@@ -56,6 +56,9 @@ from .random import (
     rrelu as rrelu,
     rrelu_ as rrelu_,
 )
+from .recurrent import (
+    gru_gates as gru_gates,
+)
 from .reducing import (
     log_softmax as log_softmax,
     softmax as softmax,

@@ -21,6 +21,7 @@ from . import (
     quantized,
     radial,
     random,
+    recurrent,
     reducing,
     scaling,
     spiking,
@@ -44,6 +45,7 @@ _FAMILIES = (
     addressing,
     capsules,
     radial,
+    recurrent,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -61,6 +61,9 @@ from .random import (
     Dropout as Dropout,
     RReLU as RReLU,
 )
+from .recurrent import (
+    GRUCell as GRUCell,
+)
 from .reducing import (
     LogSoftmax as LogSoftmax,
     Softmax as Softmax,

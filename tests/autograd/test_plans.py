@@ -26,6 +26,7 @@ CALLS = {
     "squash": (lambda x: F.squash(x, 1), ()),
     "addressing": (lambda x, key: F.content_addressing(x, key, key[..., 0]), ((6, 2, 10),)),
     "route": (lambda x: F.route(x.unflatten(1, (4, 2))), ()),
+    "gru_gates": (lambda h, x, y: F.gru_gates(x, y, h), ((6, 8, 30), (6, 8, 30))),
     "gaussian_rbf": (F.gaussian_rbf, ((5, 10),)),
     "gaussian_rbf of learned widths": (lambda x, c, g: F.gaussian_rbf(x, c, g.abs()), ((5, 10), (5,))),
     "dropout": (F.dropout, ()),
