@@ -8,8 +8,8 @@ from torch import Tensor
 from .base import Formula, Tail, near, negative_abs, product, product_error
 from .smooth import slope_of_tanh, tanh_of
 
-_LINEAR = 1e-9  # below it tanh(z) is z, whose quotient may have been subnormal
-_TINY = 1e-20
+_LINEAR = 1e-20  # below it tanh(z) is z, whose quotient may have been subnormal
+_SERIES = 1e-3  # below it seven terms of log(1 + e) / e are exact, and the quotient's derivatives might overflow
 
 
 class softcap(Formula):
@@ -45,9 +45,12 @@ class sqrtsoftplus(Formula):
         """e^(-|x|/2), its square e, and log(1 + e) / e below zero, log(1 + e^x) above."""
         half = Tail(0.5 * negative_abs(near(x)))
         e = half.e * half.e
-        small = e < _TINY
-        safe = torch.where(small, 1.0, e)
-        ratio = torch.where(small, 1.0, torch.log1p(safe) / safe)
+        small = e < _SERIES
+        tiny, safe = torch.where(small, e, 0.0), torch.where(small, 1.0, e)
+        series = torch.zeros_like(e)
+        for n in range(7, 0, -1):
+            series = 1 / n - tiny * series
+        ratio = torch.where(small, series, torch.log1p(safe) / safe)
         return half, e, torch.where(x < 0, ratio, torch.where(x < 0, 0.0, x) + e * ratio)
 
     @staticmethod
