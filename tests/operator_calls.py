@@ -40,6 +40,11 @@ def _bytes(count: int, bits: int = 1) -> Tensor:
     return torch.arange((count * bits + 7) // 8, dtype=torch.uint8)
 
 
+def _addressing() -> list[Tensor]:
+    """Operands: 2 memories of 5 slots of 4 numbers, 3 heads, 3 shares of the shift."""
+    return [_numbers(*shape) for shape in ((2, 5, 4), (2, 3, 4), (2, 3), (2, 3), (2, 3, 5), (2, 3, 3), (2, 3))]
+
+
 _SEED = torch.tensor(2**40 + 7)
 _BIAS_ACT = ("silu", 0.0, 0.0, 1, 0.5)
 
@@ -62,6 +67,12 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
         _numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3), _numbers(5, 2, 3), _numbers(2, 3),
         0.9, 0.5, 1, 5.0, False, False,
     ],
+    "content_addressing": lambda: [*_addressing(), _numbers(2, 3, 5), 1e-4],
+    "content_addressing_backward": lambda: [_numbers(2, 3, 5), *_addressing(), *_addressing(), 1e-4],
+    "squash": lambda: [_numbers(4, 3, 2), _numbers(4, 3, 2), 3, 2],
+    "squash_backward": lambda: [_numbers(4, 6), _numbers(4, 6), _numbers(4, 6), 6, 1],
+    "route": lambda: [_numbers(2, 5, 3, 4), _numbers(2, 3, 4), _numbers(2, 5, 3), _numbers(2, 3, 4), 2],
+    "route_backward": lambda: [_numbers(2, 3, 4), _numbers(2, 5, 3), _numbers(2, 3, 4), _numbers(2, 5, 3, 4)],
     "fused_forward": lambda: [
         _numbers(8, 5), _numbers(4), _numbers(8, 5), _SEED, _silu(), 0.0, 0.0, 2, 4, 2**31, 2.0,
     ],

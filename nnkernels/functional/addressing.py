@@ -53,8 +53,8 @@ def content_addressing(
         eps: added to the squares of lengths, so that an empty slot is like no key.
 
     Returns:
-        `(batch, heads, slots)` of the type of `memory`, to which autocast converts the others. Each head's slots sum to 1 unless they were not turned by
-        shares that do, and not sharpened.
+        `(batch, heads, slots)` of the type of `memory`, to which autocast converts the others. A head's slots sum to 1,
+        but for a shift whose shares do not, without a sharpness.
 
     Raises:
         ValueError: a shape does not fit the others, the shift has an even number of shares, of gate and previous only

@@ -29,9 +29,8 @@ def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
     tiled = _tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing(operands, eps, where)
-    batch, heads, slots = where.shape
     with hardware.guard(where.device):
-        launch(forward, (batch, heads))(
+        launch(forward, (len(where), where.shape[1]))(
             *operands, where, *sizes(operands), *strides(operands), *where.stride(), eps,
             operands.gate is not None, operands.shift is not None, operands.sharpness is not None,
             *tiled[:2], num_warps=tiled[2],
