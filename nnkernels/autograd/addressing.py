@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..contracts import addressing
 from ..contracts.addressing import Operands
+from ..dispatch import chosen
 from ..layout import empty_in, memory_order
 from ..reference import addressing as reference
 from . import route, sharded
@@ -63,6 +64,11 @@ def call(operands: Operands, eps: float) -> Tensor:
     """Where the heads of checked arguments are."""
     if operands.memory.numel() == 0 or operands.key.numel() == 0:
         return _ADDRESSING.elsewhere(eps, *operands)
+    if chosen() == "triton" and not addressing.fits_on_chip(operands.memory):
+        raise RuntimeError(
+            f"nnkernels.backend('triton') cannot serve content_addressing of {tuple(operands.memory.shape)}: a program "
+            f"holds {addressing.ON_CHIP} bytes of a memory"
+        )
     return route.call(_ADDRESSING, eps, *operands)
 
 

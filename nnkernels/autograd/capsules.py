@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts.capsules import ON_CHIP, fits_on_chip
+from ..dispatch import chosen
 from ..layout import empty_in, memory_order
 from ..reference import capsules as reference
 from . import route as routes
@@ -91,12 +93,25 @@ _SQUASH, _ROUTE = _Squash(), _Route()
 
 def squash(x: Tensor, dim: int) -> Tensor:
     """For a checked tensor; `dim` is not negative."""
-    return routes.call(_SQUASH, dim, x) if x.numel() else _SQUASH.elsewhere(dim, x)
+    if x.numel() == 0:
+        return _SQUASH.elsewhere(dim, x)
+    _refuse_what_is_too_large("squash", x, x.shape[dim])
+    return routes.call(_SQUASH, dim, x)
 
 
 def route(votes: Tensor, rounds: int) -> Tensor:
     """The capsules above, for checked arguments."""
-    return routes.call(_ROUTE, rounds, votes) if votes.numel() else _ROUTE.elsewhere(rounds, votes)
+    if votes.numel() == 0:
+        return _ROUTE.elsewhere(rounds, votes)
+    _refuse_what_is_too_large("route", votes, *votes.shape[2:])
+    return routes.call(_ROUTE, rounds, votes)
+
+
+def _refuse_what_is_too_large(caller: str, x: Tensor, *sizes: int) -> None:
+    if chosen() == "triton" and not fits_on_chip(x, *sizes):
+        raise RuntimeError(
+            f"nnkernels.backend('triton') cannot serve {caller} of {tuple(x.shape)}: a program holds {ON_CHIP} numbers"
+        )
 
 
 def _in_memory(order: tuple[int, ...] | None, x: Tensor) -> Tensor:

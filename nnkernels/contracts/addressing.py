@@ -26,6 +26,16 @@ from torch import Tensor
 FLOOR = 1e-12
 """What `turned` is held above before its logarithm is taken."""
 
+ON_CHIP = 2**16
+"""Bytes of the largest memory that a program on a GPU holds, as it is computed with."""
+
+
+def fits_on_chip(memory: Tensor) -> bool:
+    """Whether a program on a GPU can hold a memory, its sizes rounded up to powers of two."""
+    _, slots, size = memory.shape
+    tile = 1 << ((slots - 1).bit_length() + (size - 1).bit_length())
+    return tile * max(4, memory.element_size()) <= ON_CHIP
+
 
 class Operands(NamedTuple):
     """Of a call; those that are None are left out."""

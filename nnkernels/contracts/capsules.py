@@ -20,7 +20,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+ON_CHIP = 4096
+"""Numbers of the largest tile that a program on a GPU holds; of float64 half as many."""
+
+
+def fits_on_chip(x: Tensor, *sizes: int) -> bool:
+    """Whether a program on a GPU can hold vectors of `x`, of `sizes`, which are rounded up to powers of two."""
+    tile = 1 << sum((size - 1).bit_length() for size in sizes)
+    return tile <= (ON_CHIP // 2 if x.dtype == torch.float64 else ON_CHIP)
 
 
 class Kernels(Protocol):

@@ -2,9 +2,16 @@
 
 from torch import Tensor
 
+from .addressing import (
+    content_addressing as content_addressing,
+)
 from .batch_normalization import (
     batch_norm_act as batch_norm_act,
     group_norm_act as group_norm_act,
+)
+from .capsules import (
+    route as route,
+    squash as squash,
 )
 from .elementwise import (
     gelu as gelu,
@@ -27,6 +34,9 @@ from .learned import (
     swish_ as swish_,
 )
 from .normalization import (
+    add_layer_norm as add_layer_norm,
+    add_rms_norm as add_rms_norm,
+    gated_rms_norm as gated_rms_norm,
     layer_norm_act as layer_norm_act,
     rms_norm_act as rms_norm_act,
 )

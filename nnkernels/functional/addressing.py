@@ -107,10 +107,10 @@ def _check(operands: Operands) -> None:
         raise ValueError(f"content_addressing(): {there} is given without {lacking}, with which it is mixed")
     batch, slots, size = memory.shape
     heads = key.shape[1]
-    shapes = Operands(
+    shapes: list[tuple[int | None, ...]] = [
         (batch, slots, size), (batch, heads, size), (batch, heads), (batch, heads), (batch, heads, slots),
         (batch, heads, None), (batch, heads),
-    )  # type: ignore[arg-type]  # fmt: skip
+    ]  # fmt: skip
     for name, tensor, shape in zip(Operands._fields, operands, shapes, strict=True):
         if tensor is not None:
             _check_alike(name, tensor, shape, memory)

@@ -2,6 +2,9 @@
 
 import torch
 
+from .addressing import (
+    ContentAddressing as ContentAddressing,
+)
 from .alpha_dropout import (
     AlphaDropout as AlphaDropout,
     FeatureAlphaDropout as FeatureAlphaDropout,
@@ -12,6 +15,10 @@ from .batch_normalization import (
     BatchNormAct3d as BatchNormAct3d,
     GroupNormAct as GroupNormAct,
     SyncBatchNormAct as SyncBatchNormAct,
+)
+from .capsules import (
+    Route as Route,
+    Squash as Squash,
 )
 from .elementwise import (
     GELU as GELU,
@@ -33,6 +40,9 @@ from .learned import (
     Swish as Swish,
 )
 from .normalization import (
+    AddLayerNorm as AddLayerNorm,
+    AddRMSNorm as AddRMSNorm,
+    GatedRMSNorm as GatedRMSNorm,
     LayerNormAct as LayerNormAct,
     RMSNormAct as RMSNormAct,
 )

@@ -1,7 +1,7 @@
 """Content addressing in Triton; what each function computes is told in `contracts/addressing.py`.
 
-A program holds a memory in registers: forward for one head, backward for all heads in turn, whose gradients it sums. A
-memory that is too large for that is left to torch's operations.
+A program holds a memory in registers: forward for one head, backward for all heads in turn, whose gradients it sums;
+backward has the memory's gradient beside it. A memory that is too large for that is left to torch's operations.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..contracts.addressing import FLOOR, Gradients, Operands
-from ..dispatch import chosen
+from ..contracts.addressing import FLOOR, Gradients, Operands, fits_on_chip
 from ..recording import launch
 from ..reference import addressing as reference
 from . import hardware
 from .math import compute_type, divide, exp_parts, is_fast, log1p_ratio
-
-MOST_BYTES = 2**16
-"""Of a memory as it is computed with, its sizes rounded up to powers of two; backward holds a gradient beside it."""
 
 _EACH = 32  # numbers of a thread
 _FLOOR = tl.constexpr(FLOOR)
@@ -26,7 +22,7 @@ _LN2 = tl.constexpr(0.6931471805599453)
 
 
 def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
-    tiled = _tiling(operands.memory)
+    tiled = tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing(operands, eps, where)
     with hardware.guard(where.device):
@@ -38,7 +34,7 @@ def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
 
 
 def content_addressing_backward(grad: Tensor, operands: Operands, eps: float, gradients: Gradients) -> None:
-    tiled = _tiling(operands.memory)
+    tiled = tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing_backward(grad, operands, eps, gradients)
     with hardware.guard(grad.device):
@@ -52,22 +48,10 @@ def content_addressing_backward(grad: Tensor, operands: Operands, eps: float, gr
 
 def tiling(memory: Tensor) -> tuple[int, int, int] | None:
     """Slots and numbers of a program's tile, and its warps; None if the tile is too large."""
-    _, slots, size = memory.shape
-    tile = triton.next_power_of_2(slots), triton.next_power_of_2(size)
-    if tile[0] * tile[1] * max(4, memory.element_size()) > MOST_BYTES:
+    if not fits_on_chip(memory):
         return None
-    return *tile, max(1, min(16, tile[0] * tile[1] // (32 * _EACH)))
-
-
-def _tiling(memory: Tensor) -> tuple[int, int, int] | None:
-    """The same, unless these kernels were chosen by name."""
-    tiled = tiling(memory)
-    if tiled is None and chosen() == "triton":
-        raise RuntimeError(
-            f"nnkernels.backend('triton') cannot serve content addressing of a memory of {tuple(memory.shape)}: a "
-            f"program holds {MOST_BYTES} bytes of one"
-        )
-    return tiled
+    slots, size = (triton.next_power_of_2(length) for length in memory.shape[1:])
+    return slots, size, max(1, min(16, slots * size // (32 * _EACH)))
 
 
 def sizes(operands: Operands) -> tuple[int, int, int]:
@@ -160,7 +144,7 @@ def _head(
         before = tl.load(before_at, mask=here, other=0.0).to(COMPUTE)
         mixed = before + gate * (content - before)
     turned = mixed
-    shift_at = shift_ptr
+    shift_at = key_ptr  # of no use
     if SHIFT:
         shift_at = shift_ptr + batch * shift_batch + head * shift_head
         turned = _turn(mixed, shift_at, shift_col, slots, width, False, SLOTS)

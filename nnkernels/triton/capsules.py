@@ -7,30 +7,28 @@ Vectors that are too large for that are left to torch's operations.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dispatch import chosen
+from ..contracts.capsules import ON_CHIP, fits_on_chip
 from ..recording import launch
 from ..reference import capsules as reference
 from . import hardware
 from .math import compute_type, divide, exp_parts, is_fast
 
 NUM_WARPS = 4
-TILE = 4096
-"""Numbers of a program's tile, and the most that a vector or the capsules above may have."""
+ROUTE_WARPS = 8
 
 
 def squash(x: Tensor, y: Tensor, size: int, inner: int) -> None:
-    if not _fits(size, "squash", x):
+    if not fits_on_chip(x, size):
         return reference.squash(x, y, size, inner)
     _launch_squash((x, None, y), size, inner)
 
 
 def squash_backward(grad: Tensor, x: Tensor, grad_x: Tensor, size: int, inner: int) -> None:
-    if not _fits(size, "squash", x):
+    if not fits_on_chip(x, size):
         return reference.squash_backward(grad, x, grad_x, size, inner)
     _launch_squash((x, grad, grad_x), size, inner)
 
@@ -38,7 +36,7 @@ def squash_backward(grad: Tensor, x: Tensor, grad_x: Tensor, size: int, inner: i
 def _launch_squash(tensors: tuple[Tensor, Tensor | None, Tensor], size: int, inner: int) -> None:
     x = tensors[0]
     lines, width = x.numel() // size, triton.next_power_of_2(size)
-    block = max(1, TILE // width)
+    block = max(1, ON_CHIP // width)
     with hardware.guard(x.device):
         launch(squash_kernel, (-(-lines // block),))(
             *tensors, lines, size, inner, tensors[1] is not None, block, width, num_warps=NUM_WARPS
@@ -47,43 +45,31 @@ def _launch_squash(tensors: tuple[Tensor, Tensor | None, Tensor], size: int, inn
 
 def route(votes: Tensor, capsules: Tensor, shares: Tensor | None, sums: Tensor | None, rounds: int) -> None:
     batch, below, above, size = votes.shape
-    if not _fits(_padded(above) * _padded(size), "route", votes):
+    if not fits_on_chip(votes, above, size):
         return reference.route(votes, capsules, shares, sums, rounds)
     with hardware.guard(votes.device):
         launch(route_kernel, (batch,))(
             votes, capsules, shares, sums, rounds, below, above, size, *votes.stride(), *capsules.stride(),
-            shares is not None, *tile(above, size), num_warps=NUM_WARPS,
+            shares is not None, *tile(above, size), num_warps=ROUTE_WARPS,
         )  # fmt: skip
 
 
 def route_backward(grad: Tensor, shares: Tensor, sums: Tensor, grad_votes: Tensor) -> None:
     batch, below, above, size = grad_votes.shape
-    if not _fits(_padded(above) * _padded(size), "route", grad_votes):
+    if not fits_on_chip(grad_votes, above, size):
         return reference.route_backward(grad, shares, sums, grad_votes)
     block, *padded = tile(above, size)
     with hardware.guard(grad.device):
         launch(route_backward_kernel, (batch, -(-below // block)))(
             grad, shares, sums, grad_votes, below, above, size, *grad.stride(), *grad_votes.stride(),
-            block, *padded, num_warps=NUM_WARPS,
+            block, *padded, num_warps=ROUTE_WARPS,
         )  # fmt: skip
 
 
 def tile(above: int, size: int) -> tuple[int, int, int]:
     """Capsules below and above, and numbers of a vector, of a program's tile."""
-    return max(1, TILE // (_padded(above) * _padded(size))), _padded(above), _padded(size)
-
-
-def _padded(size: int) -> int:
-    return triton.next_power_of_2(size)
-
-
-def _fits(numbers: int, name: str, x: Tensor) -> bool:
-    fits = numbers <= TILE // (2 if x.dtype == torch.float64 else 1)
-    if not fits and chosen() == "triton":
-        raise RuntimeError(
-            f"nnkernels.backend('triton') cannot serve {name} of {tuple(x.shape)}: a program holds {TILE} numbers"
-        )
-    return fits
+    above, size = (triton.next_power_of_2(length) for length in (above, size))
+    return max(1, ON_CHIP // (above * size)), above, size
 
 
 @triton.jit

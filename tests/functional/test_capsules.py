@@ -168,7 +168,8 @@ def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
     ]  # fmt: skip
     for name, dtype, constants, types in cases:
         uneven = ("lines", "size", "rounds", "below", "above", "inner")
-        compiled = compile_ahead(getattr(capsules, name), arch, dtype, constants, capsules.NUM_WARPS, types, uneven)
+        warps = capsules.NUM_WARPS if name == "squash_kernel" else capsules.ROUTE_WARPS
+        compiled = compile_ahead(getattr(capsules, name), arch, dtype, constants, warps, types, uneven)
         assert spills(compiled, tmp_path) == 0, (name, dtype)
 
 
@@ -204,6 +205,15 @@ def test_under_transforms_and_compiled_whole():
     torch._dynamo.reset()
     compiled = torch.compile(lambda votes: F.squash(F.route(votes), 1), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(votes[0]), F.squash(F.route(votes[0]), 1))
+
+
+@on_torch_alone
+def test_triton_by_name_refuses_what_it_cannot_hold():
+    with nnkernels.backend("triton"):
+        with pytest.raises(RuntimeError, match=re.escape("(2, 5000)")):
+            F.squash(torch.zeros(2, 5000))
+        with pytest.raises(RuntimeError, match=re.escape("(1, 2, 100, 60)")):
+            F.route(torch.zeros(1, 2, 100, 60))
 
 
 @on_torch_alone
