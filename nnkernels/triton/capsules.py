@@ -69,7 +69,7 @@ def route_backward(grad: Tensor, shares: Tensor, sums: Tensor, grad_votes: Tenso
 def tile(above: int, size: int) -> tuple[int, int, int]:
     """Capsules below and above, and numbers of a vector, of a program's tile."""
     above, size = (triton.next_power_of_2(length) for length in (above, size))
-    return max(1, ON_CHIP // (above * size)), above, size
+    return max(1, ON_CHIP // 2 // (above * size)), above, size
 
 
 @triton.jit
