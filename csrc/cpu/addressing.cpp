@@ -83,7 +83,7 @@ class Addressing {
         slots_(job.slots),
         pitch_(job.slots / kLine * kLine + 3 * kLine),
         reach_(job.parts[kShift].data ? job.width / 2 : 0),
-        room_(new T[(1 + backward) * pitch_ * job.size + 2 * job.size + kRows * (job.slots + job.width)]) {
+        room_(new T[needed(job, backward)]) {
     T* next = room_.get();
     const auto take = [&next](int64_t count) { return (next += count) - count; };
     memory_ = take(pitch_ * job.size), key_ = take(job.size);
@@ -91,7 +91,9 @@ class Addressing {
                   &where_,   &along_,  &grad_,    &grad_mixed_, &shift_, &grad_shift_, &lost_};
     static_assert(sizeof(rows) / sizeof(rows[0]) == kRows);
     for (T** row : rows) *row = take(slots_ + job.width);
-    if (backward) grad_memory_ = take(pitch_ * job.size), grad_key_ = take(job.size);
+    if (!backward) return;
+    grad_memory_ = take(pitch_ * job.size), grad_key_ = take(job.size);
+    grads_ = take(job.heads * slots_), keys_ = take(job.heads * job.size);
   }
 
   void forward(int64_t batch) {
@@ -106,7 +108,6 @@ class Addressing {
   void backward(int64_t batch) {
     batch_ = batch;
     read_memory();
-    for (int64_t i = 0; i < pitch_ * job_.size; ++i) grad_memory_[i] = 0;
     for (int64_t i = 0; i < slots_; ++i) along_[i] = 0;
     for (head_ = 0; head_ < job_.heads; ++head_) {
       find();
@@ -126,10 +127,16 @@ class Addressing {
   int64_t batch_ = 0, head_ = 0;
   T *memory_, *inverse_, *grad_memory_ = nullptr;  // numbers x slots; one over the slots' lengths
   T *key_, *grad_key_ = nullptr;                   // of length 1, as are the slots whose gradient that is
+  T *grads_ = nullptr, *keys_ = nullptr;           // of every head: of its cosines, and its key
   T *cosine_, *content_, *before_, *mixed_, *turned_, *logs_, *lost_,
       *where_;                                             // of one head; `mixed` wrapped, as `grad`
   T *along_, *grad_, *grad_mixed_, *shift_, *grad_shift_;  // `along`: the gradient of unit slots, along each of them
   T key_inverse_ = 0, strength_ = 0, gate_ = 0, sharpness_ = 0;
+
+  int64_t needed(const AddressingJob& job, bool backward) const {
+    const int64_t matrices = 1 + backward, heads = backward ? job.heads : 0;
+    return matrices * (pitch_ + 1) * job.size + heads * (slots_ + job.size) + kRows * (slots_ + job.width);
+  }
 
   bool has(AddressingPart part) const { return job_.parts[part].data; }
 
@@ -303,12 +310,8 @@ class Addressing {
       grad[i] *= strength_;
       along_[i] = madd(grad[i], cosine_[i], along_[i]);
     }
-    for (int64_t d = 0; d < job_.size; ++d) {
-      T* to = grad_memory_ + d * pitch_;
-      const T unit = key_[d];
-#pragma GCC ivdep
-      for (int64_t i = 0; i < slots_; ++i) to[i] = madd(unit, grad[i], to[i]);
-    }
+    copy(grad, grads_ + head_ * slots_, slots_);
+    copy(key_, keys_ + head_ * job_.size, job_.size);
     if (!job_.gradients[kKey].data) return;
     const T along = strength_ * total;
 #pragma GCC ivdep
@@ -327,6 +330,12 @@ class Addressing {
     for (int64_t d = 0; d < job_.size; ++d) {
       T* grad = grad_memory_ + d * pitch_;
       const T* m = memory_ + d * pitch_;
+      for (int64_t i = 0; i < slots_; ++i) grad[i] = 0;
+      for (int64_t h = 0; h < job_.heads; ++h) {
+        const T unit = keys_[h * job_.size + d], *cosines = grads_ + h * slots_;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < slots_; ++i) grad[i] = madd(unit, cosines[i], grad[i]);
+      }
 #pragma GCC ivdep
       for (int64_t i = 0; i < slots_; ++i) grad[i] = inverse_[i] * (grad[i] - m[i] * along_[i]);
     }

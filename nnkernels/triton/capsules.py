@@ -19,6 +19,7 @@ from .math import compute_type, divide, exp_parts, is_fast
 
 NUM_WARPS = 4
 ROUTE_WARPS = 8
+_ROUTED = 1024  # votes at once, whose sums stay in registers beside them
 
 
 def squash(x: Tensor, y: Tensor, size: int, inner: int) -> None:
@@ -70,6 +71,7 @@ def tile(above: int, size: int) -> tuple[int, int, int]:
     """Capsules below and above, and numbers of a vector, of a program's tile."""
     above, size = (triton.next_power_of_2(length) for length in (above, size))
     return max(1, ON_CHIP // (above * size)), above, size
+    return max(1, _ROUTED // (above * size)), above, size
 
 
 @triton.jit
