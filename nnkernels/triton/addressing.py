@@ -16,7 +16,6 @@ from ..reference import addressing as reference
 from . import hardware
 from .math import compute_type, divide, exp_parts, is_fast, log1p_ratio
 
-_EACH = 32  # numbers of a thread
 _EACH = 64  # bytes of a thread, of a memory as it is computed with
 _FLOOR = tl.constexpr(FLOOR)
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -52,7 +51,6 @@ def tiling(memory: Tensor) -> tuple[int, int, int] | None:
     if not fits_on_chip(memory):
         return None
     slots, size = (triton.next_power_of_2(length) for length in memory.shape[1:])
-    return slots, size, max(1, min(16, slots * size // (32 * _EACH)))
     return slots, size, max(1, min(16, slots * size * max(4, memory.element_size()) // (32 * _EACH)))
 
 

@@ -18,7 +18,6 @@ from . import hardware
 from .math import compute_type, divide, exp_parts, is_fast
 
 NUM_WARPS = 4
-ROUTE_WARPS = 8
 _ROUTED = 1024  # votes at once, whose sums stay in registers beside them
 
 
@@ -51,7 +50,7 @@ def route(votes: Tensor, capsules: Tensor, shares: Tensor | None, sums: Tensor |
     with hardware.guard(votes.device):
         launch(route_kernel, (batch,))(
             votes, capsules, shares, sums, rounds, below, above, size, *votes.stride(), *capsules.stride(),
-            shares is not None, *tile(above, size), num_warps=ROUTE_WARPS,
+            shares is not None, *tile(above, size), num_warps=NUM_WARPS,
         )  # fmt: skip
 
 
@@ -63,14 +62,13 @@ def route_backward(grad: Tensor, shares: Tensor, sums: Tensor, grad_votes: Tenso
     with hardware.guard(grad.device):
         launch(route_backward_kernel, (batch, -(-below // block)))(
             grad, shares, sums, grad_votes, below, above, size, *grad.stride(), *grad_votes.stride(),
-            block, *padded, num_warps=ROUTE_WARPS,
+            block, *padded, num_warps=NUM_WARPS,
         )  # fmt: skip
 
 
 def tile(above: int, size: int) -> tuple[int, int, int]:
     """Capsules below and above, and numbers of a vector, of a program's tile."""
     above, size = (triton.next_power_of_2(length) for length in (above, size))
-    return max(1, ON_CHIP // (above * size)), above, size
     return max(1, _ROUTED // (above * size)), above, size
 
 
