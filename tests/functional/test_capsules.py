@@ -168,8 +168,7 @@ def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
     ]  # fmt: skip
     for name, dtype, constants, types in cases:
         uneven = ("lines", "size", "rounds", "below", "above", "inner")
-        warps = capsules.NUM_WARPS if name == "squash_kernel" else capsules.ROUTE_WARPS
-        compiled = compile_ahead(getattr(capsules, name), arch, dtype, constants, warps, types, uneven)
+        compiled = compile_ahead(getattr(capsules, name), arch, dtype, constants, capsules.NUM_WARPS, types, uneven)
         assert spills(compiled, tmp_path) == 0, (name, dtype)
 
 
