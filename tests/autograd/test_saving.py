@@ -21,7 +21,8 @@ from nnkernels.registry import Activation, catalogue, elementwise
 
 ROOT = Path(__file__).parents[2]
 TWO_SLOPES = [row.name for row in catalogue(Activation) if row.slopes]
-SMOOTH = [row.name for row in catalogue(Activation) if not row.slopes and row.name != "relu_squared"]
+UNBOUNDED = ("relu_squared", "starrelu")  # whose derivatives no levels can hold
+SMOOTH = [row.name for row in catalogue(Activation) if not row.slopes and row.name not in UNBOUNDED]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BACKENDS = [name for name in ("cpu", "triton", "reference") if not isinstance(dispatch.named(name), str)]
 
@@ -221,6 +222,7 @@ def test_modules_carry_their_policy():
     [
         (lambda: nn.SiLU(saving="bits"), "silu"),
         (lambda: nn.ReLUSquared(saving="compressed"), "relu_squared"),
+        (lambda: nn.StarReLU(saving="compressed"), "starrelu"),
         (lambda: nn.GELU(saving="output"), "gelu"),
         (lambda: nn.ELU(-1.0, saving="output"), "alpha=-1.0"),
         (lambda: nn.SiLU(saving="recompute"), "with nnkernels.saving"),
