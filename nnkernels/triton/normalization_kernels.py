@@ -32,22 +32,13 @@ def _inverse_deviation(square, eps):
 
 
 @triton.jit
-def _beside(pointer, distance):
-    """The pointers that far behind one that may be missing."""
-    if pointer is None:
-        return pointer
-    else:
-        return pointer + distance
-
-
-@triton.jit
-def _load_sum(x_ptr, addend_ptr, total_ptr, inside, COMPUTE: tl.constexpr):
+def _load_sum(x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, COMPUTE: tl.constexpr):
     """x, or its sum with the addend if there is one, in x's type; that goes to `total_ptr` if it is given."""
     x = _load(x_ptr, inside)
     if addend_ptr is not None:
-        x = (x.to(COMPUTE) + _load(addend_ptr, inside).to(COMPUTE)).to(x.dtype)
+        x = (x.to(COMPUTE) + _load(addend_ptr + addend_at, inside).to(COMPUTE)).to(x.dtype)
         if total_ptr is not None:
-            tl.store(total_ptr, x, mask=inside)
+            tl.store(total_ptr + total_at, x, mask=inside)
     return x.to(COMPUTE)
 
 
@@ -139,8 +130,10 @@ def forward_rows(
     if BLOCK_ROWS > 1:
         inside = row < rows if FULL else (row < rows) & (col < cols)
     count = tl.full((), cols, COMPUTE)
-    addends, totals = _beside(addend_ptr, row * addend_stride + col), _beside(total_ptr, row * cols + col)
-    x = _load_sum(x_ptr + row * x_stride + col, addends, totals, inside, COMPUTE)
+    x = _load_sum(
+        x_ptr + row * x_stride + col, addend_ptr, row * addend_stride + col, total_ptr, row * cols + col,
+        inside, COMPUTE,
+    )  # fmt: skip
     residual = residual_ptr
     if residual_ptr is not None:
         residual = _load(residual_ptr + row * residual_stride + col, inside)
@@ -198,17 +191,17 @@ def forward_long(
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK_COLS)
     x_ptr += row * x_stride
-    addend_ptr, total_ptr = _beside(addend_ptr, row * addend_stride), _beside(total_ptr, row * cols)
+    addend_row, total_row = row * addend_stride, row * cols
     shift = tl.full((), 0.0, COMPUTE)
     if CENTRED:
-        shift = tl.sum(_load_sum(x_ptr + col, _beside(addend_ptr, col), None, None, COMPUTE), 0) / BLOCK_COLS
+        shift = tl.sum(_load_sum(x_ptr + col, addend_ptr, addend_row + col, None, 0, None, COMPUTE), 0) / BLOCK_COLS
     squares = tl.zeros((BLOCK_COLS,), COMPUTE)
     lows = squares
     moved = tl.full((), 0.0, tl.float64)
     spread = moved
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
-        x = _load_sum(x_ptr + here, _beside(addend_ptr, here), None, here < cols, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < cols, COMPUTE)
         if CENTRED:
             count = tl.full((), tl.minimum(cols - start, BLOCK_COLS), tl.float64)
             x = tl.where(start + col < cols, x - shift, 0.0)
@@ -229,7 +222,7 @@ def forward_long(
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
         inside = here < cols
-        x = _load_sum(x_ptr + here, _beside(addend_ptr, here), _beside(total_ptr, here), inside, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
             weight = _weight(weight_ptr + here, inside, offset, COMPUTE)
