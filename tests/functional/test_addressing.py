@@ -140,7 +140,13 @@ def test_any_size(device, heads, slots, size, width):
 @on_torch_alone
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_memories_of_many_slots(device, kind):
-    check(operands(3, 2, 700, 40, dtype=DTYPES[kind], device=device))
+    """Too many for the chip of a GPU, whose kernels, asked for by name, say so."""
+    given = operands(3, 2, 700, 40, dtype=DTYPES[kind], device=device)
+    if dispatch.chosen() == "triton":
+        with pytest.raises(RuntimeError, match=r"\(3, 700, 40\)"):
+            check(given)
+    else:
+        check(given)
 
 
 @pytest.mark.parametrize("kind", ["fp64", "bf16"])
