@@ -14,7 +14,6 @@ from ..registry import IDENTITY, elementwise
 from . import hardware
 from . import normalization_kernels as kernels
 from .activations import FORMULAS
-from .column_sums import add_partials
 
 _MOST_COLUMNS = 16384  # of a row in registers
 _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
@@ -99,7 +98,7 @@ def norm_act_backward(
         if wanted:
             block, block_cols = _PARTIALS_TILE
             grid = (-(-cols // block_cols), wanted)
-            launch(add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
+            launch(kernels.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
     return grad_x, grad_residual, found[0], found[1]
 
 

@@ -376,3 +376,35 @@ def backward(
         _store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
     if for_bias_ptr is not None:
         _store(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
+
+
+@triton.jit
+def _add_columns(partial_ptr, out_ptr, partials, cols, col, BLOCK: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    total = tl.zeros((BLOCK, BLOCK_COLS), partial_ptr.dtype.element_ty)
+    for first in range(0, partials, BLOCK):
+        row = first + tl.arange(0, BLOCK)[:, None]
+        total += tl.load(partial_ptr + row.to(tl.int64) * cols + col, mask=(row < partials) & (col < cols), other=0.0)
+    _store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
+
+
+@triton.jit
+def add_partials(
+    weight_partial_ptr,
+    bias_partial_ptr,
+    weight_ptr,
+    bias_ptr,
+    partials,
+    cols,
+    BLOCK: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """The columns' sums of one or two matrices of partial sums, in an order that their number of rows alone decides."""
+    col = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    if bias_ptr is None:
+        _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    elif weight_ptr is None:
+        _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    elif tl.program_id(1) == 0:
+        _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    else:
+        _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)

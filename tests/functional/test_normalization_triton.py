@@ -25,13 +25,12 @@ from triton_tools import compile_ahead, compiles, spills
     ],
 )
 def test_kernels_compile_without_spilling(name, cols, activation, arch, tmp_path, monkeypatch):
-    from nnkernels.triton import column_sums, hardware, normalization, normalization_kernels
+    from nnkernels.triton import hardware, normalization, normalization_kernels
     from nnkernels.triton.activations import FORMULAS
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(hardware, "shared_memory", lambda device: 160 * 1024)
-    kernels = column_sums if name == "add_partials" else normalization_kernels
-    kernel, identity = getattr(kernels, name), activation == "identity"
+    kernel, identity = getattr(normalization_kernels, name), activation == "identity"
     x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
     walk = normalization._walk(cols, x, 2, identity)
     block_rows, block_cols, num_warps = walk.block_rows, walk.block_cols, walk.num_warps
