@@ -7,6 +7,7 @@
 //   };
 #pragma once
 
+#include "derived.h"
 #include "gates.h"
 #include "piecewise.h"
 #include "smooth.h"
@@ -38,6 +39,10 @@
   F(softshrink)            \
   F(hardshrink)            \
   F(tanhshrink)            \
+  F(softcap)               \
+  F(hardmish)              \
+  F(starrelu)              \
+  F(sqrtsoftplus)          \
   F(identity)
 
 namespace nnk::NNK_ISA {

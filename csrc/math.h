@@ -152,6 +152,17 @@ NNK_HD double negative_magnitude(double x) { return bits_of<double>(bits_of<int6
 NNK_HD float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 NNK_HD double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
 
+// x y + z to a rounding of the sum: madd, but for a double without fma.
+NNK_HD float madd_once(float x, float y, float z) { return madd(x, y, z); }
+NNK_HD double madd_once(double x, double y, double z) {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
+  return madd(x, y, z);
+#else
+  const double product = x * y, sum = product + z;
+  return magnitude(product) < 0x1p990 ? sum + product_error(x, y, product) : sum;
+#endif
+}
+
 // gcc makes one instruction, max or min, of a comparison and a choice only if it does not know the bound; else two or
 // three. The product is taken before the loop.
 template <class T>
@@ -188,6 +199,23 @@ NNK_HD typename M::T reciprocal(typename M::T y) {
   }
 #endif
   return typename M::T(1) / y;
+}
+
+template <class M>
+NNK_HD float square_root(float x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (!M::precise) {
+    float root;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+    return root;
+  }
+#endif
+  return __builtin_sqrtf(x);
+}
+
+template <class M>
+NNK_HD double square_root(double x) {
+  return __builtin_sqrt(x);
 }
 
 // x / y for y like reciprocal's argument.

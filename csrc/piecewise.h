@@ -131,4 +131,33 @@ struct softshrink : hardshrink<M> {
   }
 };
 
+template <class M>
+struct hardmish : Masking {
+  using T = typename M::T;
+  NNK_HD hardmish(double, double) {}
+
+  NNK_HD T value(T x) const {
+    const T middle = x * ((x + T(2)) * T(0.5));
+    return x <= T(-2) ? T(0) : x < T(0) ? middle : x;
+  }
+  NNK_HD T d1(T x) const { return x <= T(-2) ? T(0) : x < T(0) ? x + T(1) : T(1); }
+  NNK_HD T d2(T x) const { return (x > T(-2)) & (x < T(0)) ? T(1) : T(0); }
+};
+
+template <class M>
+struct starrelu : Masking {
+  using T = typename M::T;
+  T scale, bias;
+  NNK_HD starrelu(double scale, double bias) : scale(T(scale)), bias(T(bias)) {}
+
+  NNK_HD T value(T x) const {
+    const T r = at_least(x, T(0)), scaled = scale * r, sum = madd_once(scaled, r, bias);
+    if constexpr (!M::precise) return sum;
+    // Around its root the sum is no larger than what rounding took from the product.
+    return magnitude(sum) < magnitude(bias) ? madd(product_error(scale, r, scaled), r, sum) : sum;
+  }
+  NNK_HD T d1(T x) const { return T(2) * scale * at_least(x, T(0)); }
+  NNK_HD T d2(T x) const { return x > T(0) ? T(2) * scale : T(0); }
+};
+
 }  // namespace nnk::NNK_ISA

@@ -132,8 +132,10 @@ struct tanh {
   NNK_HD T d2(T x) const { return T(-2) * bend(x); }
 
   // tanh(x) tanh'(x)
-  static NNK_HD T bend(T x) {
-    const Exponential<M> tail(underflowing_product(T(-2), magnitude(x)));
+  static NNK_HD T bend(T x) { return bend(x, Exponential<M>(underflowing_product(T(-2), magnitude(x)))); }
+
+  // The same, told exp(-2 |x|).
+  static NNK_HD T bend(T x, const Exponential<M>& tail) {
     const T e = tail.value(), square = square_of_one_plus(e);
     return with_sign(tail.times(divide<M>(T(-4) * tail.minus_one(), square * (T(1) + e))), x);
   }
@@ -214,6 +216,15 @@ struct logsigmoid {
   NNK_HD T d2(T x) const { return Logistic<M>(x).slope(T(-1)); }
 };
 
+// 1 / x to twice the type's digits, finite also where that is not.
+template <class T>
+NNK_HD Pair<T> inverse(T x) {
+  constexpr T largest = Float<T>::largest;
+  const T hi = T(1) / x;
+  if (magnitude(hi) > largest) return {with_sign(largest, hi), T(0)};
+  return {hi, -product_error(hi, x, T(1)) / x};
+}
+
 // above x for x > 0, and below it c width expm1(x / width). Serves elu, celu and selu; of those, only celu has a width,
 // which may be negative: then z = x / width grows as x falls, up to infinite results.
 template <class M, bool has_width>
@@ -286,12 +297,6 @@ struct ExponentialUnit {
   }
 
   static NNK_HD T held(T bound) { return at_least(bound, -F::largest); }
-
-  static NNK_HD Pair<T> inverse(T width) {
-    const T hi = T(1) / width;
-    if (magnitude(hi) > F::largest) return {with_sign(F::largest, hi), T(0)};
-    return {hi, -product_error(hi, width, T(1)) / width};
-  }
 };
 
 template <class M>

@@ -24,7 +24,7 @@ if TYPE_CHECKING or "torch" in sys.modules:
     from .dispatch import backend
     from .initialization import init_for
     from .native import build_info
-    from .optimizing import optimize
+    from .optimizing import optimize, restore
     from .policies import saving
     from .registering import register
 else:
@@ -38,6 +38,7 @@ else:
             "init_for": "initialization",
             "optimize": "optimizing",
             "register": "registering",
+            "restore": "optimizing",
             "saving": "policies",
         },
     )
@@ -54,5 +55,6 @@ __all__ = [
     "nn",
     "optimize",
     "register",
+    "restore",
     "saving",
 ]

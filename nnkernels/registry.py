@@ -178,7 +178,8 @@ class Gated(Row):
 
 @dataclass(frozen=True, eq=False)
 class Fused(Row):
-    """A stateless activation f, any of the catalogue, in one pass with what stands before and behind it."""
+    """Several steps in one pass: a stateless activation f, any of the catalogue, with what stands before and behind it,
+    or what networks with a memory or capsules do at every place."""
 
 
 _ROWS: dict[str, Row] = {}

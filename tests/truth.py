@@ -47,6 +47,10 @@ DEFINITIONS: dict[str, Real] = {
     "softshrink": lambda x, a, b: x - a if x > a else x + a if x < -a else mp.mpf(0),
     "hardshrink": lambda x, a, b: x if abs(x) > a else mp.mpf(0),
     "tanhshrink": lambda x, a, b: x - mp.tanh(x),
+    "softcap": lambda x, a, b: a * mp.tanh(x / a),
+    "hardmish": lambda x, a, b: x / 2 * min(mp.mpf(2), max(mp.mpf(0), x + 2)),
+    "starrelu": lambda x, a, b: a * max(x, mp.mpf(0)) ** 2 + b,
+    "sqrtsoftplus": lambda x, a, b: mp.sqrt(softplus(x)),
 }
 
 

@@ -25,6 +25,7 @@ class Case:
         backward_bytes: told the inputs, the same for one backward pass.
         random: whether the two sides draw different numbers, so that neither values nor gradients are compared.
         exact: whether the gradients are meant to be exact; lossy ones are not compared.
+        slack: how many times the limit an error may be, where gradients are differences of what nearly cancels.
         compiled: whether ours is called under torch.compile; on a GPU only.
         forward_bar, backward_bar: on a GPU, the share of the copy's bandwidth; on the CPU, times as fast as eager.
         device: "cuda" or "cpu": where the case is meant to run.
@@ -39,6 +40,7 @@ class Case:
     backward_bytes: Callable[..., int]
     random: bool = False
     exact: bool = True
+    slack: float = 1.0
     compiled: bool = False
     forward_bar: float | None = None
     backward_bar: float | None = None

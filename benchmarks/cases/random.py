@@ -1,4 +1,4 @@
-"""rrelu and dropout in training. Eager torch writes and keeps a tensor of noise, or a mask; ours keeps a seed."""
+"""rrelu, dropout and Bernoulli units in training. Eager torch keeps noise, masks or probabilities; ours a seed or x."""
 
 from __future__ import annotations
 
@@ -48,8 +48,14 @@ def _case(
     )
 
 
+def _eager_bernoulli(x: Tensor) -> Tensor:
+    mean = torch.sigmoid(x)
+    return mean + (torch.bernoulli(mean) - mean).detach()
+
+
 _rrelu = partial(_case, "rrelu", partial(F.rrelu, training=True), partial(torch.nn.functional.rrelu, training=True), 3)
 _dropout = partial(_case, "dropout", F.dropout, torch.nn.functional.dropout, 2)
+_bernoulli = partial(_case, "bernoulli", F.bernoulli_straight_through, _eager_bernoulli, 3)
 _on_gpu = [
     _rrelu("cuda", torch.bfloat16, 0.90, 0.90),
     _dropout("cuda", torch.bfloat16, 0.90, 0.90),
@@ -58,10 +64,14 @@ _on_gpu = [
 CASES: list[Case] = [
     *_on_gpu,
     *(replace(case, name=f"compiled-{case.name}", compiled=True) for case in _on_gpu),
+    _bernoulli("cuda", torch.bfloat16, 0.90, 0.90),
+    _bernoulli("cuda", torch.float32, 0.90, 0.90),
     _rrelu("cuda", torch.float32, 0.90, 0.90),
     _dropout("cuda", torch.float32, 0.90, 0.90),
     _rrelu("cpu", torch.float32, 10.0),
     _rrelu("cpu", torch.bfloat16, 10.0),
     _dropout("cpu", torch.float32, 10.0),
     _dropout("cpu", torch.bfloat16, 10.0),
+    _bernoulli("cpu", torch.float32, 2.0),
+    _bernoulli("cpu", torch.bfloat16, 2.0),
 ]

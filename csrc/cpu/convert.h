@@ -106,6 +106,17 @@ inline void narrow(const float* from, Half* to, int64_t count) {
   for (; i < count; ++i) to[i] = narrow_one(from[i], Half());
 }
 
+// A number as it is computed with, and as it is stored, whatever the type.
+inline float number(float x) { return x; }
+inline double number(double x) { return x; }
+inline float number(BFloat16 x) { return widen_one(x); }
+inline float number(Half x) { return widen_one(x); }
+
+inline float stored(float x, float) { return x; }
+inline double stored(double x, double) { return x; }
+inline BFloat16 stored(float x, BFloat16 like) { return narrow_one(x, like); }
+inline Half stored(float x, Half like) { return narrow_one(x, like); }
+
 // A tile's numbers in an order of their own, the same for every tile of that size: of pairs, first the lower halves.
 inline void widen_any_order(const BFloat16* from, float* to, int64_t count) {
   const int64_t pairs = count / 2;

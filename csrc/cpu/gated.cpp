@@ -101,25 +101,27 @@ class Tile {
   alignas(64) T numbers_[kTile];
 };
 
-// min(gate, limit) and min(max(up, -limit), limit) + offset; NaN stays.
+// min(gate, limit), unless the value is limited, and min(max(up, -limit), limit) + offset; NaN stays.
 template <class T>
 struct Bounds {
   T limit, offset;
-  bool active;
+  bool active, limits_value;
   alignas(64) T gate[kTile], up[kTile];
 
-  explicit Bounds(const GatedJob& job) : limit(T(job.limit)), offset(T(job.offset)) {
+  explicit Bounds(const GatedJob& job) : limit(T(job.limit)), offset(T(job.offset)), limits_value(job.limits_value) {
     active = limit < T(__builtin_inf()) || offset != T(0);
   }
 
   void apply(const T*& gates, const T*& ups, int64_t count) {
     if (!active) return;
-    for (int64_t i = 0; i < count; ++i) gate[i] = gates[i] > limit ? limit : gates[i];
+    if (!limits_value) {
+      for (int64_t i = 0; i < count; ++i) gate[i] = gates[i] > limit ? limit : gates[i];
+      gates = gate;
+    }
     for (int64_t i = 0; i < count; ++i) {
       const T below = ups[i] > limit ? limit : ups[i];
       up[i] = (below < -limit ? -limit : below) + offset;
     }
-    gates = gate;
     ups = up;
   }
 };
@@ -195,7 +197,7 @@ Loop both_gradients_loop(int activation, Arithmetic arithmetic) {
   }
 }
 
-// Both gradients of any other gate, from the loops of value and slope.
+// Both gradients of any other gate, and of one whose value is limited, from the loops of value and slope.
 template <class T>
 void separate_gradients(const GatedJob& job, Arithmetic arithmetic, void* const* data, int64_t count) {
   const T *grad = static_cast<const T*>(data[0]), *up = static_cast<const T*>(data[2]);
@@ -207,6 +209,15 @@ void separate_gradients(const GatedJob& job, Arithmetic arithmetic, void* const*
   backward_loop(job.activation, arithmetic)(job.a, job.b, slope_data, count);
   void* const value_data[] = {data[1], values};
   forward_loop(job.activation, arithmetic)(job.a, job.b, value_data, count);
+  if (job.limits_value) {
+    const T limit = T(job.limit);
+    T* grad_gate = static_cast<T*>(data[3]);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      grad_gate[i] = values[i] > limit ? T(0) : grad_gate[i];
+      values[i] = at_most(values[i], limit);
+    }
+  }
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) grad_up[i] = grad[i] * values[i];
 }
@@ -220,6 +231,9 @@ void forward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t 
   alignas(64) T values[kTile];
   void* const data[] = {const_cast<T*>(gate), values};
   forward_loop(job.activation, arithmetic)(job.a, job.b, data, count);
+  if (job.limits_value) {
+    for (int64_t i = 0; i < count; ++i) values[i] = at_most(values[i], bounds.limit);
+  }
   T* y = ys.to_write();
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) y[i] = values[i] * up[i];
@@ -237,16 +251,18 @@ void backward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t
   T *grad_gate = grad_gates.to_write(), *grad_up = grad_ups.to_write();
 
   void* const data[] = {const_cast<T*>(grad), const_cast<T*>(gate), const_cast<T*>(up), grad_gate, grad_up};
-  if (const Loop loop = both_gradients_loop(job.activation, arithmetic)) {
+  const Loop loop = job.limits_value ? nullptr : both_gradients_loop(job.activation, arithmetic);
+  if (loop) {
     loop(job.a, job.b, data, count);
   } else {
     separate_gradients<T>(job, arithmetic, data, count);
   }
   if (bounds.active) {
     const T limit = bounds.limit;
+    const bool limits_gate = !job.limits_value;
 #pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) {
-      grad_gate[i] = raw_gate[i] > limit ? T(0) : grad_gate[i];
+      grad_gate[i] = (raw_gate[i] > limit) & limits_gate ? T(0) : grad_gate[i];
       grad_up[i] = (raw_up[i] > limit) | (raw_up[i] < -limit) ? T(0) : grad_up[i];
     }
   }

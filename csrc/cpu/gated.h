@@ -19,6 +19,7 @@ struct GatedJob {
   Scalar scalar;
   double a, b;
   double limit, offset;  // the gate is held below limit, up within +-limit and then moved by offset
+  bool limits_value;     // not the gate but f(gate) is held
   int64_t rows, cols;
   GatedOperand operands[kMaxOperands];
 };

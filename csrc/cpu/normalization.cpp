@@ -31,13 +31,16 @@ class Scratch {
   T* data_;
 };
 
-// A number for each column, or, where none are given, one that changes nothing.
+// A number for each column and the offset, or, where none are given, one that changes nothing.
 template <class T>
 class Columns {
  public:
-  Columns(const void* given, int64_t count, T otherwise)
-      : own_(given ? 0 : count), data_(given ? static_cast<const T*>(given) : own_) {
-    for (int64_t i = 0; i < (given ? 0 : count); ++i) own_[i] = otherwise;
+  Columns(const void* given, int64_t count, T otherwise, T offset = 0)
+      : own_(given && offset == T(0) ? 0 : count),
+        data_(given && offset == T(0) ? static_cast<const T*>(given) : own_) {
+    if (data_ != own_) return;
+    const T* numbers = static_cast<const T*>(given);
+    for (int64_t i = 0; i < count; ++i) own_[i] = numbers ? numbers[i] + offset : otherwise;
   }
   operator const T*() const { return data_; }
 
@@ -136,6 +139,17 @@ T normalised(T x, const Statistics<T>& of) {
   return ((x - of.mean) - of.mean_low) * of.scale;
 }
 
+// y f(residual), f being what `loop` computes.
+template <class S, class T>
+void multiply_by_gate(const RowNormJob& job, Loop loop, int64_t row, int64_t col, T* y, T* tile, int64_t count) {
+  const T* gate = read<S>(job.residual, row * job.residual_stride + col, tile, count);
+  alignas(64) T factor[kTile];
+  void* const data[] = {const_cast<T*>(gate), factor};
+  loop(job.a, job.b, data, count);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) y[i] *= factor[i];
+}
+
 template <class S, class T>
 void add_residual(const RowNormJob& job, int64_t row, int64_t col, T* z, T* tile, int64_t count) {
   if (!job.residual) return;
@@ -143,15 +157,32 @@ void add_residual(const RowNormJob& job, int64_t row, int64_t col, T* z, T* tile
   for (int64_t i = 0; i < count; ++i) z[i] += residual[i];
 }
 
+// The sum of a row and its addend, rounded to where it goes.
+template <class S, class T>
+void add_rows(const RowNormJob& job, int64_t row, T* first, T* second) {
+  for (int64_t col = 0; col < job.cols; col += kTile) {
+    const int64_t count = least(kTile, job.cols - col), at = row * job.cols + col;
+    const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
+    const T* addend = read<S>(job.addend, row * job.addend_stride + col, second, count);
+    T* total = place<S>(job.total, at, first);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) total[i] = x[i] + addend[i];
+    settle<S>(total, job.total, at, count);
+  }
+}
+
 template <class S>
 void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   using T = typename Stored<S>::T;
   const Loop loop = forward_loop(job.activation, Stored<S>::arithmetic);
-  const Columns<T> weights(job.weight, job.cols, T(1)), biases(job.bias, job.cols, T(-0.0));
+  const Columns<T> weights(job.weight, job.cols, T(1), T(job.offset)), biases(job.bias, job.cols, T(-0.0));
   const Scratch<T> wide(sizeof(S) == sizeof(T) ? 0 : job.cols);
   alignas(64) T first[kTile], second[kTile];
   for (int64_t row = begin; row < end; ++row) {
-    const T* x_row = read<S>(job.x, row * job.x_stride, static_cast<T*>(wide), job.cols);
+    const bool is_sum = job.addend != nullptr;
+    if (is_sum) add_rows<S>(job, row, first, second);
+    const T* x_row =
+        read<S>(is_sum ? job.total : job.x, row * (is_sum ? job.cols : job.x_stride), static_cast<T*>(wide), job.cols);
     const Statistics<T> of = statistics_of(job, x_row);
     keep<KeptFor<S>>(job, row, of);
     for (int64_t col = 0; col < job.cols; col += kTile) {
@@ -160,9 +191,13 @@ void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
       T* y = place<S>(job.out, at, first);
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) y[i] = normalised(x[i], of) * weight[i] + bias[i];
-      add_residual<S>(job, row, col, y, second, count);
-      void* const data[] = {y, y};
-      if (!job.identity) loop(job.a, job.b, data, count);
+      if (job.gates) {
+        multiply_by_gate<S>(job, loop, row, col, y, second, count);
+      } else {
+        add_residual<S>(job, row, col, y, second, count);
+        void* const data[] = {y, y};
+        if (!job.linear) loop(job.a, job.b, data, count);
+      }
       settle<S>(y, job.out, at, count);
     }
   }
@@ -172,9 +207,9 @@ template <class S>
 void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   using T = typename Stored<S>::T;
   const Loop loop = backward_loop(job.activation, Stored<S>::arithmetic);
-  const Columns<T> weights(job.weight, job.cols, T(1)), biases(job.bias, job.cols, T(-0.0));
+  const Columns<T> weights(job.weight, job.cols, T(1), T(job.offset)), biases(job.bias, job.cols, T(-0.0));
   const Scratch<T> grad_row(job.cols), unwanted(2 * job.cols);
-  alignas(64) T first[kTile], second[kTile], third[kTile];
+  alignas(64) T first[kTile], second[kTile], third[kTile], fourth[kTile];
   const int64_t chunk = norm_chunk(job.rows);
   const auto sums_of = [&](void* all, int64_t row, T* otherwise) {
     T* sums = all ? static_cast<T*>(all) + row / chunk * job.cols : otherwise;
@@ -188,21 +223,33 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
     Sums sums;
     // Of the activation's argument, where there is an activation.
     const auto grad_at = [&](int64_t col, int64_t count) {
-      if (job.identity) return read<S>(job.grad, row * job.grad_stride + col, grad_row + col, count);
+      if (job.linear) return read<S>(job.grad, row * job.grad_stride + col, grad_row + col, count);
       return static_cast<const T*>(grad_row + col);
     };
     for (int64_t col = 0; col < job.cols; col += kTile) {
       const int64_t count = least(kTile, job.cols - col);
       const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
       const T *weight = weights + col, *bias = biases + col;
-      if (!job.identity) {
+      if (!job.linear) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < count; ++i) second[i] = normalised(x[i], of) * weight[i] + bias[i];
-        add_residual<S>(job, row, col, second, third, count);
+        if (!job.gates) add_residual<S>(job, row, col, second, third, count);
         const T* given = read<S>(job.grad, row * job.grad_stride + col, third, count);
-        void* const data[] = {const_cast<T*>(given), second, grad_row + col};
-        loop(job.a, job.b, data, count);
-        if (job.for_residual) settle<S>(grad_row + col, job.for_residual, row * job.cols + col, count);
+        T* for_residual = grad_row + col;
+        if (job.gates) {
+          memcpy(grad_row + col, given, sizeof(T) * count);
+          multiply_by_gate<S>(job, forward_loop(job.activation, Stored<S>::arithmetic), row, col, grad_row + col,
+                              fourth, count);
+          for (int64_t i = 0; i < count; ++i) second[i] *= given[i];
+          const T* gate = read<S>(job.residual, row * job.residual_stride + col, fourth, count);
+          for_residual = second;
+          void* const data[] = {second, const_cast<T*>(gate), second};
+          loop(job.a, job.b, data, count);
+        } else {
+          void* const data[] = {const_cast<T*>(given), second, grad_row + col};
+          loop(job.a, job.b, data, count);
+        }
+        if (job.for_residual) settle<S>(for_residual, job.for_residual, row * job.cols + col, count);
       }
       const T* grad = grad_at(col, count);
       T *for_weight = weight_sums + col, *for_bias = bias_sums + col;
@@ -225,6 +272,10 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) {
         grad_x[i] = (grad[i] * weight[i] - normalised(x[i], of) * along - total) * of.scale;
+      }
+      if (job.addend) {
+        const T* more = read<S>(job.addend, row * job.addend_stride + col, third, count);
+        for (int64_t i = 0; i < count; ++i) grad_x[i] += more[i];
       }
       settle<S>(grad_x, job.out, at, count);
     }

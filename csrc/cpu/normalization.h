@@ -8,13 +8,18 @@ namespace nnk {
 
 struct RowNormJob {
   bool backward, centred;
-  bool identity;  // no activation
+  bool linear;  // no activation
+  bool gates;   // the activation is the residual's, and multiplies
   int activation;
   Scalar scalar;
-  double a, b, eps;
+  double a, b, eps, offset;  // offset: added to the weight
   int64_t rows, cols;
   const void *x, *residual, *grad;  // residual may be null
-  int64_t x_stride, residual_stride, grad_stride;
+  // Added to x before the norm, and where the sum goes; in backward, where x is that sum, the sum's own gradient. Or
+  // null.
+  const void* addend;
+  void* total;
+  int64_t x_stride, residual_stride, grad_stride, addend_stride;
   const void *weight, *bias;    // of the computing type, or null
   void* statistics;             // a row of means if centred, one of 1 / deviation: float for 16-bit data, else double
   void* out;                    // y, or the gradient of x

@@ -1,7 +1,10 @@
 // Draws the random bits of a tile, then reads them beside the data: both stay in the first-level cache.
 #include "random.h"
 
+#include <type_traits>
+
 #include "../philox.h"
+#include "../smooth.h"
 #include "convert.h"
 
 namespace nnk::NNK_ISA {
@@ -46,12 +49,29 @@ void dropout(const T* x, T* y, const uint32_t* words, int64_t count, const Rando
   for (int64_t i = 0; i < count; ++i) y[i] = x[i] * (words[i] >= threshold ? scale : T(0));
 }
 
+// 1 with probability sigmoid(x), drawn as the rarer of 0 and 1, whose probability keeps its digits on both sides.
+template <class M>
+void bernoulli(const typename M::T* x, typename M::T* y, const uint32_t* words, int64_t count) {
+  using T = typename M::T;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const Exponential<M> tail(negative_magnitude(x[i]));
+    const T probability = tail.over(T(1) + tail.value());
+    const bool rare = static_cast<T>(static_cast<int32_t>(words[i] >> 1)) + T(0.5) < probability * T(0x1p31);
+    const T unit = rare != (x[i] > T(0)) ? T(1) : T(0);
+    y[i] = x[i] == x[i] ? unit : x[i];
+  }
+}
+
 template <class T>
 void run_wide(const RandomJob& job, void* const* data, const void* bits, int64_t count) {
   const uint32_t* words = static_cast<const uint32_t*>(bits);
   const T* first = static_cast<const T*>(data[0]);
   if (job.pass == RandomPass::dropout) return dropout(first, static_cast<T*>(data[1]), words, count, job);
   if (job.pass == RandomPass::rrelu) return rrelu(first, first, static_cast<T*>(data[1]), words, count, job);
+  if (job.pass == RandomPass::bernoulli) {
+    return bernoulli<std::conditional_t<sizeof(T) == 8, Double, Single>>(first, static_cast<T*>(data[1]), words, count);
+  }
   rrelu(first, static_cast<const T*>(data[1]), static_cast<T*>(data[2]), words, count, job);
 }
 
@@ -63,6 +83,8 @@ void run_narrow(const RandomJob& job, void* const* data, const void* bits, int64
   void* out = data[1];
   if (job.pass == RandomPass::dropout) {
     dropout(first, first, static_cast<const uint32_t*>(bits), count, job);
+  } else if (job.pass == RandomPass::bernoulli) {
+    bernoulli<Fast>(first, first, static_cast<const uint32_t*>(bits), count);
   } else if (job.pass == RandomPass::rrelu) {
     rrelu(first, first, first, halves, count, job);
   } else {
@@ -90,8 +112,9 @@ Run run_for(Scalar scalar) {
 void random_run(const RandomJob& job, int64_t begin, int64_t end) {
   const int64_t size = job.scalar == Scalar::f64 ? 8 : job.scalar == Scalar::f32 ? 4 : 2;
   const int operands = job.pass == RandomPass::rrelu_backward ? 3 : 2;
-  const int64_t bytes = size == 2 && job.pass != RandomPass::dropout ? 2 : 4;  // of random bits for an element
-  const int64_t elements = kPhiloxWords * 4 / bytes;                           // that a counter serves
+  const bool slopes = job.pass == RandomPass::rrelu || job.pass == RandomPass::rrelu_backward;
+  const int64_t bytes = size == 2 && slopes ? 2 : 4;  // of random bits for an element
+  const int64_t elements = kPhiloxWords * 4 / bytes;  // that a counter serves
   bool flat = true;
   for (int o = 0; o < operands; ++o) flat &= job.operands[o].row_stride == job.cols;
   const int64_t cols = flat ? job.rows * job.cols : job.cols;

@@ -1,4 +1,5 @@
-// The activations that draw random numbers, and dropout. Nothing drawn is stored: the seed is enough to draw it again.
+// The activations that draw random numbers, dropout and Bernoulli units. Nothing drawn is stored: the seed is enough to
+// draw it again.
 #pragma once
 
 #include "../kernels.h"
@@ -10,6 +11,7 @@ enum class RandomPass : int {
   rrelu = 0,           // x -> y
   rrelu_backward = 1,  // grad, x -> grad_x
   dropout = 2,         // x -> y; its backward pass is the same with grad
+  bernoulli = 3,       // x -> y
 };
 
 struct RandomJob {
@@ -18,6 +20,7 @@ struct RandomJob {
   uint64_t seed;
   // rrelu: slope = scale * number + offset, the number being the random bits as cpu/random.cpp reads them.
   // dropout: an element is kept, times `scale`, if its random word is at least `threshold`.
+  // bernoulli needs none of them.
   double scale, offset;
   uint32_t threshold;
   int64_t rows, cols;

@@ -24,10 +24,6 @@ NNK_HD T gradient(T grad, T y, T total, T scale, bool masked) {
   return masked && y == -Range<T>::infinity ? T(0) : g;
 }
 
-inline float number(float x) { return x; }
-inline double number(double x) { return x; }
-inline float number(BFloat16 x) { return widen_one(x); }
-
 inline void store(float x, float* to) { *to = x; }
 inline void store(double x, double* to) { *to = x; }
 inline void store(float x, BFloat16* to) { *to = narrow_one(x, *to); }

@@ -21,16 +21,6 @@ int64_t backward_tile(int64_t steps) {
   return fits < 64 ? 64 : fits < kBackwardTile ? fits : kBackwardTile;
 }
 
-inline float number(float x) { return x; }
-inline double number(double x) { return x; }
-inline float number(BFloat16 x) { return widen_one(x); }
-inline float number(Half x) { return widen_one(x); }
-
-inline float stored(float x, float) { return x; }
-inline double stored(double x, double) { return x; }
-inline BFloat16 stored(float x, BFloat16 like) { return narrow_one(x, like); }
-inline Half stored(float x, Half like) { return narrow_one(x, like); }
-
 // The neurons [begin, begin + count) of a job whose data are of type Stored and are computed with as T.
 template <class Stored, class T, int64_t kTile>
 class Tile {

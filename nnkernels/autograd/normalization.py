@@ -1,4 +1,7 @@
-"""Layer and rms norm with residual and activation as a form. Backward keeps the input and its rows' statistics."""
+"""Layer and rms norm with residual and activation as forms, of a tensor or of a sum, which is an output as well.
+
+Backward keeps what was normalised and its rows' statistics.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,37 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..fusing import Inner
+from ..contracts.normalization import Norm
 from ..reference import normalization as reference
-from ..registry import IDENTITY
 from . import route, sharded
 from .context import differentiable_gradients
 from .route import Gradients
 
 
-class _Norm(NamedTuple):
-    inner: Inner
+class _Call(NamedTuple):
+    norm: Norm
     dims: int
-    eps: float
-    centred: bool
 
 
 def call(
-    inner: Inner,
-    x: Tensor,
-    dims: int,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    centred: bool,
+    norm: Norm, x: Tensor, dims: int, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """f(norm(x) weight + bias + residual) over the last `dims` dimensions of x; the residual has x's shape and type."""
-    spec = _Norm(inner, dims, eps, centred)
-    if x.numel() == 0:
-        return _NORM_ACT.elsewhere(spec, x, residual, weight, bias)
-    return route.call(_NORM_ACT, spec, x, residual, weight, bias)
+    """f(norm(x) (weight + offset) + bias + residual) over the last `dims` dimensions of x, in the norm's type.
+
+    The residual has x's shape and type.
+    """
+    return _called(_NORM_ACT, _Call(norm, dims), x, residual, weight, bias)
+
+
+def call_of_sum(
+    norm: Norm, x: Tensor, addend: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`call` of x + addend, and that sum in x's type; the addend has x's shape and type."""
+    return _called(_ADD_NORM_ACT, _Call(norm, dims), x, None, weight, bias, addend)
+
+
+def _called(form: route.Form, spec: _Call, *tensors: Any) -> Any:
+    return form.elsewhere(spec, *tensors) if tensors[0].numel() == 0 else route.call(form, spec, *tensors)
 
 
 def _shape(x: Tensor, dims: int) -> tuple[int, int]:
@@ -65,70 +69,105 @@ def _shaped(found: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 class _NormAct(route.Form):
+    """Of x, residual, weight and bias."""
+
     family = "normalization"
     tensors = 4
 
-    def activation(self, spec: _Norm) -> str:
-        return spec.inner.name
+    def activation(self, spec: _Call) -> str:
+        return spec.norm.inner.name
 
-    def forward(self, kernels: ModuleType, spec: _Norm, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
-        x, residual, weight, bias = tensors
+    def forward(self, kernels: ModuleType, spec: _Call, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        x, residual, weight, bias, addend = (*tensors, None)[:5]
         shape = _shape(x, spec.dims)
-        y, statistics = kernels.norm_act(
-            spec.inner, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), spec.eps, spec.centred
+        y, statistics, total = kernels.norm_act(
+            spec.norm, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), _rows(addend, shape)
         )
-        return _shaped(y, x), statistics  # type: ignore[return-value]
+        outputs = (y,) if total is None else (y, total)
+        return *(_shaped(output, x) for output in outputs), statistics  # type: ignore[return-value]
 
-    def keeps(self, spec: _Norm, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+    def keeps(self, spec: _Call, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         x, residual, weight, bias = tensors
-        return x, None if spec.inner.name == IDENTITY.name else residual, weight, bias, made[1]
+        return x, None if spec.norm.is_linear else residual, weight, bias, made[-1]
 
-    def backward(
-        self, kernels: ModuleType, spec: _Norm, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+    def backward(self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Any, *kept: Any) -> Gradients:
+        return self._backward(kernels, spec, wanted, grad, None, *kept)
+
+    def _backward(
+        self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Any, grad_sum: Any, *kept: Any
     ) -> Gradients:
         x, residual, weight, bias, statistics = kept
         wants_x, wants_residual, wants_weight, wants_bias = wanted
-        identity = spec.inner.name == IDENTITY.name
-        if identity and not (wants_x or wants_weight or wants_bias):
-            return None, grad, None, None
+        if spec.norm.is_linear and not (wants_x or wants_weight or wants_bias):
+            return None, grad.to(x.dtype), None, None
         shape = _shape(x, spec.dims)
         for_x, for_residual, for_weight, for_bias = kernels.norm_act_backward(
-            spec.inner, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
-            statistics, wants_residual, wants_weight or wants_bias,
+            spec.norm, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
+            statistics, _rows(grad_sum, shape), wants_residual, wants_weight or wants_bias,
         )  # fmt: skip
-        for_residual = grad if identity else _shaped(for_residual, x)
+        for_residual = grad.to(x.dtype) if spec.norm.is_linear else _shaped(for_residual, x)
         return _shaped(for_x, x), for_residual, _shaped(for_weight, weight), _shaped(for_bias, bias)
 
-    def differentiable(self, spec: _Norm, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+    def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Any, *kept: Any) -> Gradients:
         x, residual, weight, bias, _ = kept
-        identity = spec.inner.name == IDENTITY.name
-        if identity and not any((wanted[0], *wanted[2:])):
-            return None, grad, None, None
-        function = partial(_value, *spec, [t is not None for t in (residual, weight, bias)])
+        if spec.norm.is_linear and not any((wanted[0], *wanted[2:])):
+            return None, grad.to(x.dtype), None, None
+        function = partial(_value, spec, [t is not None for t in (residual, weight, bias)])
         given = [tensor for tensor in (x, residual, weight, bias) if tensor is not None]
         found = iter(differentiable_gradients(function, given, grad))
         for_x, for_residual, for_weight, for_bias = (
             None if tensor is None else next(found) for tensor in (x, residual, weight, bias)
         )
-        return for_x, grad if identity else for_residual, for_weight, for_bias
+        return for_x, grad.to(x.dtype) if spec.norm.is_linear else for_residual, for_weight, for_bias
 
-    def elsewhere(self, spec: _Norm, *tensors: Any) -> Tensor:
+    def elsewhere(self, spec: _Call, *tensors: Any) -> Any:
         x, residual, weight, bias = tensors
-        inner, dims, eps, centred = spec
         if sharded.serves(*tensors):
-            last = range(x.dim() - dims, x.dim())
+            last = range(x.dim() - spec.dims, x.dim())
             return sharded.locally(
-                lambda x, residual, weight, bias: call(inner, x, dims, residual, weight, bias, eps, centred),
+                lambda x, *others: call(spec.norm, x, spec.dims, *others),
                 x, [sharded.alike(x, residual), (weight, last), (bias, last)], last,
             )  # fmt: skip
-        return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
+        return reference.composed(spec.norm, x, spec.dims, residual, weight, bias)
+
+
+class _AddNormAct(_NormAct):
+    """The same of x + addend, a fifth tensor, which backward keeps in the place of x, and whose gradient joins."""
+
+    tensors = 5
+    outputs = 2
+
+    def keeps(self, spec: _Call, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return super().keeps(spec, (made[1], *tensors[1:4]), made)
+
+    def backward(self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
+        grad_sum, *kept = given
+        if grad is None:
+            return grad_sum, None, None, None, grad_sum
+        found = self._backward(kernels, spec, (wanted[0] or wanted[4], *wanted[1:4]), grad, grad_sum, *kept)
+        return *found, found[0]
+
+    def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
+        grad_sum, *kept = given
+        if grad is None:
+            return grad_sum, None, None, None, grad_sum
+        for_sum, *others = super().differentiable(spec, (wanted[0] or wanted[4], *wanted[1:4]), grad, *kept)
+        if for_sum is not None and grad_sum is not None:
+            for_sum = for_sum + grad_sum
+        return for_sum, *others, for_sum
+
+    def elsewhere(self, spec: _Call, *tensors: Any) -> Any:
+        x, *others, addend = tensors
+        total = reference.added(x, addend)
+        return super().elsewhere(spec, total, *others), total
 
 
 _NORM_ACT = _NormAct()
+_ADD_NORM_ACT = _AddNormAct()
 
 
-def _value(inner: Inner, dims: int, eps: float, centred: bool, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:
+def _value(spec: _Call, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:
     """The value of the operands that there are."""
     left = iter(others)
     residual, weight, bias = (next(left) if there else None for there in has)
-    return reference.composed(inner, x, dims, residual, weight, bias, eps, centred)
+    return reference.composed(spec.norm, x, spec.dims, residual, weight, bias)

@@ -21,6 +21,7 @@ from torch.autograd import Function
 
 from .. import dispatch, policies
 from ..reference import random as reference
+from ..reference import times
 from . import recomputing, route
 from .context import compiles_kernels, is_plain_call, save, saved, writing
 from .route import Gradients
@@ -95,6 +96,11 @@ def _composed_dropout(x: Tensor, p: float) -> Tensor:
 
         return random_ops.dropout(x, _draw_seed(x), torch.empty_like(x).stride(), p)
     return reference.composed_dropout(x, p)
+
+
+def bernoulli(x: Tensor) -> Tensor:
+    """Units that are 1 with probability sigmoid(x), else 0, with sigmoid's derivative."""
+    return route.call(_BERNOULLI, (), x)
 
 
 def _compiles_kernels(x: Tensor) -> bool:
@@ -238,4 +244,26 @@ class _DropoutForm(route.Form):
         return _composed_dropout(tensors[0], *spec)
 
 
-_RRELU, _DROPOUT = _RReLUForm(), _DropoutForm()
+class _BernoulliForm(route.Form):
+    """Keeps the input; backward is that of sigmoid, and draws nothing."""
+
+    family = "random"
+    tensors = 1
+
+    def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        return (kernels.bernoulli(tensors[0], _draw_seed(tensors[0])),)
+
+    def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+        return tensors
+
+    def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return (dispatch.select("sigmoid", grad).backward("sigmoid", grad, kept[0], 0.0, 0.0),)
+
+    def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return (times(grad, "sigmoid", "d1", kept[0], 0.0, 0.0),)
+
+    def elsewhere(self, spec: Any, *tensors: Any) -> Tensor:
+        return reference.composed_bernoulli(tensors[0])
+
+
+_RRELU, _DROPOUT, _BERNOULLI = _RReLUForm(), _DropoutForm(), _BernoulliForm()

@@ -41,6 +41,9 @@ class Form:
     tensors: ClassVar[int]
     """How many tensors a call has."""
 
+    outputs: ClassVar[int] = 1
+    """How many tensors it gives: a call of several returns them in a tuple."""
+
     def activation(self, spec: Any) -> str | None:
         """The stateless activation that the kernels have to know."""
         return None
@@ -50,7 +53,7 @@ class Form:
         return True
 
     def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        """The value and, if `records`, whatever else backward is to keep."""
+        """The outputs and, if `records`, whatever else backward is to keep."""
         raise NotImplementedError
 
     def keeps(self, spec: Any, tensors: tuple[Tensor | None, ...], made: tuple[Tensor, ...]) -> Gradients:
@@ -61,18 +64,19 @@ class Form:
         """What backward has to know besides what it keeps: strides, for instance."""
         return spec
 
-    def backward(
-        self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Tensor | None
-    ) -> Gradients:
-        """The gradient of each tensor, from the kernels; None or anything else where none is wanted."""
+    def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
+        """The gradient of each tensor, from the kernels; None or anything else where none is wanted.
+
+        Given are the outputs' gradients, of which some may be None where there are several, and what `keeps` told.
+        """
         raise NotImplementedError
 
-    def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Tensor | None) -> Gradients:
+    def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
         """The same in torch operations, which have derivatives of their own."""
         raise NotImplementedError
 
-    def elsewhere(self, spec: Any, *tensors: Tensor | None) -> Tensor:
-        """The value of what is no plain call."""
+    def elsewhere(self, spec: Any, *tensors: Tensor | None) -> Any:
+        """The output, or the tuple of them, of what is no plain call."""
         raise NotImplementedError
 
 
@@ -100,12 +104,12 @@ def _negative_zeros(spec: Any) -> Hashable:
     return spec == 0 and isinstance(spec, float) and math.copysign(1.0, spec) < 0
 
 
-def call(form: Form, spec: Any, *tensors: Tensor | None) -> Tensor:
-    """The value of `form` with the constants `spec`."""
+def call(form: Form, spec: Any, *tensors: Tensor | None) -> Any:
+    """The output of `form` with the constants `spec`, or the tuple of its outputs."""
     record = None
     if node.serves and not torch.compiler.is_compiling():
         found = node.module.call(_number(form, spec), *tensors)
-        if isinstance(found, Tensor):
+        if isinstance(found, (Tensor, tuple)):
             return found
         record = found
     if record is None and not is_plain_call(*tensors):
@@ -113,7 +117,11 @@ def call(form: Form, spec: Any, *tensors: Tensor | None) -> Tensor:
     kernels = _kernels(form, spec, tensors[0])  # type: ignore[arg-type]
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return _Recorded.apply(form, spec, kernels, record, *tensors)
-    return _forward(form, spec, kernels, record, 0, tensors)[0]
+    return _outputs(form, _forward(form, spec, kernels, record, 0, tensors))
+
+
+def _outputs(form: Form, made: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    return made[0] if form.outputs == 1 else made[: form.outputs]
 
 
 def _forward(
@@ -129,7 +137,14 @@ def _forward(
         if wanted:
             kept, after = form.keeps(spec, tensors, made), _number(form, form.backward_spec(spec, tensors, made))
         node.module.learn(
-            _number(form, spec), after, False, wanted, tensors, None if after < 0 else events, made[:1], kept
+            _number(form, spec),
+            after,
+            False,
+            wanted,
+            tensors,
+            None if after < 0 else events,
+            made[: form.outputs],
+            kept,
         )
 
     return recorded(lambda: form.forward(kernels, spec, bool(wanted), *tensors), learn)
@@ -140,17 +155,24 @@ def _gradients(
     spec: Any,
     kernels: ModuleType | None,
     wanted: tuple[bool, ...],
-    grad: Tensor,
-    kept: tuple[Tensor | None, ...],
+    given: tuple[Tensor | None, ...],
 ) -> Gradients:
-    """The gradients that are wanted, themselves differentiable where a graph of them is asked for."""
-    if torch.is_grad_enabled() or not is_plain_call(grad, *kept):
-        return _only(wanted, form.differentiable(spec, wanted, grad, *kept))
-    return _only(wanted, form.backward(kernels or _kernels(form, spec, grad), spec, wanted, grad, *kept))
+    """The gradients that are wanted, themselves differentiable where a graph of them is asked for.
+
+    Given are the outputs' and what was kept.
+    """
+    if torch.is_grad_enabled() or not is_plain_call(*given):
+        return _only(wanted, form.differentiable(spec, wanted, *given))
+    return _only(wanted, form.backward(kernels or _kernels_for(form, spec, given), spec, wanted, *given))
 
 
 def _kernels(form: Form, spec: Any, x: Tensor) -> ModuleType:
     return dispatch.kernels(form.family, x, form.activation(spec))
+
+
+def _kernels_for(form: Form, spec: Any, given: tuple[Tensor | None, ...]) -> ModuleType:
+    """Those of the backward pass, told the gradients."""
+    return _kernels(form, spec, next(grad for grad in given[: form.outputs] if grad is not None))
 
 
 def _only(wanted: tuple[bool, ...], found: Gradients) -> Gradients:
@@ -164,26 +186,30 @@ class _Recorded(Function):
         made = _forward(form, spec, kernels, record, wanted, tensors)
         save(ctx, *form.keeps(spec, tensors, made))
         ctx.constants = (form, form.backward_spec(spec, tensors, made), kernels)
-        return made[0]
+        ctx.set_materialize_grads(False)
+        return _outputs(form, made)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
+    def backward(ctx, *grads):  # type: ignore[override]
         form, spec, kernels = ctx.constants
-        return *[None] * 4, *_gradients(form, spec, kernels, ctx.needs_input_grad[4:], grad, saved(ctx))
+        wanted = ctx.needs_input_grad[4:]
+        if all(grad is None for grad in grads):
+            return (None,) * (4 + len(wanted))
+        return *[None] * 4, *_gradients(form, spec, kernels, wanted, (*grads, *saved(ctx)))
 
 
-def _backward_of_node(number: int, bits: int, record: bool, grad: Tensor, *kept: Tensor | None) -> Gradients:
+def _backward_of_node(number: int, bits: int, record: bool, *given: Tensor | None) -> Gradients:
     """What the C++ node calls where it has no plan: the first backward passes of a kind, and those of no plain call."""
     form, spec = _forms[number]
     wanted = tuple(bool(bits >> at & 1) for at in range(form.tensors))
     if not record:
-        return _gradients(form, spec, None, wanted, grad, kept)
-    kernels = _kernels(form, spec, grad)
+        return _gradients(form, spec, None, wanted, given)
+    kernels = _kernels_for(form, spec, given)
 
     def learn(events: Any, found: Gradients) -> None:
-        node.module.learn(number, 0, True, bits, (grad, *kept), events, found, ())
+        node.module.learn(number, 0, True, bits, given, events, found, ())
 
-    return recorded(lambda: _only(wanted, form.backward(kernels, spec, wanted, grad, *kept)), learn)
+    return recorded(lambda: _only(wanted, form.backward(kernels, spec, wanted, *given)), learn)
 
 
 if node.module is not None:

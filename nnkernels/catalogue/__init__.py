@@ -5,4 +5,4 @@ Importing it fills the registry, in the order of docs/activations.md.
 """
 
 from . import elementwise  # noqa: F401, I001  (the order of docs/activations.md)
-from . import shrinking, learned, random, reducing, pooling, gated, fused  # noqa: F401
+from . import shrinking, derived, learned, random, reducing, pooling, gated, fused, remembering  # noqa: F401

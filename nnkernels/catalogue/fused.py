@@ -1,4 +1,4 @@
-"""The fused forms: any stateless activation f, in one pass with a bias and dropout, or with a norm."""
+"""The fused forms: an activation in one pass with what stands before it, a bias, a norm, a distance or a gate."""
 
 from ..registry import Example, Fused, add
 
@@ -93,6 +93,107 @@ add(
             ),
             ((3, 4, 5), (4,), (4,), (3, 4, 5)),
             _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "scale_act",
+        "LayerScale",
+        formula="x f(scale) + residual, the scale broadcast to x",
+        derivative="f(scale) for x; the sum of x f'(scale) over what a scale meets for the scale",
+        range="every number",
+        source="Touvron et al. 2021 for layer scale; Hu, Shen & Sun 2018 for squeeze-and-excitation",
+        good_for="the gates of squeeze-and-excitation, and residual branches that start close to nothing",
+        drawback="scales that vary along dimensions lying apart in memory are left to torch operations",
+        example=Example(
+            lambda F, x, scale, residual: F.scale_act(x, scale, "sigmoid", residual=residual),
+            ((3, 4, 5), (3, 4, 1), (3, 4, 5)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "add_layer_norm",
+        "AddLayerNorm",
+        formula="layer_norm(x + residual) and x + residual",
+        derivative="of both: the norm's at the sum, and what reaches the sum",
+        range="(-inf, inf)",
+        source="Ba, Kiros & Hinton 2016, Layer Normalization; before each block in GPT-2 (Radford et al. 2019)",
+        good_for="transformers that normalise before each block (GPT-2, ViT)",
+        drawback="the sum has to be handed on to the next block's end",
+        example=Example(
+            lambda F, x, residual, weight, bias: sum(F.add_layer_norm(x, residual, 8, weight, bias)),
+            ((5, 8), (5, 8), (8,), (8,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "add_rms_norm",
+        "AddRMSNorm",
+        formula="rms_norm(x + residual) and x + residual",
+        derivative="of both: the norm's at the sum, and what reaches the sum",
+        range="(-inf, inf)",
+        source="Zhang & Sennrich 2019; before each block in Llama (Touvron et al. 2023)",
+        good_for="language models that normalise before each block (Llama, Gemma)",
+        drawback="the sum has to be handed on to the next block's end",
+        example=Example(
+            lambda F, x, residual, weight: sum(F.add_rms_norm(x, residual, 8, weight, offset=1.0)),
+            ((5, 8), (5, 8), (8,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "gated_rms_norm",
+        "GatedRMSNorm",
+        formula="x / sqrt(mean(x^2) + eps) weight f(gate), the mean over the last dimensions",
+        derivative="for the gate: n weight f'(gate), n the normalised x; else as rms_norm_act's",
+        range="(-inf, inf)",
+        source="Dao & Gu 2024, Transformers are SSMs; Yang, Kautz & Hatamizadeh 2025, Gated Delta Networks",
+        good_for="the end of linear attention (Qwen3-Next, Mamba-2 with norm_before_gate)",
+        drawback="checkpoints differ in whether the gate comes before the norm",
+        example=Example(
+            lambda F, x, gate, weight: F.gated_rms_norm(x, gate, 8, weight),
+            ((5, 8), (5, 8), (8,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "gaussian_rbf",
+        "GaussianRBF",
+        formula="exp(-gamma |x - c|^2) for each center c",
+        derivative="-2 gamma (x - c) exp(-gamma |x - c|^2)",
+        range="[0, 1]",
+        source="Broomhead & Lowe 1988, Multivariable Functional Interpolation and Adaptive Networks",
+        good_for="interpolation, kernel methods and networks of locally tuned units",
+        drawback="far from every center it says 0, and the number of centers grows with that of the features",
+        # x and gamma so small that a rounding in the exponent is not magnified.
+        example=Example(
+            lambda F, x, centers, gamma: F.gaussian_rbf(x / 4, centers, gamma.abs() / 8),
+            ((5, 3), (4, 3), (4,)),
+            _SLACK,
+        ),
+    )
+)
+add(
+    Fused(
+        "gru_gates",
+        "GRUCell",
+        formula="n + z (h - n), r and z = sigmoid(i + h), n = tanh(i_n + r h_n)",
+        derivative="z for h; (1 - z) tanh'(i_n + r h_n) for i_n; the gates' by the chain rule",
+        range="(-inf, inf); (-1, 1) from a state within it",
+        source="Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder",
+        good_for="recurrent networks that remember for some hundreds of steps",
+        drawback="one step waits for the other",
+        example=Example(
+            lambda F, given, recurred, hidden: F.gru_gates(given, recurred, hidden), ((3, 12), (3, 12), (3, 4)), _SLACK
         ),
     )
 )

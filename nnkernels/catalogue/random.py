@@ -27,3 +27,23 @@ add(
         ),
     )
 )
+add(
+    Random(
+        "bernoulli_straight_through",
+        "BernoulliStraightThrough",
+        formula="1 with probability sigmoid(x), else 0; sigmoid(x) in evaluation",
+        derivative="sigmoid'(x), straight through the draw",
+        range="{0, 1}; (0, 1) in evaluation",
+        source="Bengio, Leonard & Courville 2013",
+        good_for="binary codes, hard gates and belief networks, trained by gradients",
+        drawback="the gradient is that of the mean, not of the draw, and training is noisy",
+        example=Example(lambda F, x: F.bernoulli_straight_through(x, training=False), ((6, 7),)),
+        picture=Picture(
+            lambda F, x: F.bernoulli_straight_through(x, training=False),
+            "line: evaluation, and the probability of 1 in training; band: what training draws",
+            band=(lambda F, x: 0 * x, lambda F, x: 0 * x + 1),
+        ),
+        # Of a unit that is its own square.
+        moment=Moment(lambda mean, q: 0.5),
+    )
+)

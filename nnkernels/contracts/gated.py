@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class Gating(NamedTuple):
-    """y = f(min(gate, limit)) (min(max(up, -limit), limit) + offset), f being `activation` with constants a, b."""
+    """y = f(min(gate, limit)) (min(max(up, -limit), limit) + offset), f being `activation` with constants a, b.
+
+    With `limits_value` the first factor is min(f(gate), limit).
+    """
 
     activation: str
     a: float
@@ -19,10 +22,11 @@ class Gating(NamedTuple):
     gate_first: bool
     limit: float  # infinity: none
     offset: float  # -0.0: none, since x + -0.0 is x even where x is -0.0
+    limits_value: bool = False
 
 
 def is_bounded(gating: Gating) -> bool:
-    """Whether anything happens to gate and up before the activation."""
+    """Whether anything happens to gate and up besides the activation."""
     return gating.limit < math.inf or gating.offset != 0
 
 

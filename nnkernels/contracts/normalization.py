@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ..registry import IDENTITY
 from .inner import Inner
+
+
+class Norm(NamedTuple):
+    """What a norm is, but for its tensors.
+
+    Attributes:
+        inner: the activation behind it.
+        eps: added to the variance.
+        centred: whether the mean is taken away.
+        dtype: of the result.
+        offset: added to the weight.
+        gates: whether the activation is the residual's, and multiplies: (norm(x) weight + bias) f(residual).
+    """
+
+    inner: Inner
+    eps: float
+    centred: bool
+    dtype: torch.dtype
+    offset: float = 0.0
+    gates: bool = False
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether nothing but sums follows the weight, so that the gradient of what is added is the result's."""
+        return self.inner.name == IDENTITY.name and not self.gates
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -15,35 +41,42 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
 
 
 class Kernels(Protocol):
-    """The kernels of layer and rms norm with residual and activation."""
+    """The kernels of layer and rms norm with residual and activation, of a matrix or of a sum of two."""
 
     def norm_act(
         self,
-        inner: Inner,
+        norm: Norm,
         x: Tensor,
         residual: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
-        eps: float,
-        centred: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """f(norm(x) weight + bias + residual) of a matrix, and its rows' statistics.
+        addend: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """f(norm(x + addend) (weight + offset) + bias + residual) of a matrix, in the norm's type, its rows'
+        statistics, and x + addend in x's type if there is an addend. With `gates` it is another function of the same
+        tensors.
 
-        They are the mean (if centred) and 1 / deviation.
+        The statistics are those of that sum: the mean (if centred) and 1 / deviation.
 
-        x and residual are matrices of one shape with adjacent columns; weight and bias hold a number for each column.
+        x, residual and addend are matrices of one shape with adjacent columns; weight and bias hold a number for each
+        column.
         """
 
     def norm_act_backward(
         self,
-        inner: Inner,
+        norm: Norm,
         grad: Tensor,
         x: Tensor,
         residual: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
         statistics: Tensor,
+        grad_sum: Tensor | None,
         wants_residual: bool,
         wants_parameters: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, residual, weight and bias; None for a residual behind "identity", whose is `grad`."""
+        """The gradients of x, residual, weight and bias; None for a residual of a linear norm, whose is `grad`.
+
+        `grad` is of the norm's type. x is what was normalised: the sum, if there was an addend; `grad_sum`, its
+        gradient from elsewhere, joins.
+        """

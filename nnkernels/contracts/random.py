@@ -1,4 +1,4 @@
-"""How random bits become slopes and decisions, the same on every backend, and the kernels that draw them."""
+"""How random bits become slopes, decisions and units, the same on every backend, and the kernels that draw them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def line(dtype: torch.dtype, lower: float, upper: float) -> tuple[float, float]:
     return scale, _single(lower - scale * (2.0**23 - 0.5))
 
 
+BERNOULLI_STEPS = 2.0**31
+"""How many equally likely numbers are drawn among by a Bernoulli unit.
+
+With p = sigmoid(-|x|), which has all its digits on both sides, a unit is the rarer of 0 and 1 if the upper 31 bits b of
+its random word fulfil b + 1/2 < 2^31 p: with a probability within 2^-32 of the right one, also in the tails.
+"""
+
+
 def threshold(p: float) -> int:
     """The least random word whose element dropout keeps, 0 <= p < 1."""
     return min(round(p * 2.0**32), _WORD)
@@ -40,7 +48,7 @@ def _single(value: float) -> float:
 
 
 class Kernels(Protocol):
-    """The kernels of rrelu and dropout; `seed` is a tensor of one int64."""
+    """The kernels of rrelu, dropout and Bernoulli units; `seed` is a tensor of one int64."""
 
     def rrelu(self, x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
         """x, times a slope drawn from [lower, upper] where x <= 0; written to `out`, which is dense, if it is given."""
@@ -63,3 +71,6 @@ class Kernels(Protocol):
         self, x: Tensor, seed: Tensor, p: float, strides: tuple[int, ...] | None = None, out: Tensor | None = None
     ) -> Tensor:
         """x / (1 - p), or 0 with probability p, as is chosen for a dense output with these strides (else x's own)."""
+
+    def bernoulli(self, x: Tensor, seed: Tensor) -> Tensor:
+        """1 with probability sigmoid(x), else 0; NaN of NaN."""

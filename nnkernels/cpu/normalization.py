@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contracts.inner import Inner
+from ..contracts.normalization import Norm, statistics_dtype
 from ..native import index_of
-from ..registry import IDENTITY
 from .fused import _wide
+
+Given = Sequence[Tensor | None]
 
 _OPS: Any = torch.ops.nnkernels
 
 
 def norm_act(
-    inner: Inner,
+    norm: Norm,
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    eps: float,
-    centred: bool,
-) -> tuple[Tensor, Tensor]:
-    return _OPS.norm_forward(x, *_operands(x, residual, weight, bias), *_formula(inner), eps, centred)
+    addend: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if norm.dtype.itemsize > x.element_size():  # these kernels write the type that they read
+        total = None if addend is None else x + addend
+        wide = (x if total is None else total).to(norm.dtype)
+        return *norm_act(norm, wide, _as(norm.dtype, residual), weight, bias, None)[:2], total
+    operands = _operands(x, (residual, addend), (weight, bias))
+    y, statistics, sums = _OPS.norm_forward(x, *operands, *_formula(norm), norm.eps, norm.centred)
+    return y.to(norm.dtype), statistics, None if addend is None else sums
 
 
 def norm_act_backward(
-    inner: Inner,
+    norm: Norm,
     grad: Tensor,
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     statistics: Tensor,
+    grad_sum: Tensor | None,
     wants_residual: bool,
     wants_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    operands = _operands(x, residual, weight, bias)
+    dtype = x.dtype
+    if statistics.dtype != statistics_dtype(x):  # forward computed in a wider type
+        x, residual = x.to(grad.dtype), _as(grad.dtype, residual)
+    grad, grad_sum = grad.to(x.dtype), _as(x.dtype, grad_sum)
+    operands = _operands(x, (residual, grad_sum), (weight, bias))
     grad_x, for_residual, for_weight, for_bias = _OPS.norm_backward(
-        grad, x, *operands, statistics, *_formula(inner), wants_residual, wants_parameters
+        grad, x, *operands, statistics, *_formula(norm), wants_residual, wants_parameters
     )
     return (
-        grad_x,
-        for_residual if wants_residual and inner.name != IDENTITY.name else None,
+        grad_x.to(dtype),
+        for_residual.to(dtype) if wants_residual and not norm.is_linear else None,
         _total(for_weight).to(weight.dtype) if wants_parameters and weight is not None else None,
         _total(for_bias).to(bias.dtype) if wants_parameters and bias is not None else None,
     )
+
+
+def _as(dtype: torch.dtype, x: Tensor | None) -> Tensor | None:
+    return x if x is None else x.to(dtype)
 
 
 def _total(sums: Tensor) -> Tensor:
@@ -55,10 +71,11 @@ def _total(sums: Tensor) -> Tensor:
     return sums if sums.dim() == 1 else sums.sum(0)
 
 
-def _operands(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> list[Tensor | None]:
-    """The operands, parameters in the computing type."""
-    return [residual, *(_wide(one, x) for one in parameters)]
+def _operands(x: Tensor, matrices: Given, parameters: Given) -> list[Tensor | None]:
+    """What is given, the parameters in the computing type."""
+    return [*matrices, *(_wide(one, x) for one in parameters)]
 
 
-def _formula(inner: Inner) -> tuple[int | None, bool, float, float]:
-    return index_of(inner.name), inner.name == IDENTITY.name, inner.a, inner.b
+def _formula(norm: Norm) -> tuple[int | None, bool, bool, float, float, float]:
+    inner = norm.inner
+    return index_of(inner.name), norm.is_linear, norm.gates, inner.a, inner.b, norm.offset

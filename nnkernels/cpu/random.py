@@ -38,3 +38,9 @@ def dropout(
         y = torch.empty_like(x) if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype)
     torch.ops.nnkernels.dropout_into(y, x, seed, threshold(p), 1 / (1 - p))
     return y
+
+
+def bernoulli(x: Tensor, seed: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    torch.ops.nnkernels.bernoulli_into(y, x, seed)
+    return y

@@ -6,7 +6,9 @@ import difflib
 from typing import Any
 
 from . import (
+    addressing,
     batch_normalization,
+    capsules,
     elementwise,
     fused,
     gated,
@@ -14,8 +16,11 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
+    recurrent,
     reducing,
+    scaling,
     spiking,
 )
 from .elementwise import function_of as function_of
@@ -30,8 +35,13 @@ _FAMILIES = (
     normalization,
     batch_normalization,
     fused,
+    scaling,
     quantized,
     spiking,
+    addressing,
+    capsules,
+    radial,
+    recurrent,
 )
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

@@ -2,9 +2,16 @@
 
 from torch import Tensor
 
+from .addressing import (
+    content_addressing as content_addressing,
+)
 from .batch_normalization import (
     batch_norm_act as batch_norm_act,
     group_norm_act as group_norm_act,
+)
+from .capsules import (
+    route as route,
+    squash as squash,
 )
 from .elementwise import (
     gelu as gelu,
@@ -27,6 +34,9 @@ from .learned import (
     swish_ as swish_,
 )
 from .normalization import (
+    add_layer_norm as add_layer_norm,
+    add_rms_norm as add_rms_norm,
+    gated_rms_norm as gated_rms_norm,
     layer_norm_act as layer_norm_act,
     rms_norm_act as rms_norm_act,
 )
@@ -37,15 +47,25 @@ from .quantized import (
     act_quantize as act_quantize,
     gated_quantize as gated_quantize,
 )
+from .radial import (
+    gaussian_rbf as gaussian_rbf,
+)
 from .random import (
+    bernoulli_straight_through as bernoulli_straight_through,
     dropout as dropout,
     rrelu as rrelu,
     rrelu_ as rrelu_,
+)
+from .recurrent import (
+    gru_gates as gru_gates,
 )
 from .reducing import (
     log_softmax as log_softmax,
     softmax as softmax,
     softmin as softmin,
+)
+from .scaling import (
+    scale_act as scale_act,
 )
 from .spiking import (
     lif as lif,
@@ -91,3 +111,10 @@ def thresholded_relu_(input: Tensor, theta: float = ...) -> Tensor: ...
 def softshrink(input: Tensor, lambd: float = ...) -> Tensor: ...
 def hardshrink(input: Tensor, lambd: float = ...) -> Tensor: ...
 def tanhshrink(input: Tensor) -> Tensor: ...
+def softcap(input: Tensor, cap: float = ..., inplace: bool = ...) -> Tensor: ...
+def softcap_(input: Tensor, cap: float = ...) -> Tensor: ...
+def hardmish(input: Tensor, inplace: bool = ...) -> Tensor: ...
+def hardmish_(input: Tensor) -> Tensor: ...
+def starrelu(input: Tensor, scale_value: float = ..., bias_value: float = ..., inplace: bool = ...) -> Tensor: ...
+def starrelu_(input: Tensor, scale_value: float = ..., bias_value: float = ...) -> Tensor: ...
+def sqrtsoftplus(input: Tensor) -> Tensor: ...

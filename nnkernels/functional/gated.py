@@ -38,6 +38,7 @@ def gated(
     interleaved: bool = False,
     gate_first: bool = True,
     limit: float | None = None,
+    limit_after: bool = False,
     offset: float = 0.0,
     **constants: float,
 ) -> Tensor:
@@ -53,6 +54,7 @@ def gated(
         gate_first: whether the gate is the first half (of each pair, if interleaved).
         limit: if given, the gate is held below `limit` and up within `[-limit, limit]` before anything else; what lies
             outside (not at the limit) gets a gradient of 0. This is gpt-oss's convention.
+        limit_after: whether the limit holds f(gate) instead of the gate, as in Step-3.
         offset: added to up after it was limited; gpt-oss multiplies by up + 1.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
@@ -81,13 +83,17 @@ def gated(
         >>> gate_up = torch.randn(4, 16)
         >>> F.gated(gate_up, "swish", beta=1.702, interleaved=True, limit=7.0, offset=1.0).shape  # gpt-oss's
         torch.Size([4, 8])
+        >>> F.gated(torch.tensor([9.0]), "relu", up=torch.tensor([-8.0]), limit=7.0, limit_after=True)  # Step-3's
+        tensor([-49.])
     """
     if has_torch_function((input, up)):
         return handle_torch_function(
             gated, (input, up), input, activation, dim,
-            up=up, interleaved=interleaved, gate_first=gate_first, limit=limit, offset=offset, **constants,
+            up=up, interleaved=interleaved, gate_first=gate_first, limit=limit, limit_after=limit_after, offset=offset,
+            **constants,
         )  # fmt: skip
-    return _call("gated", input, up, gating(activation, dim, interleaved, gate_first, limit, offset, constants))
+    chosen = gating(activation, dim, interleaved, gate_first, limit, offset, constants, limit_after)
+    return _call("gated", input, up, chosen)
 
 
 @shortcut
@@ -272,13 +278,15 @@ def gating(
     limit: float | None,
     offset: float,
     constants: dict[str, float],
+    limit_after: bool = False,
 ) -> Gating:
     """What the options of a call say, checked as far as they can be without a tensor."""
     row = inner("gated", activation, constants)
     bound = math.inf if limit is None else number("gated", "limit", limit)
     if not bound > 0:
         raise ValueError(f"gated(): limit must be greater than 0, got {limit}; None sets no limit")
-    return Gating(*row, dim, interleaved, gate_first, bound, number("gated", "offset", offset) or -0.0)
+    after = limit_after and bound < math.inf
+    return Gating(*row, dim, interleaved, gate_first, bound, number("gated", "offset", offset) or -0.0, after)
 
 
 def _call(name: str, input: Tensor, up: Tensor | None, chosen: Gating) -> Tensor:

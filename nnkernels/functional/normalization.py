@@ -12,9 +12,10 @@ from ..arguments import accepts, number, refusal
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..broadcast import spread
-from ..fusing import inner
+from ..contracts.normalization import Norm
+from ..fusing import Inner, inner
 
-__all__ = ["layer_norm_act", "rms_norm_act"]
+__all__ = ["add_layer_norm", "add_rms_norm", "gated_rms_norm", "layer_norm_act", "rms_norm_act"]
 
 
 class _ShapeError(ValueError, RuntimeError):
@@ -31,6 +32,7 @@ def layer_norm_act(
     activation: str = "identity",
     *,
     residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
     **constants: float,
 ) -> Tensor:
     """f((input - mean) / sqrt(variance + eps) weight + bias + residual), rounded once, in one pass each way.
@@ -45,17 +47,20 @@ def layer_norm_act(
         eps: added to the variance; not negative.
         activation: the name of a stateless activation, or "identity".
         residual: added before the activation; of a shape that broadcasts to the input's.
+        dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
+            16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
-        A contiguous tensor with the shape and type of the input, also under autocast: what is computed in between is
-        float32 (float64 for float64) in any case.
+        A contiguous tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in
+        between is float32 (float64 for float64) in any case.
 
     Raises:
         ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, weight or bias have
             another shape, the residual does not broadcast.
         ValueError: eps is negative, the activation is unknown, a tensor is on another device.
-        TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor.
+        TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor; a dtype
+            between which and the input's there is no such pair.
         NotImplementedError: the type is not one of the four.
         RuntimeError: the backend chosen by name cannot serve the input.
 
@@ -76,14 +81,13 @@ def layer_norm_act(
     if has_torch_function(tensors):
         return handle_torch_function(
             layer_norm_act, tensors, input, normalized_shape, weight, bias, eps, activation,
-            residual=residual, **constants,
+            residual=residual, dtype=dtype, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
     dims = _check("layer_norm_act", given, normalized_shape, eps)
     chosen = inner("layer_norm_act", activation, constants)
-    return autograd.call(
-        chosen, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias, float(eps), centred=True
-    )
+    norm = Norm(chosen, float(eps), True, _type("layer_norm_act", input, dtype))
+    return autograd.call(norm, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias)
 
 
 @shortcut
@@ -95,9 +99,11 @@ def rms_norm_act(
     activation: str = "identity",
     *,
     residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    offset: float = 0.0,
     **constants: float,
 ) -> Tensor:
-    """f(input / sqrt(mean(input^2) + eps) weight + residual), rounded once, in one pass over the data each way.
+    """f(input / sqrt(mean(input^2) + eps) (weight + offset) + residual), rounded once, in one pass each way.
 
     The mean is that over the last dimensions, which `normalized_shape` names.
 
@@ -109,11 +115,14 @@ def rms_norm_act(
             float64, 2^-23 for the others.
         activation: the name of a stateless activation, or "identity".
         residual: added before the activation; of a shape that broadcasts to the input's.
+        dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
+            16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
+        offset: added to the weight, if there is one: 1 in Gemma, whose weights start at 0.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
-        A contiguous tensor with the shape and type of the input, also under autocast: what is computed in between is
-        float32 (float64 for float64) in any case.
+        A contiguous tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in
+        between is float32 (float64 for float64) in any case.
 
     Raises:
         ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
@@ -132,16 +141,176 @@ def rms_norm_act(
     tensors = (input, weight, residual)
     if has_torch_function(tensors):
         return handle_torch_function(
-            rms_norm_act, tensors, input, normalized_shape, weight, eps, activation, residual=residual, **constants
-        )
+            rms_norm_act, tensors, input, normalized_shape, weight, eps, activation,
+            residual=residual, dtype=dtype, offset=offset, **constants,
+        )  # fmt: skip
     given = {"input": input, "weight": weight, "residual": residual}
     dims = _check("rms_norm_act", given, normalized_shape, eps)
     chosen = inner("rms_norm_act", activation, constants)
+    norm = _rms_norm("rms_norm_act", chosen, input, eps, dtype, offset)
+    return autograd.call(norm, input, dims, _broadcast("rms_norm_act", residual, input), weight, None)
+
+
+@shortcut
+def add_layer_norm(
+    input: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """layer_norm(input + residual) and input + residual, in one pass each way: what stands between the blocks of GPT-2.
+
+    Args:
+        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
+        residual: of a shape that broadcasts to the input's.
+        normalized_shape, weight, bias, eps, dtype: as `layer_norm_act`'s; `dtype` is that of the norm, not of the sum.
+
+    Returns:
+        The norm and the sum, contiguous tensors of the input's shape. The sum has the input's type, and is rounded to
+        it before it is normalised, as it is where the two are separate operations.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
+
+    Backward keeps the sum and two numbers for each row. The gradient of the sum joins that of the norm in the same
+    pass; it is the gradient of input and residual alike.
+
+    Source: Ba, Kiros & Hinton 2016, Layer Normalization; before the blocks in GPT-2 (Radford et al. 2019).
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.add_layer_norm(torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, -2.0]]), 2, eps=0.0)
+        (tensor([[ 1., -1.]]), tensor([[3., 1.]]))
+    """
+    tensors = (input, residual, weight, bias)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            add_layer_norm, tensors, input, residual, normalized_shape, weight, bias, eps, dtype=dtype
+        )
+    given = {"input": input, "residual": residual, "weight": weight, "bias": bias}
+    dims = _check("add_layer_norm", given, normalized_shape, eps)
+    norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, _type("add_layer_norm", input, dtype))
+    return autograd.call_of_sum(norm, input, _beside("add_layer_norm", "residual", residual, input), dims, weight, bias)
+
+
+@shortcut
+def add_rms_norm(
+    input: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    offset: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """rms_norm(input + residual) and input + residual, in one pass each way: what stands between the blocks of Llama.
+
+    Args:
+        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
+        residual: of a shape that broadcasts to the input's.
+        normalized_shape, weight, eps, dtype, offset: as `rms_norm_act`'s; `dtype` is that of the norm, not of the sum.
+
+    Returns:
+        The norm and the sum, contiguous tensors of the input's shape. The sum has the input's type, and is rounded to
+        it before it is normalised, as it is where the two are separate operations.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
+
+    Backward keeps the sum and one number for each row. The gradient of the sum joins that of the norm in the same pass;
+    it is the gradient of input and residual alike.
+
+    Source: Zhang & Sennrich 2019, Root Mean Square Layer Normalization; before each block in Llama (Touvron et al.
+    2023).
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.add_rms_norm(torch.tensor([[1.0, -7.0]]), torch.tensor([[2.0, 4.0]]), 2, eps=0.0)
+        (tensor([[ 1., -1.]]), tensor([[ 3., -3.]]))
+    """
+    tensors = (input, residual, weight)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            add_rms_norm, tensors, input, residual, normalized_shape, weight, eps, dtype=dtype, offset=offset
+        )
+    given = {"input": input, "residual": residual, "weight": weight}
+    dims = _check("add_rms_norm", given, normalized_shape, eps)
+    norm = _rms_norm("add_rms_norm", inner("add_rms_norm", "identity", {}), input, eps, dtype, offset)
+    return autograd.call_of_sum(norm, input, _beside("add_rms_norm", "residual", residual, input), dims, weight, None)
+
+
+@shortcut
+def gated_rms_norm(
+    input: Tensor,
+    gate: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    activation: str = "silu",
+    *,
+    dtype: torch.dtype | None = None,
+    offset: float = 0.0,
+    **constants: float,
+) -> Tensor:
+    """input / sqrt(mean(input^2) + eps) (weight + offset) f(gate), rounded once, in one pass each way.
+
+    It is the norm behind linear attention (Qwen3-Next, and Mamba-2 with `norm_before_gate`). Where the gate comes
+    first, as in Mamba-2 itself, give `gated(gate, "silu", up=input)` to `rms_norm_act`.
+
+    Args:
+        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
+        gate: of a shape that broadcasts to the input's.
+        normalized_shape, weight, eps, dtype, offset: as `rms_norm_act`'s.
+        activation: f, the name of a stateless activation, or "identity".
+        **constants: those of the activation, such as `negative_slope` of leaky_relu.
+
+    Returns:
+        A contiguous tensor of the input's shape and of the type `dtype`.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
+
+    Backward keeps the input, the gate and one number for each row.
+
+    Source: Dao & Gu 2024, Transformers are SSMs; Yang, Kautz & Hatamizadeh 2025, Gated Delta Networks.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.gated_rms_norm(torch.tensor([[3.0, -3.0]]), torch.tensor([[2.0, -1.0]]), 2, activation="relu")
+        tensor([[2., -0.]])
+    """
+    tensors = (input, gate, weight)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            gated_rms_norm, tensors, input, gate, normalized_shape, weight, eps, activation,
+            dtype=dtype, offset=offset, **constants,
+        )  # fmt: skip
+    given = {"input": input, "gate": gate, "weight": weight}
+    dims = _check("gated_rms_norm", given, normalized_shape, eps)
+    chosen = inner("gated_rms_norm", activation, constants)
+    norm = _rms_norm("gated_rms_norm", chosen, input, eps, dtype, offset)._replace(gates=True)
+    return autograd.call(norm, input, dims, _beside("gated_rms_norm", "gate", gate, input), weight, None)
+
+
+def _rms_norm(name: str, chosen: Inner, x: Tensor, eps: float | None, dtype: torch.dtype | None, offset: float) -> Norm:
+    """Told what has been checked but for the type and the offset."""
     if eps is None:
-        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
-    return autograd.call(
-        chosen, input, dims, _broadcast("rms_norm_act", residual, input), weight, None, float(eps), centred=False
-    )
+        eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+    return Norm(chosen, float(eps), False, _type(name, x, dtype), number(name, "offset", offset))
+
+
+def _beside(name: str, argument: str, other: Tensor, x: Tensor) -> Tensor:
+    """A tensor that may not be missing, with the shape and type of `x`."""
+    if not isinstance(other, Tensor):
+        raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(other).__name__}")
+    found = _broadcast(name, other, x, argument)
+    assert found is not None
+    return found
 
 
 def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:
@@ -182,13 +351,25 @@ def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | S
     return len(shape)
 
 
-def _broadcast(name: str, residual: Tensor | None, x: Tensor) -> Tensor | None:
-    """The residual with the shape and type of `x`."""
-    if residual is None or (residual.dtype == x.dtype and residual.shape == x.shape):
-        return residual
+def _broadcast(name: str, other: Tensor | None, x: Tensor, argument: str = "residual") -> Tensor | None:
+    """The residual or gate with the shape and type of `x`."""
+    if other is None or (other.dtype == x.dtype and other.shape == x.shape):
+        return other
     try:
-        return spread(residual, x)
+        return spread(other, x)
     except RuntimeError:
         raise _ShapeError(
-            f"{name}(): a residual of shape {tuple(residual.shape)} does not broadcast to the input's {tuple(x.shape)}"
+            f"{name}(): a {argument} of shape {tuple(other.shape)} does not broadcast to the input's {tuple(x.shape)}"
         ) from None
+
+
+def _type(name: str, x: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The result's type."""
+    if dtype is None or dtype == x.dtype:
+        return x.dtype
+    if not isinstance(dtype, torch.dtype) or {x.dtype, dtype} not in _PAIRS:
+        raise TypeError(f"{name}(): dtype must be the input's, or float32 beside 16 bits; got {dtype} for {x.dtype}")
+    return dtype
+
+
+_PAIRS = ({torch.float32, torch.bfloat16}, {torch.float32, torch.float16})

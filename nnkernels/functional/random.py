@@ -1,4 +1,7 @@
-"""Activations that draw random numbers in training, and dropout, with the signatures of `torch.nn.functional`."""
+"""Activations that draw random numbers in training, dropout and Bernoulli units.
+
+The signatures are those of `torch.nn.functional`, where it has the function.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from ..autograd import random as autograd
 from ..autograd.shortcut import shortcut
 from ..registry import elementwise as row_of
 
-__all__ = ["dropout", "rrelu", "rrelu_"]
+__all__ = ["bernoulli_straight_through", "dropout", "rrelu", "rrelu_"]
 
-_LEAKY_RELU = row_of("leaky_relu")
+_LEAKY_RELU, _SIGMOID = row_of("leaky_relu"), row_of("sigmoid")
 
 
 @shortcut
@@ -114,6 +117,49 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     if p == 1:
         return input.mul_(0.0) if inplace else input * 0.0
     return autograd.dropout(input, p, inplace)
+
+
+@shortcut
+def bernoulli_straight_through(input: Tensor, training: bool = True) -> Tensor:
+    """Stochastic binary units: 1 with probability sigmoid(x), else 0, with the gradient of sigmoid(x).
+
+    A draw has no derivative. Straight-through, backward takes that of the mean, `grad_output` sigmoid'(x): exact for a
+    loss that is linear in the units, on average. Bengio et al. also try the identity in its place, which is no gradient
+    of the mean, and goes on to push units that are long saturated; write it as `x + (unit - x).detach()`.
+
+    Args:
+        input: the log-odds, a tensor of any shape and layout; float64, float32, bfloat16 or float16.
+        training: whether to draw; otherwise each unit is its mean, sigmoid(x).
+
+    Returns:
+        Zeros and ones (NaN of NaN) with the shape and type of `input`, and the strides of `torch.empty_like`. They come
+        from torch's generator of the device. Each probability is within 2^-32 of sigmoid(x), in the tails too.
+
+    Raises:
+        TypeError: `input` is no tensor.
+        NotImplementedError: the type is not one of the four.
+        RuntimeError: the backend chosen by name cannot serve the input.
+
+    Backward keeps the input alone: neither units nor probabilities.
+    Source: Bengio, Leonard & Courville 2013, Estimating or Propagating Gradients Through Stochastic Neurons.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> x = torch.tensor([-200.0, 0.0, 200.0], requires_grad=True)
+        >>> y = F.bernoulli_straight_through(x)
+        >>> bool(y[0] == 0 and y[1] in (0, 1) and y[2] == 1)
+        True
+        >>> torch.autograd.grad(y.sum(), x)
+        (tensor([0.0000, 0.2500, 0.0000]),)
+    """
+    if has_torch_function_unary(input):
+        return handle_torch_function(bernoulli_straight_through, (input,), input, training=training)
+    _check(bernoulli_straight_through, input)
+    if not accepts(input):
+        raise NotImplementedError(refusal("bernoulli_straight_through", input))
+    if not training:
+        return elementwise.call(_SIGMOID, bernoulli_straight_through, input, 0.0, 0.0, False, None)
+    return autograd.bernoulli(input)
 
 
 def rrelu_keeping(

@@ -1,4 +1,4 @@
-"""What networks with a memory of their own share: heads that find a slot by what it holds, erase, add and read.
+"""What networks with a memory of their own share: heads that erase, add and read.
 
 Graves, Wayne & Danihelka 2014; Graves et al. 2016.
 """
@@ -10,36 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import functional as F
 from .activating import initialise
 from .expecting import expect
 from .lstm import LSTMCell
-
-
-def unit(x: Tensor) -> Tensor:
-    """Vectors along the last dimension of length 1, or less where there is hardly anything to be made longer."""
-    return x * (x.square().sum(-1, keepdim=True) + 1e-4).rsqrt()
-
-
-def by_content(memory: Tensor, keys: Tensor, strength: Tensor) -> Tensor:
-    """softmax(strength cos(key, slot)) over slots.
-
-    Args:
-        memory: `(batch, slots, size)`.
-        keys: `(batch, heads, size)`.
-        strength: `(batch, heads, 1)`, positive.
-
-    Returns:
-        `(batch, heads, slots)`.
-
-    Example:
-        >>> import torch
-        >>> from nnkernels.networks.addressing import by_content
-        >>> memory = torch.eye(3).unsqueeze(0)
-        >>> by_content(memory, memory[:, 1:2], torch.full((1, 1, 1), 20.0)).argmax().item()
-        1
-    """
-    return F.softmax(strength * (unit(keys) @ unit(memory).mT), -1)
 
 
 def changed(memory: Tensor, where: Tensor, erase: Tensor, add: Tensor) -> Tensor:
@@ -109,7 +82,7 @@ class Remembering(torch.nn.Module):
         outputs, places = [], []
         for given in x.unbind(1):
             hidden = self.controller.step(self.controller.given(torch.cat([given, read], 1)), hidden)
-            parts = self.interface(hidden[0]).split(sizes, 1)
+            parts = self.interface(hidden[0]).to(memory.dtype).split(sizes, 1)  # of 16 bits under autocast
             memory, where, state = self.move(parts, memory, state)
             read = (where[:, 1:] @ memory).flatten(1)
             outputs.append(self.head(torch.cat([hidden[0], read], 1)))

@@ -10,43 +10,6 @@ from .activating import features_in, initialise, layer
 from .expecting import expect
 
 
-def squash(x: Tensor, dim: int = -1) -> Tensor:
-    """Vectors along `dim`, their direction kept and their length n made n^2 / (1 + n^2), less than 1.
-
-    Example:
-        >>> import torch
-        >>> from nnkernels.networks.capsule import squash
-        >>> round(squash(torch.tensor([3.0, 4.0])).norm().item() * 26, 3)
-        25.0
-    """
-    square = x.square().sum(dim, keepdim=True)
-    return x * (square.clamp(min=torch.finfo(x.dtype).tiny).sqrt() / (1 + square))
-
-
-def route(votes: Tensor, rounds: int = 3) -> Tensor:
-    """Routing by agreement: each capsule below sends its vote to those above whose other voters say the same.
-
-    Args:
-        votes: of each capsule below for each above, `(batch, below, above, size)`.
-        rounds: of which the last alone has a gradient with respect to the votes that are summed, as in the paper.
-
-    Returns:
-        The capsules above, `(batch, above, size)`.
-
-    Example:
-        >>> import torch
-        >>> from nnkernels.networks.capsule import route
-        >>> route(torch.zeros(2, 72, 10, 8)).shape
-        torch.Size([2, 10, 8])
-    """
-    agreement = votes.new_zeros(votes.shape[:3])
-    heard = votes.detach()
-    for _ in range(rounds - 1):
-        above = squash(torch.einsum("bia,bias->bas", F.softmax(agreement, -1), heard))
-        agreement = agreement + torch.einsum("bas,bias->bia", above, heard)
-    return squash(torch.einsum("bia,bias->bas", F.softmax(agreement, -1), votes))
-
-
 class Capsule(torch.nn.Module):
     """Two convolutions, whose channels are capsules of 8 numbers, and one capsule for each class above them.
 
@@ -101,8 +64,8 @@ class Capsule(torch.nn.Module):
         """The capsules of the classes, `(batch, classes, size)`: their directions are the pose."""
         expect(self, x, "batch", *self.shape)
         maps = self.second(self.activation(self.first(x)))
-        below = squash(maps.unflatten(1, (-1, 8)).movedim(2, -1).flatten(1, 3))
-        return route(torch.einsum("iasd,bid->bias", self.weight, below), self.rounds)
+        below = F.squash(maps.unflatten(1, (-1, 8)).movedim(2, -1).flatten(1, 3))
+        return F.route(torch.einsum("iasd,bid->bias", self.weight, below), self.rounds)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(self.capsules(x), dim=-1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from .addressing import Remembering, by_content, changed
+from .addressing import Remembering, changed
 
 
 def allocated(usage: Tensor) -> Tensor:
@@ -71,12 +71,12 @@ class DNC(Remembering):
 
     def move(self, parts: tuple[Tensor, ...], memory: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         keys, strength, free, modes, allocation, writes, erase, add = parts
-        asked = keys.unflatten(1, (1 + self.heads, -1)), 1 + F.softplus(strength).unsqueeze(2)
+        keys, strength = keys.unflatten(1, (1 + self.heads, -1)), 1 + F.softplus(strength)
         writer, readers = state.where[:, 0], state.where[:, 1:]
 
         kept = (1 - F.sigmoid(free).unsqueeze(2) * readers).prod(1)
         usage = (state.usage + writer - state.usage * writer) * kept
-        found = by_content(memory, asked[0][:, :1], asked[1][:, :1]).squeeze(1)
+        found = F.content_addressing(memory, keys[:, :1], strength[:, :1]).squeeze(1)
         where = F.sigmoid(writes) * (found + F.sigmoid(allocation) * (allocated(usage) - found))
         memory = changed(memory, where, F.sigmoid(erase), F.tanh(add))
 
@@ -85,7 +85,7 @@ class DNC(Remembering):
         links = links * (1 - torch.eye(self.slots, dtype=links.dtype, device=links.device))
         latest = (1 - where.sum(1, keepdim=True)) * state.latest + where
 
-        content = by_content(memory, asked[0][:, 1:], asked[1][:, 1:])
+        content = F.content_addressing(memory, keys[:, 1:], strength[:, 1:])
         ways = torch.stack([readers @ links, content, readers @ links.mT], 2)  # before, sought, after
         readers = (F.softmax(modes.unflatten(1, (self.heads, 1, 3)), -1) @ ways).squeeze(2)
         everyone = torch.cat([where.unsqueeze(1), readers], 1)

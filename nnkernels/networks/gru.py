@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .. import functional as F
@@ -19,6 +20,8 @@ class GRUCell(Cell):
 
     def step(self, given: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (hidden,) = state
+        if isinstance(self.activation, torch.nn.Tanh):
+            return (F.gru_gates(given, self.recurrent(hidden), hidden),)
         sizes = [2 * self.width, self.candidate]
         (gates, new), (past_gates, past) = given.split(sizes, 1), self.recurrent(hidden).split(sizes, 1)
         reset, keep = F.sigmoid(gates + past_gates).chunk(2, 1)

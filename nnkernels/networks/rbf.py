@@ -9,29 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import functional as F
 from .estimating import Classifier, Estimator, Regressor
 from .readout import one_hot, ridge
-
-
-def gaussians(x: Tensor, centers: Tensor, gamma: Tensor) -> Tensor:
-    """exp(-gamma |x - c|^2) for each sample and centre.
-
-    Args:
-        x: `(samples, features)`.
-        centers: `(centers, features)`.
-        gamma: `()` or `(centers,)`, greater than 0.
-
-    Returns:
-        `(samples, centers)`, of (0, 1].
-
-    Example:
-        >>> import torch
-        >>> from nnkernels.networks.rbf import gaussians
-        >>> gaussians(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor(1.0))
-        tensor([[1.0000, 0.3679]])
-    """
-    apart = x.square().sum(1, keepdim=True) - 2 * x @ centers.T + centers.square().sum(1)
-    return torch.exp(-gamma * apart.clamp(min=0))
 
 
 def k_means(x: Tensor, count: int, generator: torch.Generator, rounds: int = 50) -> Tensor:
@@ -92,12 +72,12 @@ class _Radial(Estimator):
         self.keep("positions", positions)
         self.keep("gamma", 1 / (2 * spread.square()))
         targets = y if y.is_floating_point() else one_hot(y, x)
-        readout, offset = ridge(gaussians(x, positions, self.gamma), targets, self.penalty)
+        readout, offset = ridge(F.gaussian_rbf(x, positions, self.gamma), targets, self.penalty)
         self.keep("readout", readout)
         self.keep("offset", offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.offset, gaussians(x, self.positions, self.gamma), self.readout)
+        return torch.addmm(self.offset, F.gaussian_rbf(x, self.positions, self.gamma), self.readout)
 
 
 class RBFRegressor(_Radial, Regressor):

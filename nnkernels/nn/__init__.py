@@ -8,8 +8,10 @@ import difflib
 from typing import Any
 
 from . import (
+    addressing,
     alpha_dropout,
     batch_normalization,
+    capsules,
     elementwise,
     fused,
     gated,
@@ -17,8 +19,11 @@ from . import (
     normalization,
     pooling,
     quantized,
+    radial,
     random,
+    recurrent,
     reducing,
+    scaling,
     spiking,
 )
 from .elementwise import module_of as module_of
@@ -34,8 +39,13 @@ _FAMILIES = (
     normalization,
     batch_normalization,
     fused,
+    scaling,
     quantized,
     spiking,
+    addressing,
+    capsules,
+    radial,
+    recurrent,
 )
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.

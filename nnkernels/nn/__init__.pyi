@@ -2,6 +2,9 @@
 
 import torch
 
+from .addressing import (
+    ContentAddressing as ContentAddressing,
+)
 from .alpha_dropout import (
     AlphaDropout as AlphaDropout,
     FeatureAlphaDropout as FeatureAlphaDropout,
@@ -12,6 +15,10 @@ from .batch_normalization import (
     BatchNormAct3d as BatchNormAct3d,
     GroupNormAct as GroupNormAct,
     SyncBatchNormAct as SyncBatchNormAct,
+)
+from .capsules import (
+    Route as Route,
+    Squash as Squash,
 )
 from .elementwise import (
     GELU as GELU,
@@ -33,6 +40,9 @@ from .learned import (
     Swish as Swish,
 )
 from .normalization import (
+    AddLayerNorm as AddLayerNorm,
+    AddRMSNorm as AddRMSNorm,
+    GatedRMSNorm as GatedRMSNorm,
     LayerNormAct as LayerNormAct,
     RMSNormAct as RMSNormAct,
 )
@@ -43,15 +53,25 @@ from .quantized import (
     ActQuantize as ActQuantize,
     GatedQuantize as GatedQuantize,
 )
+from .radial import (
+    GaussianRBF as GaussianRBF,
+)
 from .random import (
+    BernoulliStraightThrough as BernoulliStraightThrough,
     Dropout as Dropout,
     RReLU as RReLU,
+)
+from .recurrent import (
+    GRUCell as GRUCell,
 )
 from .reducing import (
     LogSoftmax as LogSoftmax,
     Softmax as Softmax,
     Softmax2d as Softmax2d,
     Softmin as Softmin,
+)
+from .scaling import (
+    LayerScale as LayerScale,
 )
 from .spiking import (
     LIF as LIF,
@@ -129,4 +149,16 @@ class Hardshrink(torch.nn.Hardshrink):
     def __init__(self, lambd: float = ..., *, saving: str | None = ...) -> None: ...
 
 class Tanhshrink(torch.nn.Tanhshrink):
+    def __init__(self, *, saving: str | None = ...) -> None: ...
+
+class Softcap(torch.nn.Module):
+    def __init__(self, cap: float = ..., inplace: bool = ..., *, saving: str | None = ...) -> None: ...
+
+class HardMish(torch.nn.Module):
+    def __init__(self, inplace: bool = ..., *, saving: str | None = ...) -> None: ...
+
+class StarReLU(torch.nn.Module):
+    def __init__(self, scale_value: float = ..., bias_value: float = ..., inplace: bool = ..., *, saving: str | None = ...) -> None: ...
+
+class SqrtSoftplus(torch.nn.Module):
     def __init__(self, *, saving: str | None = ...) -> None: ...

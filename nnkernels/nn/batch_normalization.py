@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,37 @@ __all__ = ["BatchNormAct1d", "BatchNormAct2d", "BatchNormAct3d", "GroupNormAct",
 
 def _with_activation(shown: str, activation: str, constants: dict[str, float]) -> str:
     return ", ".join([shown, repr(activation), *(f"{name}={value}" for name, value in constants.items())])
+
+
+def batch_norm_act(
+    norm: Any,
+    input: Tensor,
+    activation: str,
+    constants: Mapping[str, float],
+    residual: Tensor | None,
+    process_group: Any = None,
+) -> Tensor:
+    """What a batch norm with the attributes of torch's makes of its input, in training and evaluation, and f of it."""
+    factor = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            factor = 1.0 / float(norm.num_batches_tracked)
+    tracks = not norm.training or norm.track_running_stats
+    return functional.batch_norm_act(
+        input,
+        norm.running_mean if tracks else None,
+        norm.running_var if tracks else None,
+        norm.weight,
+        norm.bias,
+        norm.training or (norm.running_mean is None and norm.running_var is None),
+        factor,
+        norm.eps,
+        activation,
+        residual=residual,
+        process_group=process_group,
+        **constants,
+    )
 
 
 class _BatchNormAct(_NormBase):
@@ -55,26 +86,8 @@ class _BatchNormAct(_NormBase):
         # symbolic_trace takes torch's module whole and walks through this one.
         if not isinstance(input, torch.fx.Proxy):
             self._check_input_dim(input)
-        factor = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                factor = 1.0 / float(self.num_batches_tracked)
-        tracks = not self.training or self.track_running_stats
-        return functional.batch_norm_act(
-            input,
-            self.running_mean if tracks else None,
-            self.running_var if tracks else None,
-            self.weight,
-            self.bias,
-            self.training or (self.running_mean is None and self.running_var is None),
-            factor,
-            self.eps,
-            self.activation,
-            residual=residual,
-            process_group=self._synchronized() if self.training else None,
-            **self.constants,
-        )
+        group = self._synchronized() if self.training else None
+        return batch_norm_act(self, input, self.activation, self.constants, residual, group)
 
     def extra_repr(self) -> str:
         return _with_activation(super().extra_repr(), self.activation, self.constants)

@@ -39,6 +39,7 @@ class Gated(torch.nn.Module):
         interleaved: whether gate and up alternate along `dim` rather than being halves.
         gate_first: whether the gate comes first; not so in `torch.nn.GLU`.
         limit: holds the gate below, and up within +-`limit`, as in gpt-oss; None does not.
+        limit_after: whether the limit holds f(gate) instead of the gate, as in Step-3.
         offset: added to up after it was limited.
         **constants: those of the activation.
 
@@ -62,30 +63,34 @@ class Gated(torch.nn.Module):
         interleaved: bool = False,
         gate_first: bool = True,
         limit: float | None = None,
+        limit_after: bool = False,
         offset: float = 0.0,
         **constants: float,
     ) -> None:
         super().__init__()
-        gating(activation, dim, interleaved, gate_first, limit, offset, constants)
+        gating(activation, dim, interleaved, gate_first, limit, offset, constants, limit_after)
         self.activation = activation
         self.dim = dim
         self.interleaved = interleaved
         self.gate_first = gate_first
         self.limit = limit
+        self.limit_after = limit_after
         self.offset = offset
         self.constants = constants
 
     def forward(self, input: Tensor, up: Tensor | None = None) -> Tensor:
         return gated(
             input, self.activation, self.dim, up=up, interleaved=self.interleaved, gate_first=self.gate_first,
-            limit=self.limit, offset=self.offset, **self.constants,
+            limit=self.limit, limit_after=self.limit_after, offset=self.offset, **self.constants,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
         return ", ".join([repr(self.activation), *self._options()])
 
     def _options(self) -> list[str]:
-        usual: dict[str, Any] = {"interleaved": False, "gate_first": True, "limit": None, "offset": 0.0}
+        usual: dict[str, Any] = {
+            "interleaved": False, "gate_first": True, "limit": None, "limit_after": False, "offset": 0.0,
+        }  # fmt: skip
         unusual = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return [f"{name}={value}" for name, value in {"dim": self.dim, **unusual, **self.constants}.items()]
 

@@ -1,8 +1,9 @@
-"""Layer and rms norm with residual and activation in one pass, as modules."""
+"""Layer and rms norm with residual and activation in one pass, and of a sum with it, as modules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from .. import functional
 from ..fusing import inner
 
-__all__ = ["LayerNormAct", "RMSNormAct"]
+__all__ = ["AddLayerNorm", "AddRMSNorm", "GatedRMSNorm", "LayerNormAct", "RMSNormAct"]
 
 
 class LayerNormAct(torch.nn.LayerNorm):
@@ -55,7 +56,8 @@ class LayerNormAct(torch.nn.LayerNorm):
         inner("LayerNormAct", activation, constants)
         _check_eps("LayerNormAct", eps)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
-        self.activation, self.constants = activation, constants
+        self.activation = activation
+        self.constants: dict[str, Any] = constants
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         return functional.layer_norm_act(
@@ -75,6 +77,7 @@ class RMSNormAct(torch.nn.RMSNorm):
         eps: added to the mean square; not negative; None is the epsilon of the type in which is computed.
         elementwise_affine: whether there is a weight, which starts at 1.
         device, dtype: of the weight.
+        offset: added to the weight, which then starts at 1 - offset: 1 in Gemma.
         activation: the name of a stateless activation, or "identity".
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
@@ -102,21 +105,174 @@ class RMSNormAct(torch.nn.RMSNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         activation: str = "identity",
+        *,
+        offset: float = 0.0,
         **constants: float,
     ) -> None:
         inner("RMSNormAct", activation, constants)
         _check_eps("RMSNormAct", eps)
+        self.offset = offset
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
-        self.activation, self.constants = activation, constants
+        self.activation = activation
+        self.constants: dict[str, Any] = constants
+
+    def reset_parameters(self) -> None:
+        _start(self)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return functional.rms_norm_act(
             input, self.normalized_shape, self.weight, self.eps, self.activation,
-            residual=residual, **self.constants,
+            residual=residual, offset=self.offset, **self.constants,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
+        return super().extra_repr() + _shown_offset(self) + _shown(self.activation, self.constants)
+
+
+class AddLayerNorm(torch.nn.LayerNorm):
+    """layer_norm(x + residual) and x + residual in one pass; see `nnkernels.functional.add_layer_norm`.
+
+    Args:
+        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        eps: added to the variance; not negative.
+        elementwise_affine: whether there is a weight, which starts at 1, and a bias.
+        bias: whether there is a bias, which starts at 0.
+        device, dtype: of weight and bias.
+
+    Shape: input and both outputs alike, `(*, *normalized_shape)`. The residual broadcasts to it.
+    Source: Ba, Kiros & Hinton 2016, Layer Normalization.
+
+    Raises:
+        ValueError: eps is negative.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> normed, total = nnkernels.nn.AddLayerNorm(8)(torch.randn(4, 8), torch.randn(4, 8))
+        >>> normed.shape, total.shape
+        (torch.Size([4, 8]), torch.Size([4, 8]))
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_eps("AddLayerNorm", eps)
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
+
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return functional.add_layer_norm(input, residual, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class AddRMSNorm(torch.nn.RMSNorm):
+    """rms_norm(x + residual) and x + residual in one pass; see `nnkernels.functional.add_rms_norm`.
+
+    Args:
+        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        eps: added to the mean square; not negative; None is the epsilon of the type in which is computed.
+        elementwise_affine: whether there is a weight, which starts at 1.
+        device, dtype: of the weight.
+        offset: added to the weight, which then starts at 1 - offset: 1 in Gemma.
+
+    Shape: input and both outputs alike, `(*, *normalized_shape)`. The residual broadcasts to it.
+    Source: Zhang & Sennrich 2019, Root Mean Square Layer Normalization.
+
+    Raises:
+        ValueError: eps is negative.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> normed, total = nnkernels.nn.AddRMSNorm(8, offset=1.0)(torch.randn(4, 8), torch.randn(4, 8))
+        >>> normed.shape, total.shape
+        (torch.Size([4, 8]), torch.Size([4, 8]))
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        offset: float = 0.0,
+    ) -> None:
+        _check_eps("AddRMSNorm", eps)
+        self.offset = offset
+        super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
+
+    def reset_parameters(self) -> None:
+        _start(self)
+
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return functional.add_rms_norm(
+            input, residual, self.normalized_shape, self.weight, self.eps, offset=self.offset
+        )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _shown_offset(self)
+
+
+class GatedRMSNorm(torch.nn.RMSNorm):
+    """rms_norm(x) weight f(gate) in one pass; see `nnkernels.functional.gated_rms_norm`.
+
+    Args:
+        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        eps: added to the mean square; not negative; None is the epsilon of the type in which is computed.
+        elementwise_affine: whether there is a weight, which starts at 1.
+        device, dtype: of the weight.
+        activation: f, the name of a stateless activation, or "identity".
+        **constants: those of the activation, such as `negative_slope` of leaky_relu.
+
+    Shape: input and output alike, `(*, *normalized_shape)`. The gate broadcasts to it.
+    Source: Dao & Gu 2024, Transformers are SSMs.
+
+    Raises:
+        ValueError: eps is negative, or the activation is unknown.
+        TypeError: a constant that the activation lacks, or lacks a value for.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> nnkernels.nn.GatedRMSNorm(8)(torch.randn(4, 8), torch.randn(4, 8)).shape
+        torch.Size([4, 8])
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        activation: str = "silu",
+        **constants: float,
+    ) -> None:
+        inner("GatedRMSNorm", activation, constants)
+        _check_eps("GatedRMSNorm", eps)
+        super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
+        self.activation = activation
+        self.constants: dict[str, Any] = constants
+
+    def forward(self, input: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
+        return functional.gated_rms_norm(
+            input, gate, self.normalized_shape, self.weight, self.eps, self.activation, **self.constants
+        )
+
+    def extra_repr(self) -> str:
         return super().extra_repr() + _shown(self.activation, self.constants)
+
+
+def _start(norm: RMSNormAct | AddRMSNorm) -> None:
+    if norm.elementwise_affine:
+        torch.nn.init.constant_(norm.weight, 1 - norm.offset)
+
+
+def _shown_offset(norm: RMSNormAct | AddRMSNorm) -> str:
+    return f", offset={norm.offset}" if norm.offset else ""
 
 
 def _check_eps(name: str, eps: float | None) -> None:

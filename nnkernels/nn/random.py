@@ -1,4 +1,4 @@
-"""Random activations and dropout as modules; `train()` and `eval()` decide whether they draw."""
+"""Random activations, dropout and Bernoulli units as modules; `train()` and `eval()` decide whether they draw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..arguments import number
 from ..functional import random as functional
 from .elementwise import with_saving
 
-__all__ = ["Dropout", "RReLU"]
+__all__ = ["BernoulliStraightThrough", "Dropout", "RReLU"]
 
 
 class RReLU(torch.nn.RReLU):
@@ -74,3 +74,24 @@ class Dropout(torch.nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.dropout(input, self.p, self.training, self.inplace)
+
+
+class BernoulliStraightThrough(torch.nn.Module):
+    """Stochastic binary units: 1 with probability sigmoid(x), else 0; in evaluation their mean, sigmoid(x).
+
+    The gradient is that of sigmoid(x) in both; see `nnkernels.functional.bernoulli_straight_through`.
+
+    Shape: input and output alike, any shape.
+    Source: Bengio, Leonard & Courville 2013, Estimating or Propagating Gradients Through Stochastic Neurons.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> units = torch.nn.Sequential(torch.nn.Linear(8, 100), nnkernels.nn.BernoulliStraightThrough())
+        >>> units(torch.zeros(20, 8)).unique()
+        tensor([0., 1.], grad_fn=<Unique2Backward0>)
+        >>> float(nnkernels.nn.BernoulliStraightThrough().eval()(torch.tensor(0.0)))
+        0.5
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.bernoulli_straight_through(input, self.training)

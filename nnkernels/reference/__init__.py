@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..registry import elementwise
-from . import exponential, piecewise, smooth  # noqa: F401  (whose classes are found below)
+from . import derived, exponential, piecewise, smooth  # noqa: F401  (whose classes are found below)
 from .base import Formula, compute_dtype
 
 

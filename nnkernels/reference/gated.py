@@ -15,7 +15,8 @@ def _bounded(gating: Gating, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         return gate, up
     limit, offset = rounded(gate, gating.limit, gating.offset)
     # Not `clamp`, whose derivative at NaN is 0.
-    gate = torch.where(gate > limit, limit, gate)
+    if not gating.limits_value:
+        gate = torch.where(gate > limit, limit, gate)
     return gate, torch.where(up > limit, limit, torch.where(up < -limit, -limit, up)) + offset
 
 
@@ -28,7 +29,11 @@ def product(gating: Gating, input: Tensor, up: Tensor | None) -> Tensor:
     gate, up = gate_and_up(gating, input, up)
     wide = compute_dtype(input)
     gate, up = _bounded(gating, gate.to(wide), up.to(wide))
-    return FORMULAS[gating.activation].value(gate, *rounded(input, gating.a, gating.b)) * up
+    value = FORMULAS[gating.activation].value(gate, *rounded(input, gating.a, gating.b))
+    if gating.limits_value:
+        limit, _ = rounded(input, gating.limit, 0.0)
+        value = torch.where(value > limit, limit, value)
+    return value * up
 
 
 def gated_backward(
@@ -42,12 +47,17 @@ def gated_backward(
     constants = rounded(input, gating.a, gating.b)
     slope = formula.d1(bounded_gate, *constants)
     grad_gate = grad * factor * slope
-    grad_up = grad * formula.value(bounded_gate, *constants)
+    value = formula.value(bounded_gate, *constants)
     if elementwise(gating.activation).masks:
         grad_gate = torch.where(slope == 0, 0.0, grad_gate)
     limit, _ = rounded(input, gating.limit, 0.0)
-    grad_gate = torch.where(gate > limit, 0.0, grad_gate).to(input.dtype)
-    grad_up = torch.where(linear.abs() > limit, 0.0, grad_up).to(input.dtype)
+    if gating.limits_value:
+        grad_gate = torch.where(value > limit, 0.0, grad_gate)
+        value = torch.where(value > limit, limit, value)
+    else:
+        grad_gate = torch.where(gate > limit, 0.0, grad_gate)
+    grad_gate = grad_gate.to(input.dtype)
+    grad_up = torch.where(linear.abs() > limit, 0.0, grad * value).to(input.dtype)
     if up is not None:
         return grad_gate, grad_up
     packed = torch.empty_like(input)

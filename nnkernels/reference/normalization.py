@@ -9,96 +9,99 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contracts.inner import Inner
-from ..contracts.normalization import statistics_dtype
-from ..registry import IDENTITY, elementwise
+from ..contracts.normalization import Norm, statistics_dtype
+from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
 
 
 def norm_act(
-    inner: Inner,
+    norm: Norm,
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    eps: float,
-    centred: bool,
-) -> tuple[Tensor, Tensor]:
-    y, *statistics = _composed(inner, x, 1, residual, weight, bias, eps, centred)
-    return y, torch.stack(statistics).squeeze(-1).to(statistics_dtype(x))
+    addend: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    total = None if addend is None else added(x, addend)
+    y, *statistics = _composed(norm, x if total is None else total, 1, residual, weight, bias)
+    return y, torch.stack(statistics).squeeze(-1).to(statistics_dtype(x)), total
 
 
 def norm_act_backward(
-    inner: Inner,
+    norm: Norm,
     grad: Tensor,
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     statistics: Tensor,
+    grad_sum: Tensor | None,
     wants_residual: bool,
     wants_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    wide = compute_dtype(x)
+    wide, inner = compute_dtype(x), norm.inner
     *mean, deviation = statistics.to(wide).unsqueeze(-1)
     normalised = (x.to(wide) - (mean[0] if mean else 0.0)) * deviation
     grad = grad.to(wide)
-    if inner.name != IDENTITY.name:
-        slope = FORMULAS[inner.name].d1(_affine(normalised, residual, weight, bias), *rounded(x, inner.a, inner.b))
-        grad = grad * slope
+    for_residual = None
+    if not norm.is_linear:
+        formula, constants = FORMULAS[inner.name], rounded(x, inner.a, inner.b)
+        z = _affine(normalised, norm.offset, None if norm.gates else residual, weight, bias)
+        at, factor = (z, 1.0) if residual is None or not norm.gates else (residual.to(wide), z)
+        slope = formula.d1(at, *constants)
+        for_residual = grad * factor * slope
         if elementwise(inner.name).masks:
-            grad = torch.where(slope == 0, 0.0, grad)
-    weighted = grad if weight is None else grad * weight.to(wide)
+            for_residual = torch.where(slope == 0, 0.0, for_residual)
+        grad = grad * formula.value(at, *constants) if norm.gates else for_residual
+    weighted = grad if weight is None else grad * (weight.to(wide) + norm.offset)
     grad_x = weighted - normalised * (weighted * normalised).mean(1, keepdim=True)
     if mean:
         grad_x = grad_x - weighted.mean(1, keepdim=True)
+    grad_x = grad_x * deviation
+    if grad_sum is not None:
+        grad_x = grad_x + grad_sum.to(wide)
     return (
-        (grad_x * deviation).to(x.dtype),
-        grad.to(x.dtype) if wants_residual and inner.name != IDENTITY.name else None,
+        grad_x.to(x.dtype),
+        for_residual.to(x.dtype) if wants_residual and for_residual is not None else None,
         (grad * normalised).sum(0).to(weight.dtype) if wants_parameters and weight is not None else None,
         grad.sum(0).to(bias.dtype) if wants_parameters and bias is not None else None,
     )
 
 
+def added(x: Tensor, addend: Tensor) -> Tensor:
+    """x + addend, in x's type."""
+    return x + addend.to(x.dtype)
+
+
 def composed(
-    inner: Inner,
-    x: Tensor,
-    dims: int,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    centred: bool,
+    norm: Norm, x: Tensor, dims: int, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """The value for a tensor of any shape, whose last `dims` dimensions are a row."""
-    return _composed(inner, x, dims, residual, weight, bias, eps, centred)[0]
+    return _composed(norm, x, dims, residual, weight, bias)[0]
 
 
 def _composed(
-    inner: Inner,
-    x: Tensor,
-    dims: int,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    centred: bool,
+    norm: Norm, x: Tensor, dims: int, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> list[Tensor]:
     """The value, the mean if centred, and 1 / deviation."""
-    along = tuple(range(-dims, 0))
+    along, inner = tuple(range(-dims, 0)), norm.inner
     z = x.to(compute_dtype(x))
     statistics = []
-    if centred:
+    if norm.centred:
         statistics.append(z.mean(along, keepdim=True))
         z = z - statistics[0]
-    statistics.append(torch.rsqrt(z.square().mean(along, keepdim=True) + eps))
-    z = _affine(z * statistics[-1], residual, weight, bias)
-    return [FORMULAS[inner.name].value(z, *rounded(x, inner.a, inner.b)).to(x.dtype), *statistics]
+    statistics.append(torch.rsqrt(z.square().mean(along, keepdim=True) + norm.eps))
+    z = _affine(z * statistics[-1], norm.offset, None if norm.gates else residual, weight, bias)
+    at = residual.to(z.dtype) if norm.gates and residual is not None else z
+    y = FORMULAS[inner.name].value(at, *rounded(x, inner.a, inner.b))
+    return [(z * y if norm.gates else y).to(norm.dtype), *statistics]
 
 
-def _affine(normalised: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _affine(
+    normalised: Tensor, offset: float, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
     """The activation's argument."""
-    z = normalised if weight is None else normalised * weight.to(normalised.dtype)
+    z = normalised if weight is None else normalised * (weight.to(normalised.dtype) + offset)
     for addend in (bias, residual):
         if addend is not None:
             z = z + addend.to(z.dtype)

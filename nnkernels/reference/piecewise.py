@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .base import Formula, near
+from .base import Formula, near, product, product_error
 
 
 class identity(Formula):
@@ -135,3 +135,39 @@ class hardshrink(Formula):
     @staticmethod
     def d1(x, a, b):
         return softshrink.d1(x, a, b)
+
+
+class hardmish(Formula):
+    @staticmethod
+    def value(x, a, b):
+        return torch.where(x <= -2, 0.0, torch.where(x < 0, 0.5 * x * (near(x, 2.0) + 2), x))
+
+    @staticmethod
+    def d1(x, a, b):
+        return torch.where(x <= -2, 0.0, torch.where(x < 0, x + 1, torch.ones_like(x)))
+
+    @staticmethod
+    def d2(x, a, b):
+        return torch.where((x > -2) & (x < 0), 1.0, torch.zeros_like(x))
+
+
+class starrelu(Formula):
+    @staticmethod
+    def value(x, a, b):
+        """Around its root the sum is no larger than what rounding took from its terms, which therefore joins it."""
+        r = torch.relu(x)
+        y = a * r * r + b
+        held = r.detach()
+        scaled = product(a, held)
+        whole = product(scaled, held)
+        lost = product_error(scaled, held, whole) + product_error(held, a, scaled) * held
+        close = (whole + b).abs() < abs(b)
+        return y + torch.where(close, ((whole + b) - y.detach()) + lost, 0.0)
+
+    @staticmethod
+    def d1(x, a, b):
+        return 2 * a * torch.relu(x)
+
+    @staticmethod
+    def d2(x, a, b):
+        return torch.where(x > 0, 2 * a, torch.zeros_like(x))

@@ -1,8 +1,9 @@
-"""Random activations and dropout in plain torch operations.
+"""Random activations, dropout and Bernoulli units in plain torch operations.
 
-`rrelu`, `rrelu_backward` and `dropout` are the kernels in torch operations, the truth for the others. What no kernel
-can follow is served by `times_slopes` and `times_kept`, which draw the same numbers, and, where a call begins, by
-`composed_rrelu` and `composed_dropout`: compilers, transforms and modes understand torch's own random functions.
+`rrelu`, `rrelu_backward`, `dropout` and `bernoulli` are the kernels in torch operations, the truth for the others. What
+no kernel can follow is served by `times_slopes` and `times_kept`, which draw the same numbers, and, where a call
+begins, by `composed_rrelu`, `composed_dropout` and `composed_bernoulli`: compilers, transforms and modes understand
+torch's own random functions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contracts.random import ROUNDS, threshold
+from ..contracts.random import BERNOULLI_STEPS, ROUNDS, threshold
 from . import compute_dtype
 from .saving import pack, unpack
 
@@ -111,3 +112,17 @@ def composed_dropout(x: Tensor, p: float) -> Tensor:
     wide = x.to(compute_dtype(x))
     kept = (torch.rand_like(wide) >= p).to(wide.dtype)
     return (wide * (kept * (1 / (1 - p)))).to(x.dtype)
+
+
+def bernoulli(x: Tensor, seed: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    wide = compute_dtype(x)
+    drawn = (_bits(x, seed, y.stride(), 4) >> 1).to(wide) + 0.5
+    rare = drawn < BERNOULLI_STEPS * torch.sigmoid(-x.to(wide).abs())
+    return y.copy_(torch.where(x.isnan(), x, torch.where(x > 0, ~rare, rare).to(x.dtype)))
+
+
+def composed_bernoulli(x: Tensor) -> Tensor:
+    """`bernoulli` with torch's own random numbers, and sigmoid's derivatives to any order and in any mode."""
+    mean = torch.sigmoid(x.to(compute_dtype(x)))
+    return ((torch.rand_like(mean) < mean).to(mean.dtype) + (mean - mean.detach())).to(x.dtype)

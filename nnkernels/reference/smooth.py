@@ -77,13 +77,20 @@ def _gelu_series(terms: int) -> list[float]:
 _GELU_SERIES = _gelu_series(16)
 
 
-def _tanh(x: Tensor) -> Tensor:
-    m = expm1(2 * negative_abs(x))
+def _twice_negative(x: Tensor, error: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """-2 |x + error|, and how much of it is error."""
+    return 2 * negative_abs(x), None if error is None else 2 * torch.where(x < 0, error, -error)
+
+
+def tanh_of(x: Tensor, error: Tensor | None = None) -> Tensor:
+    """tanh(x + error)"""
+    m = expm1(*_twice_negative(x, error))
     return torch.where(x < 0, m, negated(m)) / (2 + m)
 
 
-def _d_tanh(x: Tensor, v: Tensor | float = 1.0) -> Tensor:
-    tail = Tail(2 * negative_abs(x))
+def slope_of_tanh(x: Tensor, v: Tensor | float = 1.0, error: Tensor | None = None) -> Tensor:
+    """v tanh'(x + error)"""
+    tail = Tail(*_twice_negative(x, error))
     return tail.times(4 * v / (1 + tail.e) ** 2)
 
 
@@ -150,15 +157,15 @@ class sigmoid(Formula):
 class tanh(Formula):
     @staticmethod
     def value(x, a, b):
-        return _tanh(x)
+        return tanh_of(x)
 
     @staticmethod
     def d1(x, a, b):
-        return _d_tanh(x)
+        return slope_of_tanh(x)
 
     @staticmethod
     def d2(x, a, b):
-        return _d_tanh(x, -2 * _tanh(x))
+        return slope_of_tanh(x, -2 * tanh_of(x))
 
     @staticmethod
     def from_output(grad, y, a):
@@ -385,8 +392,8 @@ class tanhshrink(Formula):
 
     @staticmethod
     def d1(x, a, b):
-        return _tanh(x) * _tanh(x)
+        return tanh_of(x) * tanh_of(x)
 
     @staticmethod
     def d2(x, a, b):
-        return _d_tanh(x, 2 * _tanh(x))
+        return slope_of_tanh(x, 2 * tanh_of(x))

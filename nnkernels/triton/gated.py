@@ -23,6 +23,7 @@ from .kernels import _at, _describe, _load, _store, _tile, _times
 from .math import near
 
 _HALVES, _GATE_EVEN, _GATE_ODD = 0, 1, 2
+_LIMITS_VALUE = tl.constexpr(2)  # of BOUNDED, which is 1 where the gate is limited and 0 where nothing is
 
 
 @triton.jit
@@ -73,7 +74,9 @@ def _load_parts(
 def _bounded(gate, up, limit, offset, BOUNDED: tl.constexpr):
     if BOUNDED:
         up = near(up, limit)
-        return tl.where(gate > limit, limit, gate), tl.where(offset == 0, up, up + offset)
+        if BOUNDED != _LIMITS_VALUE:
+            gate = tl.where(gate > limit, limit, gate)
+        return gate, tl.where(offset == 0, up, up + offset)
     else:
         return gate, up
 
@@ -108,8 +111,12 @@ def forward(
         gate_ptr, up_ptr, gate_stride, up_stride, rows, cols, row, first_col, col, mask, full,
         COMPUTE, PAIRS, FLAT, EVEN, BLOCK_ROWS, BLOCK_COLS,
     )  # fmt: skip
-    gate, up = _bounded(gate, up, tl.full((), limit, COMPUTE), tl.full((), offset, COMPUTE), BOUNDED)
-    y = VALUE(gate, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST) * up
+    limit = tl.full((), limit, COMPUTE)
+    gate, up = _bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
+    value = VALUE(gate, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
+    if BOUNDED == _LIMITS_VALUE:
+        value = tl.where(value > limit, limit, value)
+    y = value * up
     _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
 
 
@@ -155,9 +162,14 @@ def backward(
     limit = tl.full((), limit, COMPUTE)
     near_gate, factor = _bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
     grad_gate = _times(grad * factor, D1(near_gate, a, b, FAST), MASKS)
-    grad_up = grad * VALUE(near_gate, a, b, FAST)
-    if BOUNDED:
+    value = VALUE(near_gate, a, b, FAST)
+    if BOUNDED == _LIMITS_VALUE:
+        grad_gate = tl.where(value > limit, 0.0, grad_gate)
+        value = tl.where(value > limit, limit, value)
+    elif BOUNDED:
         grad_gate = tl.where(gate > limit, 0.0, grad_gate)
+    grad_up = grad * value
+    if BOUNDED:
         grad_up = tl.where(tl.abs(up) > limit, 0.0, grad_up)
     if PAIRS == 0:
         _store(_at(grad_gate_ptr, grad_gate_stride, row, first_col, col, FLAT), grad_gate, mask, full, EVEN)
@@ -258,7 +270,8 @@ def _launch(
     with hardware.guard(tensors[0].device):
         launch(kernel, (programs,))(
             *tensors, gating.a, gating.b, gating.limit, gating.offset, rows, cols, *strides, *formulas,
-            is_bounded(gating), pairs, flat, cols % 16 == 0, block_rows, block_cols, num_warps=hardware.NUM_WARPS,
+            is_bounded(gating) * (1 + gating.limits_value), pairs, flat, cols % 16 == 0, block_rows, block_cols,
+            num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
 
 

@@ -281,3 +281,41 @@ def softsign_d1(x, a, b, FAST: tl.constexpr):
 def softsign_d2(x, a, b, FAST: tl.constexpr):
     r = divide(tl.full(x.shape, 1.0, x.dtype), 1 + tl.abs(x), FAST)
     return tl.where(x < 0, 2.0, tl.where(x > 0, -2.0, x)) * r * r * r
+
+
+@triton.jit
+def hardmish_value(x, a, b, FAST: tl.constexpr):
+    return tl.where(x <= -2, 0.0, tl.where(x < 0, x * ((x + 2) * 0.5), x))
+
+
+@triton.jit
+def hardmish_d1(x, a, b, FAST: tl.constexpr):
+    return tl.where(x <= -2, 0.0, tl.where(x < 0, x + 1, 1.0))
+
+
+@triton.jit
+def hardmish_d2(x, a, b, FAST: tl.constexpr):
+    return tl.where((x > -2) & (x < 0), 1.0, tl.zeros_like(x))
+
+
+@triton.jit
+def starrelu_value(x, a, b, FAST: tl.constexpr):
+    """Around its root the sum is no larger than what rounding took from the product, which therefore joins it."""
+    r = tl.where(x <= 0, 0.0, x)
+    scaled = a * r
+    total = tl.fma(scaled, r, b + tl.zeros_like(x))
+    if FAST:
+        return total
+    else:
+        lost = tl.fma(a + tl.zeros_like(x), r, -scaled)
+        return tl.where(tl.abs(total) < tl.abs(b), tl.fma(lost, r, total), total)
+
+
+@triton.jit
+def starrelu_d1(x, a, b, FAST: tl.constexpr):
+    return tl.where(x <= 0, 0.0, 2 * a * x)
+
+
+@triton.jit
+def starrelu_d2(x, a, b, FAST: tl.constexpr):
+    return tl.where(x > 0, 2 * a, tl.zeros_like(x))

@@ -12,6 +12,8 @@ from ..layout import plan
 from ..recording import launch
 from . import backend, hardware
 
+BERNOULLI_SHARES = 2  # random words and an exponential at once leave registers for half a tile
+
 
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | None = None) -> Tensor:
     from . import random_kernels
@@ -73,8 +75,18 @@ def dropout(
     return y
 
 
-def _launch(kernel: Any, inputs: tuple[Tensor, ...], out: Tensor, seed: Tensor, *scalars: float) -> None:
-    """Starts one program for each tile."""
+def bernoulli(x: Tensor, seed: Tensor) -> Tensor:
+    from . import random_kernels
+
+    y = torch.empty_like(x)
+    _launch(random_kernels.bernoulli, (x,), y, seed, shares=BERNOULLI_SHARES)
+    return y
+
+
+def _launch(
+    kernel: Any, inputs: tuple[Tensor, ...], out: Tensor, seed: Tensor, *scalars: float, shares: int | None = None
+) -> None:
+    """Starts one program for each tile; of `hardware.TILE_BYTES`, each input has an equal share, or one of `shares`."""
     geometry, inputs = backend._fit(inputs, (out,))
     if geometry.rows > 1 and geometry.cols % 8:
         inputs = tuple(torch.empty_like(out).copy_(tensor) for tensor in inputs)
@@ -85,7 +97,7 @@ def _launch(kernel: Any, inputs: tuple[Tensor, ...], out: Tensor, seed: Tensor, 
     if rows == 0:
         return
     flat = rows == 1
-    block = (hardware.TILE_BYTES if len(inputs) == 1 else hardware.TILE_BYTES // 2) // out.element_size()
+    block = hardware.TILE_BYTES // (shares or len(inputs)) // out.element_size()
     block_cols = block if flat else min(backend._ROW_TILE, block, 1 << (cols - 1).bit_length())
     block_rows = 1 if flat else block // block_cols
     programs = -(-rows // block_rows) * -(-cols // block_cols)

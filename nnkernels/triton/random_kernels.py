@@ -7,9 +7,14 @@ r cols + c, wherever it lies, so that backward draws for it what forward drew.
 import triton
 import triton.language as tl
 
+from ..contracts.random import BERNOULLI_STEPS
 from .kernels import _at, _load, _store, _tile
+from .math import compute_type, is_fast
 from .packing import pack, unpack
 from .philox import halves, words
+from .smooth import sigmoid_value
+
+_BERNOULLI_STEPS = tl.constexpr(BERNOULLI_STEPS)
 
 
 @triton.jit
@@ -167,4 +172,31 @@ def dropout(
     # Multiplied by 0 rather than replaced by it where dropped, as PyTorch does: a NaN stays one.
     least = tl.full((), threshold, tl.int64).to(tl.uint32)  # torch.compile gives it as a signed word
     y = x * tl.where(word >= least, tl.full((), scale, COMPUTE), 0.0)
+    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
+
+
+@triton.jit
+def bernoulli(
+    x_ptr,
+    y_ptr,
+    seed_ptr,
+    rows,
+    cols,
+    x_stride,
+    y_stride,
+    FLAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """y = 1 with probability sigmoid(x), else 0"""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    EACH: tl.constexpr = 8 if DTYPE.primitive_bitwidth == 16 else 4
+    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    word = words(tl.load(seed_ptr), row * cols + first_col, BLOCK_ROWS, BLOCK_COLS, EACH)
+    probability = sigmoid_value(-tl.abs(x), 0.0, 0.0, is_fast(x_ptr.dtype))
+    rare = (word >> 1).to(tl.int32).to(COMPUTE) + 0.5 < probability * _BERNOULLI_STEPS
+    y = tl.where(x == x, tl.where(rare != (x > 0), 1.0, 0.0), x)
     _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)

@@ -39,11 +39,15 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "glu-first": (lambda x: F.glu(x, 1), (SHAPE,)),
     "softmax-causal": (lambda x: F.softmax(x, -1, causal=True), (SHAPE,)),
     "rms_norm_act": (lambda x, w: F.rms_norm_act(x, (6,), w, activation="silu"), (SHAPE, (6,))),
+    "gated_rms_norm": (lambda x, z, w: F.gated_rms_norm(x, z, (6,), w), (SHAPE, SHAPE, (6,))),
+    "add_rms_norm": (lambda x, r, w: sum(F.add_rms_norm(x, r, (6,), w)), (SHAPE, SHAPE, (6,))),
     "layer_norm_act": (
         lambda x, w, b, r: F.layer_norm_act(x, (4, 6), w, b, activation="gelu", residual=r),
         (SHAPE, (4, 6), (4, 6), SHAPE),
     ),
     "bias_act": (lambda x, b, r: F.bias_act(x, b, "gelu", residual=r), (SHAPE, (4, 1), SHAPE)),
+    "layer-scale": (lambda x, gamma, r: F.scale_act(x, gamma, residual=r), (SHAPE, (6,), SHAPE)),
+    "gate": (lambda x, gate: F.scale_act(x, gate, "sigmoid"), (SHAPE, (*SHAPE[:-1], 1))),
     "dropout-none": (lambda x: F.dropout(x, 0.5, training=False), (SHAPE,)),
 }
 CALLS |= {row.name: (call_of(row), (SHAPE,)) for row in catalogue(Activation)}

@@ -26,7 +26,7 @@ def walk(copy: Path) -> None:
     listing = copy / "csrc/activations.h"
     text = listing.read_text()
     last = re.findall(r"  F\(\w+\)(?= *\n\n)", text)[-1]
-    listing.write_text(text.replace(last + "\n", f"{last} F(hardmish)\n"))
+    listing.write_text(text.replace(last + "\n", f"{last} F(sqnl)\n"))
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
@@ -49,23 +49,23 @@ def test_the_walk_adds_an_activation_to_every_backend(tmp_path):
         return done.stdout
 
     run("setup.py", "build_ext", "--inplace")
-    told = run("-m", "nnkernels", "check", "--activation", "hardmish")
-    assert re.search(r"hardmish +cpu.* ok", told) and re.search(r"hardmish +reference.* ok", told)
+    told = run("-m", "nnkernels", "check", "--activation", "sqnl")
+    assert re.search(r"sqnl +cpu.* ok", told) and re.search(r"sqnl +reference.* ok", told)
     use = (
         "import torch, nnkernels; x = torch.linspace(-3, 2, 11, requires_grad=True);"
-        "y = nnkernels.nn.Hardmish()(x); y.sum().backward();"
-        "assert torch.allclose(y, x * (x + 2).clamp(0, 2) / 2), y;"
-        "assert repr(nnkernels.nn.Hardmish(inplace=True)) == 'Hardmish(inplace=True)'"
+        "y = nnkernels.nn.SQNL()(x); y.sum().backward();"
+        "assert torch.allclose(y, x.clamp(-2, 2) * (1 - x.clamp(-2, 2).abs() / 4)), y;"
+        "assert repr(nnkernels.nn.SQNL(inplace=True)) == 'SQNL(inplace=True)'"
     )
     run("-c", use)
-    assert "hardmish" in run("-m", "nnkernels", "bench", "--activation", "hardmish", "--size", "4096")
+    assert "sqnl" in run("-m", "nnkernels", "bench", "--activation", "sqnl", "--size", "4096")
     tests = ("tests/kernels/test_numbers.py", "tests/autograd/test_saving.py", "tests/catalogue/test_catalogue.py")
-    told = run("-m", "pytest", "-p", "no:cacheprovider", "-k", "hardmish", *tests)
+    told = run("-m", "pytest", "-p", "no:cacheprovider", "-k", "sqnl", *tests)
     assert int(re.search(r"(\d+) passed", told).group(1)) > 20 and "failed" not in told
     pytest.importorskip("triton")
     interpreted = (
         "import torch, nnkernels, nnkernels.accuracy as A; x = torch.linspace(-3, 2, 999);"
-        "row = nnkernels.activation('hardmish'); nnkernels.backend('triton');"
-        "assert A.errors(nnkernels.functional.hardmish(x), A.truth_of(row, 'value', x, 0, 0)).max() <= 4"
+        "row = nnkernels.activation('sqnl'); nnkernels.backend('triton');"
+        "assert A.errors(nnkernels.functional.sqnl(x), A.truth_of(row, 'value', x, 0, 0)).max() <= 4"
     )
     run("-c", interpreted, TRITON_INTERPRET="1")

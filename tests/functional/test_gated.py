@@ -112,6 +112,23 @@ def tolerance(kind: str) -> dict[str, float]:
     return {"rtol": 2.0**-8 if kind == "bf16" else 1e-5, "atol": 0.0 if kind == "bf16" else 1e-6}
 
 
+@pytest.mark.parametrize("kind", ["bf16", "fp32"])
+def test_a_limit_behind_the_activation_is_that_of_step_3(kind: str, chosen: str):
+    x = (4 * torch.randn(6, 64)).to(chosen, DTYPES[kind]).requires_grad_()
+    twin = x.detach().double().requires_grad_()
+    expected = eager.silu(twin[..., :32]).clamp(max=3.01) * twin[..., 32:].clamp(-3.01, 3.01)
+    y = F.gated(x, "silu", limit=3.01, limit_after=True)
+    assert torch.equal(nn.Gated("silu", limit=3.01, limit_after=True)(x), y)
+    torch.testing.assert_close(y.double(), expected.detach(), **tolerance(kind))
+    grad = torch.randn_like(y)
+    (got,), (wanted,) = torch.autograd.grad(y, x, grad), torch.autograd.grad(expected, twin, grad.double())
+    torch.testing.assert_close(got.double(), wanted, **tolerance(kind))
+    assert torch.equal(got == 0, wanted == 0)
+    over = torch.tensor([9.0, math.nan], device=chosen, dtype=DTYPES[kind])
+    assert F.gated(over, "silu", up=torch.ones_like(over), limit=2.0, limit_after=True).tolist()[0] == 2
+    assert F.gated(over, "silu", up=torch.ones_like(over), limit=2.0, limit_after=True)[1].isnan()
+
+
 def test_gradients_pass_at_the_limit_and_not_beyond(chosen: str):
     """At the limit itself torch's clamp has gradient 1 in version 2.11 and 0 in 2.14."""
     gate = torch.tensor([2.0, 2.5, -9.0, 1.0, 1.0, 1.0], device=chosen, requires_grad=True)

@@ -14,77 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from row_norms import DTYPES, EVERY_DTYPE, composition, each_backend, leaves, off, on_torch_alone, ours  # noqa: F401
 from triton_tools import INTERPRETED, compiles, interpret
 
-import nnkernels
 import nnkernels.functional as F
-from nnkernels import accuracy, dispatch, nn
+from nnkernels import accuracy, nn
 from nnkernels.registry import Activation, catalogue
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
-
-
-@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "triton", "reference"])
-def device(request, monkeypatch):
-    found = dispatch.named(request.param)
-    where = "cpu" if request.param == "cpu" else DEVICE
-    reason = found if isinstance(found, str) else found.unavailable(torch.device(where))
-    if reason:
-        pytest.skip(reason)
-    if request.param == "triton":  # so that short rows take the long ones' path
-        from nnkernels.triton import normalization
-
-        for limit in ("_MOST_COLUMNS", "_MOST_SUMMED_COLUMNS", "_LONG_TILE"):
-            monkeypatch.setattr(normalization, limit, 128)
-    with nnkernels.backend(request.param):
-        yield where
-
-
-def composition(norm, x, weight=None, bias=None, residual=None, activation="identity", dims=1, eps=1e-5, **constants):
-    """In float64, by torch operations."""
-    along = tuple(range(-dims, 0))
-    z = x.double()
-    if norm == "layer_norm":
-        z = z - z.mean(along, keepdim=True)
-        z = z - z.mean(along, keepdim=True)
-    z = z / (z.square().mean(along, keepdim=True) + eps).sqrt()
-    z = z if weight is None else z * weight.double()
-    z = z if bias is None else z + bias.double()
-    z = z if residual is None else z + residual.double()
-    return z * 1 if activation == "identity" else getattr(F, activation)(z, **constants)
-
-
-def ours(norm, x, weight=None, bias=None, residual=None, activation="identity", dims=1, eps=1e-5, **constants):
-    shape = x.shape[x.dim() - dims :]
-    if norm == "rms_norm":
-        return F.rms_norm_act(x, shape, weight, eps, activation, residual=residual, **constants)
-    return F.layer_norm_act(x, shape, weight, bias, eps, activation, residual=residual, **constants)
-
-
-def leaves(norm, shape, device, dtype=torch.float64, residual=True, dims=1, parameters=None, mean=0.5):
-    generator = torch.Generator().manual_seed(sum(shape) + 1)
-
-    def one(shape, dtype=dtype, scale=1.0, shift=0.0):
-        made = torch.randn(shape, generator=generator, dtype=torch.float64) * scale + shift
-        return made.to(device, dtype).requires_grad_()
-
-    row = shape[len(shape) - dims :]
-    return (
-        one(shape, shift=mean),
-        one(row, parameters or dtype, 0.3, 1.0),
-        one(row, parameters or dtype, 0.5) if norm == "layer_norm" else None,
-        one(shape) if residual else None,
-    )
-
-
-def off(got, truth, size=0.0):
-    """The error in ulp; where a number is smaller than `size` or the root mean square, in ulp of that."""
-    floor = truth.detach().square().mean().sqrt()
-    size = torch.as_tensor(size, dtype=floor.dtype, device=floor.device).maximum(floor)
-    return accuracy.errors(got.detach(), truth.detach(), size).max().item()
 
 
 def holds(norm, inputs, activation="identity", dims=1):
@@ -170,6 +105,23 @@ def test_types_may_differ_and_gradients_have_the_parameters_type(device):
     (found,) = torch.autograd.grad(ours("rms_norm", x, weight).sum(), weight)
     (exact,) = torch.autograd.grad(composition("rms_norm", x, weight).sum(), weight)
     assert torch.allclose(found, exact.float(), rtol=1e-5, atol=1e-5)  # as no sum in 16 bits would be
+
+
+@pytest.mark.parametrize("of", [torch.bfloat16, torch.float16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+def test_the_result_may_be_of_another_type(norm, activation, of, device):
+    """float32 of 16 bits and 16 bits of float32, each as exact as its own type, gradients in the operands' types."""
+    to = torch.bfloat16 if of == torch.float32 else torch.float32
+    inputs = leaves(norm, (5, 48), device, of)
+    wide = [None if one is None else one.detach().double().requires_grad_() for one in inputs]
+    found, truth = ours(norm, *inputs, activation=activation, dtype=to), ours(norm, *wide, activation=activation)
+    assert found.dtype == to and off(found, truth) <= 2 * accuracy.LIMITS[to]
+    grad = torch.randn_like(found)
+    given = [one for one in inputs if one is not None]
+    expected = torch.autograd.grad(truth, [one for one in wide if one is not None], grad.double())
+    for ours_, theirs, one in zip(torch.autograd.grad(found, given, grad), expected, given, strict=True):
+        assert ours_.dtype == one.dtype and off(ours_, theirs) <= 3 * accuracy.LIMITS[one.dtype]
 
 
 @settings(max_examples=40, deadline=None)
@@ -324,6 +276,7 @@ def test_the_default_epsilon_is_torchs(dtype, device):
         (ValueError, "nosuch", lambda x: F.layer_norm_act(x, 6, activation="nosuch")),
         (TypeError, "alpha", lambda x: F.rms_norm_act(x, 6, activation="relu", alpha=1.0)),
         (NotImplementedError, r"int64.*weight.*\(6,\)", lambda x: F.layer_norm_act(x, 6, torch.ones(6).long())),
+        (TypeError, "float64.*float32", lambda x: F.rms_norm_act(x, 6, dtype=torch.float64)),
         (TypeError, "'residual' must be Tensor, not float", lambda x: F.rms_norm_act(x, 6, residual=1.0)),
         (ValueError, "meta", lambda x: F.layer_norm_act(x, 6, torch.ones(6, device="meta"))),
         (ValueError, "-2", lambda x: nn.LayerNormAct(6, eps=-2)),
@@ -338,16 +291,16 @@ def test_bad_input_is_named(error, says, call):
 @on_torch_alone
 def test_the_modules_are_torchs():
     x, residual = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
-    for ours, theirs, arguments in (
+    for own, theirs, arguments in (
         (nn.LayerNormAct, torch.nn.LayerNorm, [((4, 6),), (6, 1e-3, True, False), (6, 1e-5, False)]),
         (nn.RMSNormAct, torch.nn.RMSNorm, [((4, 6),), (6, 1e-3), (6, None, False)]),
     ):
         for one in arguments:
-            mine, other = ours(*one), theirs(*one)
+            mine, other = own(*one), theirs(*one)
             for parameter in other.parameters():
                 torch.nn.init.normal_(parameter)
             mine.load_state_dict(other.state_dict())
-            assert isinstance(mine, theirs) and repr(mine) == repr(other).replace(theirs.__name__, ours.__name__)
+            assert isinstance(mine, theirs) and repr(mine) == repr(other).replace(theirs.__name__, own.__name__)
             assert torch.allclose(mine(x), other(x), rtol=1e-5, atol=1e-6)
             assert torch.allclose(mine(x, residual), other(x) + residual, rtol=1e-5, atol=1e-5)
     module = nn.LayerNormAct(6, activation="leaky_relu", negative_slope=0.2)

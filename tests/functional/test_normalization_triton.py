@@ -11,28 +11,32 @@ from triton_tools import compile_ahead, compiles, spills
 
 @compiles
 @pytest.mark.parametrize(
-    ("name", "cols", "activation", "arch"),
+    ("name", "cols", "activation", "arch", "adds"),
     [
-        ("forward_rows", 4096, "gelu", "sm_90"),
-        ("forward_rows", 4096, "identity", "sm_100"),
-        ("forward_long", 32768, "silu", "sm_90"),
-        ("sums_long", 32768, "silu", "sm_90"),
-        ("backward", 4096, "identity", "sm_80"),
-        ("backward", 4096, "identity", "sm_100"),
-        ("backward", 1024, "gelu", "sm_90"),
-        ("backward", 32768, "silu", "sm_90"),
-        ("add_partials", 4096, "identity", "sm_80"),
+        ("forward_rows", 4096, "gelu", "sm_90", False),
+        ("forward_rows", 4096, "identity", "sm_100", False),
+        ("forward_long", 32768, "silu", "sm_90", False),
+        ("sums_long", 32768, "silu", "sm_90", False),
+        ("forward_rows", 4096, "identity", "sm_90", True),
+        ("forward_long", 32768, "identity", "sm_90", True),
+        ("backward", 4096, "identity", "sm_90", True),
+        ("backward", 4096, "identity", "sm_80", False),
+        ("backward", 4096, "identity", "sm_100", False),
+        ("backward", 1024, "gelu", "sm_90", False),
+        ("backward", 32768, "silu", "sm_90", False),
+        ("add_partials", 4096, "identity", "sm_80", False),
     ],
 )
-def test_kernels_compile_without_spilling(name, cols, activation, arch, tmp_path, monkeypatch):
-    from nnkernels.triton import hardware, normalization, normalization_kernels
+def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tmp_path, monkeypatch):
+    from nnkernels.triton import hardware, normalization, normalization_backward, normalization_kernels
     from nnkernels.triton.activations import FORMULAS
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(hardware, "shared_memory", lambda device: 160 * 1024)
-    kernel, identity = getattr(normalization_kernels, name), activation == "identity"
+    kernel = getattr(normalization_kernels if name.startswith("forward") else normalization_backward, name)
+    identity = activation == "identity"
     x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
-    walk = normalization._walk(cols, x, 2, identity)
+    walk = normalization._walk(cols, x, 2 + adds, identity)
     block_rows, block_cols, num_warps = walk.block_rows, walk.block_cols, walk.num_warps
     if name == "forward_rows":
         block_rows, block_cols, num_warps = normalization._rows(cols, identity)
@@ -41,9 +45,10 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, tmp_path
     elif name == "add_partials":
         block_cols, num_warps = normalization._PARTIALS_TILE[1], 4
     constants = {"VALUE": FORMULAS[activation].value, "D1": None if identity else FORMULAS[activation].d1}
-    constants |= {"MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
+    constants |= {"GATES": False, "GATE": None, "MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
     constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
-    constants |= {"residual_ptr": None, "grad_residual_ptr": None, **({} if long else {"sums_ptr": None})}
+    missing = ("residual_ptr", "grad_residual_ptr", *(() if adds else ("addend_ptr", "total_ptr", "grad_sum_ptr")))
+    constants |= {**dict.fromkeys(missing), **({} if long else {"sums_ptr": None})}
     wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
     types = dict.fromkeys(wide, "*fp32")
     compiled = compile_ahead(kernel, arch, "bf16", constants, num_warps, types, uneven=("rows", "partials"))

@@ -25,6 +25,8 @@ OTHER_CONSTANTS = {
     "thresholded_relu": (0.1, 0.0),
     "softshrink": (0.2, 0.0),
     "hardshrink": (1.1, 0.0),
+    "softcap": (2.5, 0.0),
+    "starrelu": (0.7, -0.3),
 }
 SPECIAL = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan])
 
@@ -58,6 +60,7 @@ ROOTS = {
     "gelu_sigmoid": (-0.75, [(0.0, 0.0)]),
     "mish": (-1.19, [(0.0, 0.0)]),
     "hardswish": (-1.5, [(0.0, 0.0)]),
+    "hardmish": (-1.0, [(0.0, 0.0)]),
 }
 ROOTED = [(name, a, b) for name, (_, constants) in ROOTS.items() for a, b in constants]
 
@@ -168,6 +171,7 @@ def test_derivatives_at_the_knees_are_those_of_pytorch(row, backend, device):
 
 
 MASKING = ("relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "threshold", "thresholded_relu", "hardshrink")
+MASKING += ("hardmish", "starrelu")
 
 
 @pytest.mark.parametrize("name", MASKING)
@@ -189,6 +193,8 @@ EXTREMES = {
     "thresholded_relu": [(c, 0.0) for c in (-1e30, 0.0, 1e-30, 1e30, math.inf)],
     "softshrink": [(c, 0.0) for c in (0.0, 1e-30, 1e30)],
     "hardshrink": [(c, 0.0) for c in (-1.0, 0.0, 1e-30, 1e30, math.inf)],
+    "softcap": [(c, 0.0) for c in (1e-30, 1e-3, 1e30)],
+    "starrelu": [(0.0, 1.0), (-2.0, 3.0), (1e30, -1e-30), (1e-30, 1e30)],
 }
 SCALES = torch.tensor([0.0, 1e-38, 1e-30, 1e-10, 1e-3, 0.3, 1.0, 3.0, 17.0, 49.5, 90.0, 1e3, 1e10, 1e29, 7e30, 3e31])
 
@@ -262,6 +268,24 @@ def test_a_dense_sample_is_within_the_promised_ulps(row, backend, device):
 
 # Those whose value or derivative falls like an exponential, and where in float32 that is subnormal, and 0.
 DECAYING = ("sigmoid", "silu", "gelu_sigmoid", "gelu_tanh", "gelu", "mish", "softplus", "logsigmoid", "tanh", "elu")
+DECAYING += ("sqrtsoftplus",)
+
+
+def test_the_root_of_starrelu_keeps_its_digits(backend, device):
+    """Where the square times the scale is the bias, all that is left is what rounding took from them."""
+    root = math.sqrt(0.5)
+    for dtype in (torch.float32, torch.float64):
+        x = around(mp.mpf(root), dtype).to(device)
+        a, b = reference.rounded(x, *accuracy.constants_of(nnkernels.activation("starrelu")))
+        scale, bias = mp.mpf(a), mp.mpf(b)
+        with mp.workdps(60):
+            at = mp.sqrt(-bias / scale)
+            high = float(at)
+            low = float(at - high)
+        distance = (x.double() - high) - low
+        exact = a * distance * (x.double() + high)
+        got = backend.forward("starrelu", x, a, b)
+        assert accuracy.errors(got.cpu(), exact.cpu()).max() <= accuracy.LIMITS[dtype]
 
 
 @pytest.mark.parametrize("name", DECAYING)

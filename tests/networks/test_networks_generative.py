@@ -9,8 +9,9 @@ pytest.importorskip("sklearn")
 
 from sklearn.datasets import load_digits
 
+import nnkernels.functional as F
 from nnkernels.networks.autoencoder import Autoencoder
-from nnkernels.networks.capsule import Capsule, route, squash
+from nnkernels.networks.capsule import Capsule
 from nnkernels.networks.dbn import DBN
 from nnkernels.networks.descending import descend
 from nnkernels.networks.ensemble import Ensemble
@@ -184,12 +185,12 @@ def test_an_ensemble_is_never_more_surprised_than_its_members_in_the_mean():
 
 def test_squash_keeps_directions_and_has_a_slope_at_zero():
     x = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    length, after = x.norm(dim=1), squash(x)
+    length, after = x.norm(dim=1), F.squash(x)
     torch.testing.assert_close(after.norm(dim=1), length**2 / (1 + length**2))
     torch.testing.assert_close(after / after.norm(dim=1, keepdim=True), x / length[:, None])
-    assert torch.autograd.gradcheck(squash, x.requires_grad_())
+    assert torch.autograd.gradcheck(F.squash, x.requires_grad_())
     zero = torch.zeros(2, 3, requires_grad=True)
-    squash(zero).sum().backward()
+    F.squash(zero).sum().backward()
     torch.testing.assert_close(zero.grad, torch.zeros(2, 3), rtol=0, atol=1e-12)
 
 
@@ -198,7 +199,7 @@ def test_routing_sends_votes_where_others_agree():
     votes = torch.zeros(1, 6, 2, 4)
     votes[0, :, 0, 0] = 1
     votes[0, :, 1, 0] = torch.tensor([1.0, -1.0] * 3)
-    once, thrice = (route(votes, rounds).norm(dim=-1)[0] for rounds in (1, 3))
+    once, thrice = (F.route(votes, rounds).norm(dim=-1)[0] for rounds in (1, 3))
     assert thrice[0] > once[0] > thrice[1]
 
 

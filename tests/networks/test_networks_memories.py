@@ -10,7 +10,7 @@ from nnkernels.networks.elm import ELMClassifier, ELMRegressor
 from nnkernels.networks.esn import ESN
 from nnkernels.networks.hopfield import Hopfield
 from nnkernels.networks.perceptron import Perceptron
-from nnkernels.networks.rbf import RBFRegressor, gaussians, k_means
+from nnkernels.networks.rbf import RBFRegressor, k_means
 from nnkernels.networks.readout import ridge
 from nnkernels.networks.som import SOM
 from nnkernels.train.generated import mackey_glass
@@ -41,11 +41,6 @@ def test_the_readout_is_a_minimum(shape, penalty):
 def test_a_negative_penalty_is_refused():
     with pytest.raises(ValueError, match="at least 0, got -1"):
         ELMRegressor(penalty=-1.0).fit(random(9, 2), random(9))
-
-
-def test_gaussians_are_what_the_formula_says():
-    x, centers, gamma = random(6, 3), random(4, 3, seed=1), torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
-    torch.testing.assert_close(gaussians(x, centers, gamma), torch.exp(-gamma * torch.cdist(x, centers).square()))
 
 
 def test_k_means_finds_clusters_and_bears_equal_samples():

@@ -27,19 +27,20 @@ void launch_gated(const Requirements& needs, GatedJob job, std::array<Tensor, N>
 }
 
 void gated_forward(const Tensor& gate, const Tensor& up, Tensor y, int64_t activation, double a, double b, double limit,
-                   double offset) {
+                   double offset, bool limits_value) {
   const Requirements needs("gated");
   needs.activation(activation);
   needs.floating({"gate", gate});
   needs.alike({{"up", up}, {"y", y}}, {"gate", gate});
   needs.apart_or_same({{"y", y}}, {{"gate", gate}, {"up", up}});
 
-  launch_gated<3>(needs, {false, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, 0, 0, {}},
+  launch_gated<3>(needs,
+                  {false, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, limits_value, 0, 0, {}},
                   {gate, up, y}, 1);
 }
 
 void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor grad_gate, Tensor grad_up,
-                    int64_t activation, double a, double b, double limit, double offset) {
+                    int64_t activation, double a, double b, double limit, double offset, bool limits_value) {
   const Requirements needs("gated_backward");
   const Argument for_gate{"grad_gate", grad_gate}, for_up{"grad_up", grad_up};
   needs.activation(activation);
@@ -48,7 +49,7 @@ void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Te
   needs.apart_or_same({for_gate, for_up}, {{"grad", grad}, {"gate", gate}, {"up", up}});
   needs.apart(for_gate, for_up);
 
-  launch_gated<5>(needs, {true, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, 0, 0, {}},
+  launch_gated<5>(needs, {true, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, limits_value, 0, 0, {}},
                   {grad, gate, up, grad_gate, grad_up}, 2);
 }
 
@@ -56,10 +57,11 @@ void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Te
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def(
-      "gated(Tensor gate, Tensor up, Tensor(a!) y, int activation, float a, float b, float limit, float offset) -> ()");
+      "gated(Tensor gate, Tensor up, Tensor(a!) y, int activation, float a, float b, float limit, float offset, "
+      "bool limits_value) -> ()");
   m.def(
       "gated_backward(Tensor grad, Tensor gate, Tensor up, Tensor(a!) grad_gate, Tensor(b!) grad_up, int activation, "
-      "float a, float b, float limit, float offset) -> ()");
+      "float a, float b, float limit, float offset, bool limits_value) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

@@ -25,10 +25,10 @@ void check_norm_rows(const Requirements& needs, const Argument& a, const Argumen
 // What both passes are told.
 struct NormCall {
   const Tensor& x;
-  const OptionalTensor &residual, &weight, &bias;
+  const OptionalTensor &residual, &addend, &weight, &bias;
   int64_t activation;
-  bool identity;
-  double a, b;
+  bool linear, gates;
+  double a, b, offset;
 
   void check(const Requirements& needs) const {
     needs.activation(activation);
@@ -37,17 +37,20 @@ struct NormCall {
     needs.floating({"x", x});
     check_norm_rows(needs, {"x", x}, {"x", x});
     check_norm_rows(needs, {"residual", residual}, {"x", x});
+    needs.that(!gates || residual, "residual is missing, which is the gate");
     needs.vector({"weight", weight}, x.size(1), computing_type(x));
     needs.vector({"bias", bias}, x.size(1), computing_type(x));
   }
 
   RowNormJob job(const Tensor& statistics) const {
     RowNormJob job{};
-    job.identity = identity;
+    job.linear = linear;
+    job.gates = gates;
     job.activation = static_cast<int>(activation);
     job.scalar = scalar_of(x);
     job.a = a;
     job.b = b;
+    job.offset = offset;
     job.rows = x.size(0);
     job.cols = x.size(1);
     job.centred = statistics.size(0) == 2;
@@ -55,6 +58,8 @@ struct NormCall {
     job.x_stride = x.stride(0);
     job.residual = data_of(residual);
     job.residual_stride = residual ? residual->stride(0) : 0;
+    job.addend = data_of(addend);
+    job.addend_stride = addend ? addend->stride(0) : 0;
     job.weight = data_of(weight);
     job.bias = data_of(bias);
     job.statistics = statistics.mutable_data_ptr();
@@ -66,32 +71,39 @@ void run_row_norm(const RowNormJob& job, int64_t chunk) {
   in_tiles(job.rows, chunk, job.cols, [&](int64_t begin, int64_t end) { row_norm(job, begin, end); });
 }
 
-std::tuple<Tensor, Tensor> norm_forward(const Tensor& x, const OptionalTensor& residual, const OptionalTensor& weight,
-                                        const OptionalTensor& bias, int64_t activation, bool identity, double a,
-                                        double b, double eps, bool centred) {
+// The value, the statistics, and the sum with the addend, empty if there is none.
+std::tuple<Tensor, Tensor, Tensor> norm_forward(const Tensor& x, const OptionalTensor& residual,
+                                                const OptionalTensor& addend, const OptionalTensor& weight,
+                                                const OptionalTensor& bias, int64_t activation, bool linear, bool gates,
+                                                double a, double b, double offset, double eps, bool centred) {
   const Requirements needs("norm_forward");
-  const NormCall call{x, residual, weight, bias, activation, identity, a, b};
+  const NormCall call{x, residual, addend, weight, bias, activation, linear, gates, a, b, offset};
   call.check(needs);
+  check_norm_rows(needs, {"addend", addend}, {"x", x});
 
   Tensor y = allocate(x, {x.size(0), x.size(1)}, x.scalar_type());
   Tensor statistics = allocate(x, {centred ? 2 : 1, x.size(0)}, statistics_type(x));
+  Tensor total = allocate(x, {addend ? x.size(0) : 0, addend ? x.size(1) : 0}, x.scalar_type());
   RowNormJob job = call.job(statistics);
   job.eps = eps;
   job.out = y.mutable_data_ptr();
+  job.total = data_of(total);
   run_row_norm(job, 1);
-  return {y, statistics};
+  return {y, statistics, total};
 }
 
-// The gradients of x and the residual, and rows of partial sums of those of weight and bias, one row being a vector;
-// empty what is not wanted.
+// The gradients of x, to which that of the sum is added, and the residual, and rows of partial sums of those of weight
+// and bias, one row being a vector; empty what is not wanted.
 std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, const Tensor& x,
-                                                         const OptionalTensor& residual, const OptionalTensor& weight,
-                                                         const OptionalTensor& bias, const Tensor& statistics,
-                                                         int64_t activation, bool identity, double a, double b,
+                                                         const OptionalTensor& residual, const OptionalTensor& grad_sum,
+                                                         const OptionalTensor& weight, const OptionalTensor& bias,
+                                                         const Tensor& statistics, int64_t activation, bool linear,
+                                                         bool gates, double a, double b, double offset,
                                                          bool wants_residual, bool wants_parameters) {
   const Requirements needs("norm_backward");
-  const NormCall call{x, residual, weight, bias, activation, identity, a, b};
+  const NormCall call{x, residual, grad_sum, weight, bias, activation, linear, gates, a, b, offset};
   call.check(needs);
+  check_norm_rows(needs, {"grad_sum", grad_sum}, {"x", x});
   check_norm_rows(needs, {"grad", grad}, {"x", x});
   needs.matrix({"statistics", statistics});
   needs.numbers({"statistics", statistics}, {statistics.size(0) == 2 ? 2 : 1, x.size(0)}, statistics_type(x));
@@ -106,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, con
     return wanted && chunks == 1 ? allocate_like(*parameter) : matrix(wanted, chunks, computing_type(x));
   };
   Tensor grad_x = matrix(true, job.rows, x.scalar_type());
-  Tensor for_residual = matrix(wants_residual && !identity, job.rows, x.scalar_type());
+  Tensor for_residual = matrix(wants_residual && !linear, job.rows, x.scalar_type());
   Tensor for_weight = sums(weight), for_bias = sums(bias);
   job.backward = true;
   job.grad = grad.data_ptr();
@@ -123,12 +135,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, con
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def(
-      "norm_forward(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, int activation, bool identity, float a, "
-      "float b, float eps, bool centred) -> (Tensor, Tensor)");
+      "norm_forward(Tensor x, Tensor? residual, Tensor? addend, Tensor? weight, Tensor? bias, int activation, "
+      "bool linear, bool gates, float a, float b, float offset, float eps, bool centred) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "norm_backward(Tensor grad, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, "
-      "int activation, bool identity, float a, float b, bool wants_residual, bool wants_parameters) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "norm_backward(Tensor grad, Tensor x, Tensor? residual, Tensor? grad_sum, Tensor? weight, Tensor? bias, "
+      "Tensor statistics, int activation, bool linear, bool gates, float a, float b, float offset, "
+      "bool wants_residual, bool wants_parameters) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

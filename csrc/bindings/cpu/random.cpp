@@ -58,18 +58,30 @@ void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t thresho
   launch_random<2>(needs, {RandomPass::dropout, Scalar::f32, 0, scale, 0, least, 0, 0, {}}, seed, {x, y});
 }
 
+void bernoulli_into(Tensor y, const Tensor& x, const Tensor& seed) {
+  const Requirements needs("bernoulli_into");
+  needs.floating({"x", x});
+  needs.alike({"y", y}, {"x", x});
+  needs.apart_or_same({"y", y}, {"x", x});
+  check_seed(needs, {"seed", seed});
+
+  launch_random<2>(needs, {RandomPass::bernoulli, Scalar::f32, 0, 0, 0, 0, 0, 0, {}}, seed, {x, y});
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def("rrelu_into(Tensor(a!) y, Tensor x, Tensor seed, float scale, float offset) -> ()");
   m.def("rrelu_backward_into(Tensor(a!) grad_x, Tensor grad, Tensor x, Tensor seed, float scale, float offset) -> ()");
   m.def("dropout_into(Tensor(a!) y, Tensor x, Tensor seed, int threshold, float scale) -> ()");
+  m.def("bernoulli_into(Tensor(a!) y, Tensor x, Tensor seed) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
   m.impl("rrelu_into", TORCH_BOX(&rrelu_into));
   m.impl("rrelu_backward_into", TORCH_BOX(&rrelu_backward_into));
   m.impl("dropout_into", TORCH_BOX(&dropout_into));
+  m.impl("bernoulli_into", TORCH_BOX(&bernoulli_into));
 }
 
 }  // namespace nnk

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+#include <algorithm>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -74,14 +75,15 @@ Key key_of(int64_t form, bool backward, uint64_t wanted, const Tensors& tensors)
 }
 
 // The gradients from Python: differentiable ones where a graph of them is asked for, and whatever is no plain call.
-variable_list python_gradients(int64_t form, uint64_t wanted, bool record, const Tensors& grad_and_kept, size_t count) {
+variable_list python_gradients(int64_t form, uint64_t wanted, bool record, const Tensors& grads_and_kept,
+                               size_t count) {
   PyLock lock;
-  py::tuple arguments(3 + grad_and_kept.size());
+  py::tuple arguments(3 + grads_and_kept.size());
   arguments[0] = py::int_(form);
   arguments[1] = py::int_(wanted);
   arguments[2] = py::bool_(record);
-  for (size_t i = 0; i < grad_and_kept.size(); ++i) {
-    arguments[3 + i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(grad_and_kept[i]));
+  for (size_t i = 0; i < grads_and_kept.size(); ++i) {
+    arguments[3 + i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(grads_and_kept[i]));
   }
   const py::object found = py::reinterpret_steal<py::object>(PyObject_CallObject(g_python_backward, arguments.ptr()));
   if (!found) throw python_error();
@@ -92,6 +94,14 @@ variable_list python_gradients(int64_t form, uint64_t wanted, bool record, const
     ++at;
   }
   return gradients;
+}
+
+bool none_is_defined(const variable_list& grads) {
+  return std::none_of(grads.begin(), grads.end(), [](const Tensor& grad) { return grad.defined(); });
+}
+
+bool is_result(const Plan& plan, const Place& place) {
+  return std::find(plan.results.begin(), plan.results.end(), place) != plan.results.end();
 }
 
 struct FormBackward : torch::autograd::Node {
@@ -106,8 +116,8 @@ struct FormBackward : torch::autograd::Node {
     return bits;
   }
 
-  Tensors unpacked(const Tensor& grad) {
-    Tensors tensors{grad};
+  Tensors unpacked(const variable_list& grads) {
+    Tensors tensors(grads.begin(), grads.end());
     for (size_t i = 0; i < kept.size(); ++i) {
       tensors.push_back(kept[i].unpack(self(this)));
       const Kind& kind = forward->kinds[i];
@@ -119,8 +129,8 @@ struct FormBackward : torch::autograd::Node {
   }
 
   variable_list apply(variable_list&& grads) override {
-    if (!grads[0].defined()) return variable_list(inputs);
-    const Tensors tensors = unpacked(grads[0]);
+    if (none_is_defined(grads)) return variable_list(inputs);
+    const Tensors tensors = unpacked(grads);
     const uint64_t bits = wanted();
     bool plain = !at::GradMode::is_enabled() && context_is_plain();
     for (const Tensor& t : tensors) plain = plain && (!t.defined() || (has_plain_data(t) && !has_tangent(t)));
@@ -139,8 +149,7 @@ struct FormBackward : torch::autograd::Node {
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     args.collect(form);
     args.collect(int64_t(inputs));
-    for (size_t i = 0; i < kept.size(); ++i)
-      args.collect(kept[i], /*is_output=*/forward->kept[i] == forward->results[0]);
+    for (size_t i = 0; i < kept.size(); ++i) args.collect(kept[i], /*is_output=*/is_result(*forward, forward->kept[i]));
   }
 
   variable_list apply_with_saved(const variable_list& grads,
@@ -154,8 +163,8 @@ variable_list traced_backward(const variable_list& grads, const std::vector<c10:
   torch::dynamo::autograd::PackedArgs args(packed);
   const auto form = args.unpack<int64_t>(), wanted = args.unpack<int64_t>(), inputs = args.unpack<int64_t>();
   const auto kept = args.unpack<std::vector<Tensor>>();
-  if (!grads[0].defined()) return variable_list(inputs);
-  Tensors tensors{grads[0]};
+  if (none_is_defined(grads)) return variable_list(inputs);
+  Tensors tensors(grads.begin(), grads.end());
   tensors.append(kept.begin(), kept.end());
   return python_gradients(form, uint64_t(wanted), /*record=*/false, tensors, size_t(inputs));
 }
@@ -187,12 +196,12 @@ variable_list FormBackward::apply_with_saved(const variable_list& grads,
 
 }  // namespace
 
-Tensor value_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted) {
-  Tensor y;
+Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted) {
+  Tensors outputs;
   {
     pybind11::gil_scoped_release unlocked;
     const Tensors found = plan->run(tensors);
-    y = at_place(plan->results[0], found);
+    for (const Place& place : plan->results) outputs.push_back(at_place(place, found));
     if (wanted) {
       auto node = make_node<FormBackward>();
       torch::autograd::edge_list edges;
@@ -203,15 +212,26 @@ Tensor value_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors,
       node->forward = plan;
       node->form = plan->backward;
       node->inputs = tensors.size();
-      torch::autograd::set_history(y, node);
+      for (const Tensor& output : outputs) torch::autograd::set_history(output, node);
       for (const Place& place : plan->kept) {
-        const bool is_output = place == plan->results[0];
-        node->kept.emplace_back(is_output ? y : at_place(place, found), is_output);
+        const auto result = std::find(plan->results.begin(), plan->results.end(), place);
+        const bool is_output = result != plan->results.end();
+        node->kept.emplace_back(is_output ? outputs[result - plan->results.begin()] : at_place(place, found),
+                                is_output);
       }
     }
   }
-  note_served(plan, tensors, wanted, y);
-  return y;
+  note_served(plan, tensors, wanted, outputs);
+  return outputs;
+}
+
+PyObject* wrapped(const Tensors& outputs) {
+  if (outputs.size() == 1) return THPVariable_Wrap(outputs[0]);
+  py::tuple all(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    all[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(outputs[i]));
+  }
+  return all.release().ptr();
 }
 
 PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -237,8 +257,7 @@ PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
   }
   const Known known = plans().find(key_of(form, false, wanted, tensors));
   if (!known.plan) return PyBool_FromLong(known.record);
-  const Tensor y = value_of(known.plan, tensors, wanted);
-  return THPVariable_Wrap(y);
+  return wrapped(outputs_of(known.plan, tensors, wanted));
   END_HANDLE_TH_ERRORS
 }
 

@@ -8,11 +8,15 @@
 
 namespace nnk {
 
-// The value by a forward plan. `wanted` has a bit for each tensor that is to get a gradient from the node that it
+// The outputs by a forward plan. `wanted` has a bit for each tensor that is to get a gradient from the node that it
 // makes.
-at::Tensor value_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted);
+Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted);
 
-// call(form, *tensors) -> Tensor; None for what is no plain call; for one that has no plan yet whether to record it.
+// As Python returns them: the only one, or a tuple.
+PyObject* wrapped(const Tensors& outputs);
+
+// call(form, *tensors) -> Tensor, or a tuple of several; None for what is no plain call; for one that has no plan yet
+// whether to record it.
 PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count);
 
 // learn(form, after, backward, wanted, tensors, events, results, kept): the plan for such calls from here on; `after`

@@ -85,7 +85,7 @@ struct Plan {
   int inputs = 0, slots = 0;
   c10::Device device = c10::kCPU;
   std::vector<Step> steps;
-  std::vector<Place> results;  // of forward the value; of backward a gradient for each tensor
+  std::vector<Place> results;  // of forward the outputs; of backward a gradient for each tensor
   std::vector<Place> kept;     // of forward, what backward gets
   std::vector<Kind> kinds;     // what these are
   int64_t backward = 0;        // of forward, the number by which Python knows backward

@@ -26,7 +26,7 @@ struct Watch {
   std::shared_ptr<const Plan> plan;
   Tensors tensors;
   uint64_t wanted = 0;
-  Tensor y;
+  Tensors outputs;
 };
 
 thread_local Watch* g_watch = nullptr;
@@ -150,10 +150,21 @@ struct Shortcut {
 // Sizes that change with every call must not fill the memory: a full table starts anew.
 constexpr size_t kMostShortcuts = 1024;
 
-std::shared_ptr<const Remembered> learned(const Arguments& given, const Watch& watch, PyObject* result) {
-  if (watch.calls != 1 || !watch.plan || !THPVariable_Check(result) || !THPVariable_Unpack(result).is_same(watch.y)) {
-    return nullptr;
+// Whether a function's result is what the form gave, and nothing else.
+bool returns(PyObject* result, const Tensors& outputs) {
+  const auto is = [](PyObject* one, const Tensor& output) {
+    return THPVariable_Check(one) && THPVariable_Unpack(one).is_same(output);
+  };
+  if (outputs.size() == 1) return is(result, outputs[0]);
+  if (!PyTuple_CheckExact(result) || PyTuple_GET_SIZE(result) != Py_ssize_t(outputs.size())) return false;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (!is(PyTuple_GET_ITEM(result, i), outputs[i])) return false;
   }
+  return true;
+}
+
+std::shared_ptr<const Remembered> learned(const Arguments& given, const Watch& watch, PyObject* result) {
+  if (watch.calls != 1 || !watch.plan || !returns(result, watch.outputs)) return nullptr;
   auto found = std::make_shared<Remembered>(Remembered{watch.plan, watch.wanted, {}, {}});
   size_t used = 0;
   for (const Tensor& t : watch.tensors) {
@@ -183,7 +194,7 @@ PyObject* call_shortcut(PyObject* self, PyObject* args, PyObject* kwargs) {
     const std::shared_ptr<const Remembered> remembered = known->second;
     Tensors tensors;
     for (int position : remembered->positions) tensors.push_back(position < 0 ? Tensor() : given.tensors[position]);
-    return THPVariable_Wrap(value_of(remembered->plan, tensors, remembered->wanted));
+    return wrapped(outputs_of(remembered->plan, tensors, remembered->wanted));
   }
   Watch watch;
   PyObject* result = nullptr;
@@ -224,12 +235,13 @@ void note_call() {
   if (g_watch) ++g_watch->calls;
 }
 
-void note_served(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted, const Tensor& y) {
+void note_served(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted,
+                 const Tensors& outputs) {
   if (!g_watch) return;
   g_watch->plan = plan;
   g_watch->tensors = tensors;
   g_watch->wanted = wanted;
-  g_watch->y = y;
+  g_watch->outputs = outputs;
 }
 
 PyObject* make_shortcut(PyObject*, PyObject* function) {

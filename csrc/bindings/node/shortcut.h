@@ -13,7 +13,8 @@ namespace nnk {
 
 // Tells the shortcut that runs, if any, that its function calls a form, and which plan has served it.
 void note_call();
-void note_served(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted, const at::Tensor& y);
+void note_served(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted,
+                 const Tensors& outputs);
 
 // shortcut(function) -> an object that is called as the function is.
 PyObject* make_shortcut(PyObject*, PyObject* function);

@@ -1,0 +1,187 @@
+"""Whether an adapter pays: its forward against the class's own, forward and backward, side by side on this machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..benchmark import best_of_rounds
+from .adapting import Adapted, Call, adapted_class, find, is_adapted, is_plain, own_class
+from .step import copied, gradients_of, put_back
+
+SIZES = {"cpu": 2**19, "cuda": 2**24}
+"""Elements of the tensors on which a kind is timed if no example says how many there are."""
+
+_TRIALS, _DOUBTED, _ROUNDS = 3, 11, 2
+"""How often the two sides are compared, how often where the first comparisons differ, in how many rounds each time."""
+
+_PAYS = 1.02
+"""How many times as fast it has to be: less is noise."""
+
+
+@dataclass
+class Kind:
+    """Modules of one class and one configuration that have the same adapter."""
+
+    shown: str
+    adapter: type[Adapted] | None
+    why: str
+    names: list[str] = field(default_factory=list)
+    modules: list[Any] = field(default_factory=list)
+
+    def takes(self) -> list[Module]:
+        """The modules whose calls the adapter replaces."""
+        if self.why:
+            return []
+        return [inside for module in self.modules for inside in self._asked(module, "takes")]
+
+    def probes(self) -> list[Module]:
+        """What has to be seen of the first module, which is timed for all."""
+        return [] if self.why else self._asked(self.modules[0], "probes")
+
+    def without(self, taken: set[int]) -> bool:
+        """Forgets modules that others take; whether any are left."""
+        kept = [pair for pair in zip(self.names, self.modules, strict=True) if id(pair[1]) not in taken]
+        self.names, self.modules = [name for name, _ in kept], [module for _, module in kept]
+        return bool(kept)
+
+    def _asked(self, module: Any, what: str) -> list[Module]:
+        with adapted(self.adapter, [module]):  # type: ignore[arg-type]
+            return getattr(module, what)()
+
+
+def kinds(model: Module) -> list[Kind]:
+    """The modules that have an adapter, or for which somebody might expect one, by kind."""
+    found: dict[tuple[str, str, Any], Kind] = {}
+    for name, module in model.named_modules():
+        adapter, why = find(module)
+        if adapter is None and not why:
+            continue
+        if adapter is not None:
+            examined = _examined(adapter, module)
+            if examined is None:
+                continue
+            shown, why = examined
+        else:
+            shown = type(module).__name__
+        kind = found.setdefault((shown, why, adapter), Kind(shown, adapter, why))
+        kind.names.append(name)
+        kind.modules.append(module)
+    return list(found.values())
+
+
+def _examined(adapter: type[Adapted], module: Module) -> tuple[str, str] | None:
+    """How a module is shown, and why it has to be left."""
+    if is_adapted(module):
+        return None
+    if "forward" in module.__dict__:
+        return type(module).__name__, "its forward was set on the instance"
+    with adapted(adapter, [module]):
+        why = module.examine()  # type: ignore[operator]
+        return None if why is None else (module.shown(), why)  # type: ignore[operator]
+
+
+class adapted:
+    """While it is entered, the modules have the adapter; it can be entered again."""
+
+    def __init__(self, adapter: type[Adapted], modules: list[Module]) -> None:
+        self.pairs = [(module, type(module), adapted_class(adapter, own_class(module))) for module in modules]
+
+    def __enter__(self) -> None:
+        for module, _, after in self.pairs:
+            module.__class__ = after
+
+    def __exit__(self, *_: object) -> None:
+        for module, before, _ in self.pairs:
+            module.__class__ = before
+
+
+def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, str, float | None]:
+    """Whether a kind pays, what says so, and how many times as fast it is.
+
+    Args:
+        kind: whose first module is timed.
+        model: whose parameters tell where a module without any computes.
+        calls: what the adapter's probes are called with in the model; without it, samples of the adapter's.
+    """
+    module = kind.modules[0]
+    if kind.adapter.calls_inside and not is_plain_inside(module):  # type: ignore[union-attr]
+        return False, "not timed: it has hooks inside, which are somebody's", None
+    device, dtype = _place([calls, *module.parameters(), *module.buffers(), *model.parameters()])
+    if device.type not in SIZES:
+        return False, f"not timed on {device.type}", None
+    try:
+        with ExitStack() as around:
+            inference = any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
+            for one in (torch.inference_mode(inference), torch.set_grad_enabled(not inference)):
+                around.enter_context(one)
+            around.enter_context(put_back([module]))
+            around.enter_context(_fork(device))
+            around.enter_context(adapted(kind.adapter, [module]))  # type: ignore[arg-type]
+            if calls is None:
+                calls = module.samples(SIZES[device.type], device, dtype)
+            if calls is None:
+                return False, "not timed: only an example tells what it is called with", None
+            return _judged(module, calls, device)
+    except Exception as error:  # whatever a configuration does to a kernel
+        return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
+
+
+def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool, str, float | None]:
+    leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad] if torch.is_grad_enabled() else []
+    wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
+    wanted = wanted if module.training else []
+
+    def side(run: Any) -> Any:
+        return gradients_of(lambda: run(*_fresh(calls, module)), wanted)
+
+    sides = [side(module.ours), side(module.theirs)]
+    trials: list[list[float]] = []
+    wins = 0
+    while len(trials) < _TRIALS or (len(trials) < _DOUBTED and 0 < wins < len(trials)):
+        trials.append(best_of_rounds(sides, _ROUNDS, device.type))
+        wins += trials[-1][1] / trials[-1][0] >= _PAYS
+    ours, theirs = (min(trial[at] for trial in trials) for at in range(2))
+    gain, agreed = theirs / ours, 2 * wins > len(trials)
+    doubt = f", but only in {wins} of {len(trials)} trials" if gain >= _PAYS and not agreed else ""
+    types = {str(leaf.dtype)[6:] for leaf in leaves} or {"no tensor"}
+    told = f"{gain:.2f} x as fast on {device.type} in {' and '.join(sorted(types))}{doubt}"
+    return gain >= _PAYS and agreed, told, gain
+
+
+def _fresh(calls: list[Call], module: Module) -> list[Call]:
+    """The calls for one run: with copies of what a run may change, such as a cache of keys and values."""
+    writes = any(getattr(one, "inplace", False) for one in module.modules())
+
+    def fresh(given: Any) -> Any:
+        if isinstance(given, Tensor):
+            return given.clone() if writes and given.requires_grad else given
+        return copied(given)
+
+    return tree_map(fresh, calls)
+
+
+def is_plain_inside(module: Module) -> bool:
+    """Whether nobody's hooks are called if the module's forward is."""
+    return all(is_plain(inner) for inner in module.modules() if inner is not module)
+
+
+def _place(candidates: Any) -> tuple[torch.device, torch.dtype]:
+    """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
+    tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
+    found = next(tensors, torch.empty(0))
+    device = found.device
+    if device.type in SIZES and torch.is_autocast_enabled(device.type):
+        return device, torch.get_autocast_dtype(device.type)
+    return device, found.dtype
+
+
+def _fork(device: torch.device) -> Any:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,0 +1,161 @@
+"""Adapters of torch's own modules: activations, norms, and a norm with the activation behind it in a container."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ... import nn
+from ...registry import elementwise
+from ..adapting import Adapted, Call, adapter, described, own_class
+from ..modules import activation, applied, evaluate, layer, named, norm_act, norm_of, normalizes, norms
+
+
+def channelled(module: Any, channels: int, elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A batch with these channels that a module would take, of about so many elements."""
+    sides = {torch.nn.BatchNorm1d: (256,), torch.nn.BatchNorm3d: (4, 8, 8)}
+    inside = next((shape for base, shape in sides.items() if isinstance(module, base)), (16, 16))
+    if 2 * channels * prod(inside) > elements:
+        inside = (1,) * len(inside)
+    batch = max(2, elements // (channels * prod(inside)))
+    return torch.randn(batch, channels, *inside, device=device, dtype=dtype, requires_grad=True)
+
+
+def rows(shape: tuple[int, ...], elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows of that shape, of about so many elements."""
+    return torch.randn(max(1, elements // max(1, prod(shape))), *shape, device=device, dtype=dtype, requires_grad=True)
+
+
+class Namesake(Adapted):
+    """An activation of torch computes as its namesake here does."""
+
+    saving = None
+
+    def fused(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return getattr(nn, self.adapted_from.__name__).forward(self, *args, **kwargs)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        channels = getattr(self, "num_parameters", 1)
+        return [Call((channelled(self, channels if channels > 1 else 64, elements, device, dtype),), {})]
+
+
+class RandomNamesake(Namesake):
+    draws = True
+
+    def examine(self: Any) -> str:
+        return "it drops nothing" if getattr(self, "p", None) == 0 else ""
+
+
+for _name in nn.__all__:
+    _theirs = getattr(torch.nn, _name, None)
+    if _theirs is not None:
+        _random = issubclass(_theirs, (torch.nn.modules.dropout._DropoutNd, torch.nn.RReLU))
+        adapter(_theirs)(RandomNamesake if _random else Namesake)
+
+
+@adapter(*norms)
+class Norm(Adapted):
+    """A norm on its own."""
+
+    def examine(self: Any) -> str:
+        return "" if normalizes(self) else "ours takes no such eps"
+
+    def fused(self: Any, input: Tensor) -> Any:
+        return norm_act(self, None, input)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((norm_input(self, elements, device, dtype),), {})]
+
+
+class Elsewhere(Adapted):
+    """A stateless activation in a class of another library."""
+
+    def examine(self: Any) -> str:
+        return "" if named(self) is not None else "it computes by a function that is not known"
+
+    def fused(self: Any, input: Tensor) -> Any:
+        known = named(self)
+        inplace = bool(getattr(self, "inplace", False))
+        if known is None or (inplace and not elementwise(known[0]).inplace):
+            return NotImplemented
+        return evaluate(known, input, inplace)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((rows((1024,), elements, device, dtype),), {})]
+
+
+def image_layer_norm(norm: Any, x: Tensor) -> Any:
+    """A layer norm over the channels of images (N, C, H, W), which is one over rows where they lie channels last."""
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return NotImplemented
+    made = applied(layer, norm, x.permute(0, 2, 3, 1))
+    return made if made is NotImplemented else made.permute(0, 3, 1, 2)
+
+
+def norm_input(norm: Any, elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A sample of what a norm takes."""
+    shape = getattr(norm, "normalized_shape", None)
+    if shape is not None:
+        return rows(tuple(shape), elements, device, dtype)
+    channels = getattr(norm, "num_features", None) or norm.num_channels
+    return channelled(norm, channels, elements, device, dtype)
+
+
+@adapter(torch.nn.Sequential, subclasses=True)
+class Sequential(Adapted):
+    """Norms with the activations behind them, each pair at once."""
+
+    calls_inside = False
+
+    def examine(self: Any) -> str | None:
+        return "" if self._pairs() else None
+
+    def shown(self: Any) -> str:
+        kinds = dict.fromkeys(f"{described(norm)} + {described(act)}" for norm, act in self._pairs())
+        return " and ".join(kinds)
+
+    def takes(self: Any) -> list[Module]:
+        return [module for pair in self._pairs() for module in pair]
+
+    def fused(self: Any, input: Any) -> Any:
+        modules = list(self._modules.values())
+        at = 0
+        while at < len(modules):
+            made = NotImplemented
+            if at + 1 < len(modules) and isinstance(input, Tensor):
+                made = _pair(modules[at], modules[at + 1], input)
+            input = modules[at](input) if made is NotImplemented else made
+            at += 1 if made is NotImplemented else 2
+        return input
+
+    def probes(self: Any) -> list[Module]:
+        return [norm for norm, _ in self._pairs()]
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((norm_input(norm, elements, device, dtype),), {}) for norm, _ in self._pairs()]
+
+    def theirs(self: Any, *calls: Call) -> list[Tensor]:
+        pairs = zip(self._pairs(), calls, strict=True)
+        return [own_class(act).forward(act, own_class(norm).forward(norm, *call.args)) for (norm, act), call in pairs]
+
+    def ours(self: Any, *calls: Call) -> list[Tensor]:
+        return [norm_act(norm, act, *call.args) for (norm, act), call in zip(self._pairs(), calls, strict=True)]
+
+    def _pairs(self: Any) -> list[tuple[Module, Module]]:
+        """Neighbours that can be fused."""
+        return [
+            (norm, act)
+            for norm, act in pairwise(self._modules.values())
+            if norm is not None and act is not None and norm_of(own_class(norm)) is not None and normalizes(norm)
+            if (known := activation(act)) is not None and known[0] != "identity"
+        ]
+
+
+def _pair(norm: Module, act: Module, input: Tensor) -> Any:
+    known = activation(act) if norm_of(own_class(norm)) is not None else None
+    return NotImplemented if known is None or known[0] == "identity" else norm_act(norm, act, input)

@@ -1,0 +1,201 @@
+"""Adapters of transformers' activations, norms and gated layers.
+
+Its models are written out one by one, so that one forward stands in many classes: that of Llama's rms norm in more than
+140, that of its gated layer in more than 120. One adapter serves them all.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ... import functional
+from ..adapting import Adapted, Call, adapter_of_source, fingerprint, once, own_class
+from ..modules import Named, activation, activations_of_source, norm_act, norm_for_products, norms_of_source
+from .torch import Elsewhere, rows
+
+
+def _of_attribute(module: Any) -> Named | None:
+    """A class that calls the function in its attribute `act`."""
+    function: Any = module.act
+    options: dict[str, Any] = {}
+    if isinstance(function, functools.partial) and not function.args:
+        function, options = function.func, function.keywords
+    if function is torch.nn.functional.gelu and options.keys() <= {"approximate"}:
+        return ("gelu_tanh" if options.get("approximate") == "tanh" else "gelu"), {}
+    if function is torch.nn.functional.mish and not options:
+        return "mish", {}
+    return None
+
+
+_ACTIVATIONS: dict[str, tuple[str, Any]] = {
+    "GELUActivation": ("618093a6bcb8", _of_attribute),  # GELUTanh's and MishActivation's forward too
+    "NewGELUActivation": ("9d0b9dd71753", lambda module: ("gelu_tanh", {})),
+    "FastGELUActivation": ("4caa3bda3218", lambda module: ("gelu_tanh", {})),
+    "QuickGELUActivation": ("95ac42583b21", lambda module: ("gelu_sigmoid", {})),
+    "SiLUActivation": ("e730f54291b8", lambda module: ("silu", {})),
+    "ReLUSquaredActivation": ("daeb651d4a93", lambda module: ("relu_squared", {})),
+}
+
+for _name, (_fingerprint, _known) in _ACTIVATIONS.items():
+    adapter_of_source(f"transformers.activations.{_name}", _fingerprint)(Elsewhere)
+    activations_of_source["transformers", _fingerprint] = _known
+
+
+def _rms(norm: Any, x: Tensor, named: Named, weight: Tensor, eps: float, residual: Any, dtype: torch.dtype) -> Tensor:
+    return functional.rms_norm_act(x, x.shape[-1], weight, eps, named[0], residual=residual, dtype=dtype, **named[1])
+
+
+def _llama(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+    """weight * norm(x).to(type of x), which is of the wider of the two types."""
+    dtype = dtype or torch.promote_types(x.dtype, norm.weight.dtype)
+    return _rms(norm, x, named, norm.weight, norm.variance_epsilon, residual, dtype)
+
+
+def _in_one(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+    """(weight * norm(x)).to(type of x)."""
+    return _rms(norm, x, named, norm.weight, norm.variance_epsilon, residual, dtype or x.dtype)
+
+
+def _gemma(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+    """((1 + weight) * norm(x)).to(type of x)."""
+    return _rms(norm, x, named, norm.weight.float() + 1.0, norm.eps, residual, dtype or x.dtype)
+
+
+class _RMSNorm(Adapted):
+    """An rms norm in one pass, where the class takes several over float32."""
+
+    def fused(self: Any, hidden_states: Tensor) -> Any:
+        return norm_act(self, None, hidden_states)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((rows(tuple(self.weight.shape), elements, device, dtype),), {})]
+
+
+@adapter_of_source("transformers.models.llama.modeling_llama.LlamaRMSNorm", "9635bcd843f3")
+class LlamaRMSNorm(_RMSNorm):
+    pass
+
+
+@adapter_of_source("transformers.models.afmoe.modeling_afmoe.AfmoeRMSNorm", "eef4e978a32a")
+class AfmoeRMSNorm(_RMSNorm):
+    pass
+
+
+@adapter_of_source("transformers.models.gemma.modeling_gemma.GemmaRMSNorm", "2dad5f576075")
+class GemmaRMSNorm(_RMSNorm):
+    def examine(self: Any) -> str:
+        return "" if fingerprint(own_class(self), "_norm") == "6dc7d2ba16b4" else "its `_norm` is none that is known"
+
+
+norms_of_source.update(
+    {
+        ("transformers", "9635bcd843f3"): _llama,
+        ("transformers", "eef4e978a32a"): _in_one,
+        ("transformers", "2dad5f576075"): _gemma,
+    }
+)
+
+
+class _GatedMLP(Adapted):
+    """f(gate) up in one pass each way."""
+
+    def takes(self: Any) -> list[Module]:
+        return [self.act_fn]
+
+    def fused(self: Any, x: Tensor) -> Any:
+        named = activation(self.act_fn)
+        if named is None:
+            return NotImplemented
+        return self.down_proj(functional.gated(self.gate_proj(x), named[0], up=self.up_proj(x), **named[1]))
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((rows((self.gate_proj.in_features,), elements, device, dtype),), {})]
+
+
+@adapter_of_source("transformers.models.llama.modeling_llama.LlamaMLP", "7d2027d4464e")
+class GatedMLP(_GatedMLP):
+    pass
+
+
+@adapter_of_source("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2MLP", "0d7b11835db6")
+class GatedMLPInOneLine(_GatedMLP):
+    pass
+
+
+@adapter_of_source("transformers.models.glm.modeling_glm.GlmMLP", "e8d404cbecb9")
+class PackedMLP(Adapted):
+    """The same of gate and up in one matrix: GLM, Phi-3."""
+
+    def takes(self: Any) -> list[Module]:
+        return [self.activation_fn]
+
+    def fused(self: Any, hidden_states: Tensor) -> Any:
+        named = activation(self.activation_fn)
+        if named is None:
+            return NotImplemented
+        return self.down_proj(functional.gated(self.gate_up_proj(hidden_states), named[0], **named[1]))
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((rows((self.gate_up_proj.in_features,), elements, device, dtype),), {})]
+
+
+class _Layer(Adapted):
+    """A layer with its norms in front: the norms in the type in which the products behind them multiply."""
+
+    def takes(self: Any) -> list[Module]:
+        return list(self.norms())
+
+    def norms(self: Any) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        names = _parameters(self.adapted_from)
+        if _OLD_NAME in kwargs and _OLD_NAME not in names:
+            return NotImplemented
+        kwargs.update(zip(names, args, strict=False))
+        before, between = self.norms()
+        attended = self.attended(norm_for_products(before, hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(norm_for_products(between, hidden_states))
+
+
+_OLD_NAME = "past_key_values"
+"""A decorator of the original forward gives it another name, in versions that do without it."""
+
+
+@once
+def _parameters(kind: type[Any]) -> tuple[str, ...]:
+    """The names of a layer's arguments behind the first."""
+    return tuple(inspect.signature(kind.forward).parameters)[2:]
+
+
+@adapter_of_source("transformers.models.llama.modeling_llama.LlamaDecoderLayer", "625e5c2cd738", "1a8125909341")
+class LlamaDecoderLayer(_Layer):
+    def norms(self: Any) -> tuple[Any, Any]:
+        return self.input_layernorm, self.post_attention_layernorm
+
+    def attended(self: Any, normed: Tensor, **kwargs: Any) -> Tensor:
+        return self.self_attn(hidden_states=normed, **kwargs)[0]
+
+
+@adapter_of_source("transformers.models.gpt2.modeling_gpt2.GPT2Block", "823c366502c8", "d099670e6973")
+class GPT2Block(_Layer):
+    def norms(self: Any) -> tuple[Any, Any]:
+        return self.ln_1, self.ln_2
+
+    def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        names = _parameters(self.adapted_from)
+        kwargs.update(zip(names, args, strict=False))
+        if kwargs.pop("encoder_hidden_states", None) is not None:
+            return NotImplemented
+        kwargs.pop("encoder_attention_mask", None)
+        return super().fused(hidden_states, **kwargs)
+
+    def attended(self: Any, normed: Tensor, **kwargs: Any) -> Tensor:
+        return self.attn(normed, **kwargs)[0]

@@ -1,0 +1,182 @@
+"""Gives the modules of a model the adapters that pay, and takes them back."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from torch.nn import Module
+
+from ..benchmark import best_of_rounds
+from .adapting import is_adapted, load_libraries, own_class
+from .judging import Kind, adapted, judge, kinds
+from .report import Report, Row
+from .step import Step, difference, put_back
+
+_NO_SLOWER = 1.0
+"""How many times as fast the whole step has to be to keep anything."""
+
+_ROUNDS = 5
+
+
+def optimize(
+    model: Module, example: Any = None, *, always: bool = False, verbose: bool = True, random: bool = False
+) -> Report:
+    """Gives the modules of `model` that it knows a faster forward, where that pays on this machine.
+
+    Known are torch's activations and norms, a norm with the activation behind it in a `torch.nn.Sequential`, and the
+    blocks of torchvision, timm, transformers and diffusers (docs/models.md lists them), each by the source of its
+    forward. What is fused stays the same object with its parameters, hooks, name and state dict, and an instance of its
+    class: tools that look for batch norms find them, a slice of a container is what it was. Compilers, exporters and
+    transforms meet the original forward, and so does a call that ours does not serve, such as that of a block in which
+    somebody has since put another module. `restore` undoes all.
+
+    Args:
+        model: the model, changed in place.
+        example: an input of the size that the model is used with: a tensor, a tuple of positional or a dictionary of
+            named arguments. With it each kind of module is timed on what it is called with in a real step (forward and,
+            if the model is training, backward, under the caller's autocast); then outputs and gradients are compared,
+            and the whole step is timed. Unless it is faster, nothing is kept. Without it, kinds are timed on samples.
+        always: whether to fuse without timing, for exact tails or smaller memory where the speed is the same.
+        verbose: whether to print the report.
+        random: whether to fuse `Dropout` and `RReLU` too, which then draw other numbers from the same seed.
+
+    Returns:
+        A `Report` of what was fused, where, and how much faster it is, or why it was left.
+
+    Raises:
+        TypeError: `model` is not a module.
+        Whatever the model raises, given the example. Then, as after any exception, the model is as it was.
+
+    Random numbers, running statistics, gradients and flags are as before. Processes that train together have to decide
+    alike: there use `always=True`.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Mish(), torch.nn.Linear(8, 2))
+        >>> report = nnkernels.optimize(model, always=True)
+        fused  1 Mish()  unconditionally  1
+        >>> isinstance(model[1], torch.nn.Mish)
+        True
+        >>> nnkernels.restore(model) is model
+        True
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"optimize(): expected a torch.nn.Module, got {type(model).__name__}")
+    load_libraries()
+    report = Report(model)
+    found = kinds(model)
+    step = None if example is None else Step(model, example)
+    with ExitStack() as undo:
+        if step is not None:
+            undo.enter_context(put_back([model]))
+        chosen: list[Kind] = []
+        taken = {id(inside) for module in model.modules() if is_adapted(module) for inside in module.takes()}  # type: ignore[operator]
+        # What takes other modules is decided on before those are.
+        for taking in (True, False):
+            kinds_now = [kind for kind in found if bool(kind.takes()) == taking and kind.without(taken)]
+            seen = None if step is None or always else step.seen([one for kind in kinds_now for one in kind.probes()])
+            for kind in kinds_now:
+                row = _decided(kind, seen, model, always, random)
+                report.rows.append(row)
+                if row.fused:
+                    chosen.append(kind)
+                    taken |= {id(inside) for inside in kind.takes()}
+        changes = [adapted(kind.adapter, kind.modules) for kind in chosen]  # type: ignore[arg-type]
+        if step is not None and chosen:
+            _weigh(report, step, changes, always)
+        if report.fused:
+            undo.push(lambda kind, *_: _leave(changes) if kind is not None else None)
+            _enter(changes)
+        if verbose:
+            print(report)
+    return report
+
+
+def restore(model: Module) -> Module:
+    """Undoes `optimize`: every module of `model` gets its own class back.
+
+    Args:
+        model: the model, changed in place.
+
+    Returns:
+        `model`.
+
+    Raises:
+        TypeError: `model` is not a module.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Mish())
+        >>> report = nnkernels.optimize(model, always=True, verbose=False)
+        >>> type(nnkernels.restore(model)[1]) is torch.nn.Mish
+        True
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"restore(): expected a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        if is_adapted(module):
+            module.__class__ = own_class(module)
+    return model
+
+
+def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool) -> Row:
+    """Whether a kind is fused, and why."""
+
+    def row(fused: bool, why: str, gain: float | None = None) -> Row:
+        return Row(kind.shown, tuple(kind.names), fused, why, gain)
+
+    if kind.why:
+        return row(False, kind.why)
+    if kind.adapter.draws and not random:  # type: ignore[union-attr]
+        return row(False, "it draws random numbers: only with random=True")
+    if always:
+        return row(True, "unconditionally")
+    if seen is None:
+        return row(*judge(kind, None, model))
+    calls = [seen.get(id(probe)) for probe in kind.probes()]
+    if None in calls:
+        return row(False, "the example does not call it")
+    return row(*judge(kind, calls, model))  # type: ignore[arg-type]
+
+
+def _weigh(report: Report, step: Step, changes: list[adapted], always: bool) -> None:
+    """Compares and times the whole step with the changes, and marks all as left if it does not pay."""
+    expected, nudged = step.repeated(), step.nudged()
+    _enter(changes)
+    try:
+        differs = difference(step.repeated(), expected, nudged)
+    finally:
+        _leave(changes)
+    del expected, nudged
+    if always and not differs:
+        return
+    if not differs:
+
+        def fused() -> None:
+            _enter(changes)
+            try:
+                step()
+            finally:
+                _leave(changes)
+
+        report.after, report.before = best_of_rounds([fused, step], _ROUNDS, step.device.type)
+        gain = report.before / report.after
+        report.step = f"the step: {report.before * 1e3:.2f} ms before, {report.after * 1e3:.2f} ms after, {gain:.2f} x"
+        if gain >= _NO_SLOWER:
+            return
+        why = "the whole step is not faster"
+    else:
+        why = f"not kept: {differs}"
+    report.step = f"{report.step}; nothing is kept: {why}".removeprefix("; ")
+    report.rows = [Row(row.shown, row.places, False, why if row.fused else row.why, row.gain) for row in report.rows]
+
+
+def _enter(changes: list[adapted]) -> None:
+    for change in changes:
+        change.__enter__()
+
+
+def _leave(changes: list[adapted]) -> None:
+    for change in reversed(changes):
+        change.__exit__()

@@ -1,0 +1,189 @@
+"""A model's real step, on the user's example: run, compared, and seen by probes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .adapting import Call
+
+_MOST = 4.0
+"""How many times as far as another rounding of the parameters moves them may results be from the former ones."""
+
+
+class Results(NamedTuple):
+    outputs: list[Tensor]
+    gradients: list[Tensor | None]
+
+
+class Step:
+    """Forward and, if the model is training, backward.
+
+    Args:
+        model: the model.
+        example: its input; a tuple of its positional, or a dictionary of its named arguments.
+
+    The loss is what the output calls `loss`, or else the mean square of the output. Autocast is that of the caller in
+    the forward pass, as usual.
+    """
+
+    def __init__(self, model: Module, example: Any) -> None:
+        # What waits for gradients in the wrappers of data parallelism would wait for those of this step.
+        self.model = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+        if isinstance(example, Mapping):
+            self.call = Call((), dict(example))
+        else:
+            self.call = Call(tuple(example) if isinstance(example, (tuple, list)) else (example,), {})
+        tensors = [t for t in (*tree_leaves(self.call), *self.model.parameters()) if isinstance(t, Tensor)]
+        self.device = next((t.device for t in tensors), torch.device("cpu"))
+        self.trains = self.model.training and any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def __call__(self) -> Results:
+        torch.clear_autocast_cache()  # which lasts as long as the caller's autocast, whatever becomes of parameters
+        with nullcontext() if self.trains else torch.no_grad():
+            output = self.model(*self.call.args, **self.call.kwargs)
+        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if not self.trains:
+            return Results(outputs, [])
+        loss = getattr(output, "loss", None)
+        if not isinstance(loss, Tensor):
+            loss = sum((one.float().square().mean() for one in outputs if one.requires_grad), torch.tensor(0.0))
+        wanted = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        with torch.autocast(self.device.type, enabled=False):
+            found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        return Results([one.detach() for one in outputs], list(found))
+
+    def repeated(self) -> Results:
+        """The step from the same random numbers each time."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            return self()
+
+    def nudged(self) -> Results:
+        """The step after every parameter has been moved by rounding errors of the type that is computed in.
+
+        By some, since a sum of many products averages those of its factors, and is rounded itself.
+        """
+        kind = self.device.type
+        parameters = [one for one in self.model.parameters() if one.is_floating_point()]
+        before = [one.detach().clone() for one in parameters]
+        generator = torch.Generator(self.device).manual_seed(0)
+        try:
+            with torch.no_grad():
+                for one in parameters:
+                    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else one.dtype
+                    noise = torch.rand(one.shape, generator=generator, device=one.device, dtype=torch.float32) - 0.5
+                    one.addcmul_(
+                        one, noise.to(one.dtype), value=(2 if dtype.itemsize == 2 else 16) * torch.finfo(dtype).eps
+                    )
+            return self.repeated()
+        finally:
+            with torch.no_grad():
+                for one, was in zip(parameters, before, strict=True):
+                    one.copy_(was)
+
+    def seen(self, probes: list[Module]) -> dict[int, Call]:
+        """What each of the probes is called with first, tensors replaced by new ones of the same layout."""
+        calls: dict[int, Call] = {}
+        handles = [
+            probe.register_forward_pre_hook(
+                lambda module, args, kwargs: calls.setdefault(id(module), like(Call(args, kwargs))) and None,
+                with_kwargs=True,
+            )
+            for probe in {id(probe): probe for probe in probes}.values()
+        ]
+        try:
+            self.repeated()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls
+
+
+def like(call: Call) -> Call:
+    """The call with tensors of other numbers, but of the same layout; masks, indices and flags are kept."""
+
+    def new(given: Any) -> Any:
+        if not isinstance(given, Tensor):
+            return copied(given)
+        if not given.is_floating_point():
+            return given
+        # The same strides, also where they are those of a permuted tensor.
+        made = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=given.device)
+        return made.normal_().requires_grad_(given.requires_grad)
+
+    return tree_map(new, call)
+
+
+def copied(given: Any) -> Any:
+    """A copy of what is neither a tensor nor unchangeable, if it can be copied."""
+    if given is None or isinstance(given, (bool, int, float, str, torch.dtype, torch.device)):
+        return given
+    try:
+        return copy.deepcopy(given)
+    except Exception:  # locks, process groups and the like refuse by all kinds of exceptions
+        return given
+
+
+def difference(found: Results, expected: Results, nudged: Results) -> str:
+    """What differs by more than rounding explains, or "".
+
+    Args:
+        found: the results to be judged.
+        expected: what they should be.
+        nudged: the same after every parameter has moved by a rounding error; how far that is from `expected` is what a
+            model makes of rounding, which in some models is much.
+    """
+    for what in Results._fields:
+        ours, theirs, others = (getattr(side, what) for side in (found, expected, nudged))
+        kinds = [[None if one is None else (one.shape, one.dtype) for one in side] for side in (ours, theirs)]
+        if kinds[0] != kinds[1]:
+            return f"the {what} have other types or shapes"
+        size, far, usual = _norm(theirs), _distance(ours, theirs), _distance(others, theirs)
+        if size.isfinite() and not far <= _MOST * usual + 1e-12 * size:
+            shares = f"{float(far / size):.1e} of their norm, where rounding explains {float(usual / size):.1e}"
+            return f"the {what} differ by {shares}"
+    return ""
+
+
+def _norm(tensors: Sequence[Tensor | None]) -> Tensor:
+    return sum((one.double().square().sum() for one in tensors if one is not None), torch.tensor(0.0)).sqrt().cpu()
+
+
+def _distance(some: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> Tensor:
+    pairs = zip(some, others, strict=True)
+    return _norm([a.double() - b.double() for a, b in pairs if a is not None and b is not None])
+
+
+@contextmanager
+def put_back(modules: list[Module]) -> Iterator[None]:
+    """Puts buffers back as they were, such as running statistics."""
+    buffers = {id(one): one for module in modules for one in module.buffers()}
+    before = {at: one.detach().clone() for at, one in buffers.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for at, one in buffers.items():
+                one.copy_(before[at])
+
+
+def gradients_of(function: Callable[[], Any], wanted: list[Tensor]) -> Callable[[], object]:
+    """Forward and, if anything wants a gradient, backward of what is differentiable in the result."""
+    grads: list[Tensor] = []
+
+    def step() -> None:
+        made = [one for one in tree_leaves(function()) if isinstance(one, Tensor) and one.requires_grad]
+        if made and wanted:
+            if not grads:
+                grads.extend(torch.ones_like(one) for one in made)
+            torch.autograd.grad(made, wanted, grads, allow_unused=True)
+
+    return step

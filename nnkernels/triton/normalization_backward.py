@@ -1,0 +1,240 @@
+"""The gradients of layer and rms norm, from what was normalised and its rows' statistics."""
+
+import triton
+import triton.language as tl
+
+from .kernels import _times
+from .math import compute_type, is_fast
+from .normalization_kernels import _affine, _load, _row_sums, _store, _weight
+
+
+@triton.jit
+def _normalised(x, statistics_ptr, row, rows, rows_inside, CENTRED: tl.constexpr, COMPUTE: tl.constexpr):
+    """x normalised by the statistics that forward kept, and 1 / deviation."""
+    KEPT: tl.constexpr = statistics_ptr.dtype.element_ty
+    if CENTRED:
+        mean = tl.load(statistics_ptr + row, mask=rows_inside, other=0.0)
+        high = mean.to(COMPUTE)
+        x -= high
+        if KEPT != COMPUTE:
+            x -= (mean - high.to(KEPT)).to(COMPUTE)
+        statistics_ptr += rows
+    deviation = tl.load(statistics_ptr + row, mask=rows_inside, other=0.0).to(COMPUTE)
+    return x * deviation, deviation
+
+
+@triton.jit
+def _slope(
+    grad,
+    normalised,
+    weight,
+    bias,
+    residual,
+    a,
+    b,
+    GATE: tl.constexpr,
+    D1: tl.constexpr,
+    MASKS: tl.constexpr,
+    FAST: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """The gradients of what the weight gives and of the residual. GATE is the value of f where the residual is a gate;
+    D1 is None where f is nothing."""
+    if D1 is None:
+        return grad, grad
+    else:
+        a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
+        if GATE is None:
+            slope = D1(_affine(normalised, weight, bias, residual), a, b, FAST)
+            grad = _times(grad, slope, MASKS)
+            return grad, grad
+        else:
+            gate = residual.to(COMPUTE)
+            affine = _affine(normalised, weight, bias, None)
+            return grad * GATE(gate, a, b, FAST), _times(grad * affine, D1(gate, a, b, FAST), MASKS)
+
+
+@triton.jit
+def sums_long(
+    grad_ptr,
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    bias_ptr,
+    statistics_ptr,
+    sums_ptr,
+    a: tl.float64,
+    b: tl.float64,
+    offset: tl.float64,
+    rows,
+    cols,
+    grad_stride,
+    x_stride,
+    residual_stride,
+    GATE: tl.constexpr,
+    D1: tl.constexpr,
+    MASKS: tl.constexpr,
+    CENTRED: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """The two means that the gradient of a row needs, for rows that are too long for `backward` to find them."""
+    FAST: tl.constexpr = is_fast(x_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.arange(0, BLOCK_COLS)
+    along = tl.zeros((BLOCK_COLS,), COMPUTE)
+    total = along
+    for start in range(0, cols, BLOCK_COLS):
+        here = start + col
+        inside = here < cols
+        x = _load(x_ptr + row * x_stride + here, inside).to(COMPUTE)
+        grad = _load(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
+        weight = weight_ptr
+        if weight_ptr is not None:
+            weight = _weight(weight_ptr + here, inside, offset, COMPUTE)
+        bias = bias_ptr
+        if bias_ptr is not None:
+            bias = _load(bias_ptr + here, inside)
+        residual = residual_ptr
+        if residual_ptr is not None:
+            residual = _load(residual_ptr + row * residual_stride + here, inside)
+        normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
+        grad, _ = _slope(grad, normalised, weight, bias, residual, a, b, GATE, D1, MASKS, FAST, COMPUTE)
+        if weight is not None:
+            grad *= weight
+        grad = tl.where(inside, grad, 0.0)
+        along += grad * normalised
+        total += grad
+    count = tl.full((), cols, COMPUTE)
+    tl.store(sums_ptr + row, tl.sum(along, 0) / count)
+    tl.store(sums_ptr + rows + row, tl.sum(total, 0) / count)
+
+
+@triton.jit
+def backward(
+    grad_ptr,
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    bias_ptr,
+    statistics_ptr,
+    sums_ptr,
+    grad_sum_ptr,
+    grad_x_ptr,
+    grad_residual_ptr,
+    for_weight_ptr,
+    for_bias_ptr,
+    a: tl.float64,
+    b: tl.float64,
+    offset: tl.float64,
+    rows,
+    cols,
+    grad_stride,
+    x_stride,
+    residual_stride,
+    grad_sum_stride,
+    GATE: tl.constexpr,
+    D1: tl.constexpr,
+    MASKS: tl.constexpr,
+    CENTRED: tl.constexpr,
+    FULL: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """Some columns of every n-th tile of rows, of n programs, whose sums over its rows are one row of partial sums.
+
+    FULL says that each program's columns are exactly BLOCK_COLS; without `sums_ptr` they are the whole row.
+    """
+    FAST: tl.constexpr = is_fast(x_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    col_inside = None
+    if not FULL:
+        col_inside = col < cols
+    count = tl.full((), cols, COMPUTE)
+    weight = weight_ptr
+    if weight_ptr is not None:
+        weight = _weight(weight_ptr + col, col_inside, offset, COMPUTE)
+    bias = bias_ptr
+    if bias_ptr is not None:
+        bias = _load(bias_ptr + col, col_inside)
+    for_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
+    for_bias = for_weight
+    for first in tl.range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS, num_stages=STAGES):
+        row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64) + first
+        inside = col_inside
+        if BLOCK_ROWS > 1:
+            inside = row < rows if FULL else (row < rows) & (col < cols)
+        x = _load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
+        grad = _load(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
+        residual = residual_ptr
+        if residual_ptr is not None:
+            residual = _load(residual_ptr + row * residual_stride + col, inside)
+        normalised, deviation = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
+        grad, for_residual = _slope(grad, normalised, weight, bias, residual, a, b, GATE, D1, MASKS, FAST, COMPUTE)
+        if inside is not None:
+            grad = tl.where(inside, grad, 0.0)
+        if grad_residual_ptr is not None:
+            _store(grad_residual_ptr + row * cols + col, for_residual, inside)
+        if for_weight_ptr is not None:
+            for_weight += grad * normalised
+        if for_bias_ptr is not None:
+            for_bias += grad
+        if weight is not None:
+            grad *= weight
+        if sums_ptr is None:
+            if CENTRED:
+                along, total = _row_sums(grad * normalised, grad)
+                grad_x = grad - normalised * (along / count) - total / count
+            else:
+                along = tl.sum(grad * normalised, 1, keep_dims=True)
+                grad_x = grad - normalised * (along / count)
+        else:
+            along = tl.load(sums_ptr + row, mask=row < rows, other=0.0)
+            grad_x = grad - normalised * along
+            if CENTRED:
+                grad_x -= tl.load(sums_ptr + rows + row, mask=row < rows, other=0.0)
+        grad_x *= deviation
+        if grad_sum_ptr is not None:
+            grad_x += _load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
+        _store(grad_x_ptr + row * cols + col, grad_x, inside)
+    at = program.to(tl.int64) * cols + col
+    if for_weight_ptr is not None:
+        _store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
+    if for_bias_ptr is not None:
+        _store(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
+
+
+@triton.jit
+def _add_columns(partial_ptr, out_ptr, partials, cols, col, BLOCK: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    total = tl.zeros((BLOCK, BLOCK_COLS), partial_ptr.dtype.element_ty)
+    for first in range(0, partials, BLOCK):
+        row = first + tl.arange(0, BLOCK)[:, None]
+        total += tl.load(partial_ptr + row.to(tl.int64) * cols + col, mask=(row < partials) & (col < cols), other=0.0)
+    _store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
+
+
+@triton.jit
+def add_partials(
+    weight_partial_ptr,
+    bias_partial_ptr,
+    weight_ptr,
+    bias_ptr,
+    partials,
+    cols,
+    BLOCK: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """The columns' sums of one or two matrices of partial sums, in an order that their number of rows alone decides."""
+    col = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    if bias_ptr is None:
+        _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    elif weight_ptr is None:
+        _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    elif tl.program_id(1) == 0:
+        _add_columns(weight_partial_ptr, weight_ptr, partials, cols, col, BLOCK, BLOCK_COLS)
+    else:
+        _add_columns(bias_partial_ptr, bias_ptr, partials, cols, col, BLOCK, BLOCK_COLS)

@@ -1,0 +1,312 @@
+"""Content addressing against the formulas of its papers in float64: values, gradients, layouts, contexts, bad input.
+
+The Triton kernels run interpreted in a second pytest, as TRITON_INTERPRET has to be set before Triton is imported, and
+are compiled ahead of time for GPUs that need not be there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, spills
+
+import nnkernels
+import nnkernels.functional as F
+from nnkernels import dispatch
+from nnkernels.contracts.addressing import Operands
+
+ON = {"cpu": "cpu", "reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
+PARTS = {
+    "lookup": (),
+    "gate": ("gate", "previous"),
+    "shift": ("shift",),
+    "sharpness": ("sharpness",),
+    "gate and sharpness": ("gate", "previous", "sharpness"),
+    "all": ("gate", "previous", "shift", "sharpness"),
+}
+LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
+
+on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
+
+
+@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "reference", "triton"])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A device with the backend chosen that serves it."""
+    found, at = dispatch.named(request.param), ON[request.param]
+    if at == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
+    if isinstance(found, str):
+        pytest.skip(found)
+    with nnkernels.backend(request.param):
+        yield at
+
+
+def operands(
+    batch: int = 2,
+    heads: int = 3,
+    slots: int = 9,
+    size: int = 5,
+    width: int = 3,
+    parts: tuple[str, ...] = PARTS["all"],
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> Operands:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    every = Operands(
+        drawn(batch, slots, size),
+        drawn(batch, heads, size),
+        drawn(batch, heads).exp(),
+        drawn(batch, heads).sigmoid(),
+        drawn(batch, heads, slots).softmax(-1),
+        drawn(batch, heads, width).softmax(-1),
+        1 + drawn(batch, heads).exp(),
+    )
+    wanted = ("memory", "key", "strength", *parts)
+    return Operands(
+        *(x.to(device, dtype) if name in wanted else None for name, x in every._asdict().items())  # type: ignore[arg-type]
+    )
+
+
+def truth(
+    memory: Tensor,
+    key: Tensor,
+    strength: Tensor,
+    gate: Tensor | None = None,
+    previous: Tensor | None = None,
+    shift: Tensor | None = None,
+    sharpness: Tensor | None = None,
+) -> Tensor:
+    """As the papers write it, slot by slot."""
+    lengths = [(x.square().sum(-1) + 1e-4).sqrt() for x in (key, memory)]
+    cosine = torch.einsum("bhd,bnd->bhn", key, memory) / lengths[0].unsqueeze(2) / lengths[1].unsqueeze(1)
+    grown = (strength.unsqueeze(2) * cosine).exp()
+    where = grown / grown.sum(-1, keepdim=True)
+    if gate is not None and previous is not None:
+        where = gate.unsqueeze(2) * where + (1 - gate.unsqueeze(2)) * previous
+    if shift is not None:
+        slots, width = where.shape[2], shift.shape[2]
+        where = torch.stack([
+            sum(where[..., (j - k + width // 2) % slots] * shift[..., k] for k in range(width)) for j in range(slots)
+        ], -1)  # fmt: skip
+    if sharpness is not None:
+        power = where.clamp(min=1e-12) ** sharpness.unsqueeze(2)
+        where = power / power.sum(-1, keepdim=True)
+    return where
+
+
+def there(given: Operands) -> list[Tensor]:
+    return [x for x in given if x is not None]
+
+
+def leaves(given: Operands, dtype: torch.dtype | None = None) -> Operands:
+    return Operands(*(None if x is None else x.detach().to(dtype or x.dtype).requires_grad_() for x in given))  # type: ignore[arg-type]
+
+
+def check(given: Operands, grad: Tensor | None = None) -> None:
+    ours, wide = leaves(given), leaves(given, torch.float64)
+    y, exact = F.content_addressing(*ours), truth(*wide)
+    limit = LIMIT[given.memory.dtype]
+    assert y.dtype == given.memory.dtype and y.is_contiguous()
+    torch.testing.assert_close(y.double(), exact, rtol=limit, atol=limit)
+    grad = torch.randn(y.shape, dtype=torch.float64).to(y) if grad is None else grad
+    mine = torch.autograd.grad(y, there(ours), grad)
+    for got, found in zip(mine, torch.autograd.grad(exact, there(wide), grad.double()), strict=True):
+        scale = max(1.0, found.abs().max().item())
+        torch.testing.assert_close(got.double() / scale, found / scale, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("kind", DTYPES)
+def test_values_and_gradients(device, kind, parts):
+    check(operands(parts=PARTS[parts], dtype=DTYPES[kind], device=device))
+
+
+@pytest.mark.parametrize("width", [1, 5, 11])
+@pytest.mark.parametrize(("heads", "slots", "size"), [(1, 1, 1), (2, 16, 8), (1, 33, 20), (4, 7, 17)])
+def test_any_size(device, heads, slots, size, width):
+    check(operands(2, heads, slots, size, width, device=device))
+
+
+@on_torch_alone
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_memories_of_many_slots(device, kind):
+    check(operands(3, 2, 700, 40, dtype=DTYPES[kind], device=device))
+
+
+@pytest.mark.parametrize("kind", ["fp64", "bf16"])
+@pytest.mark.parametrize("layout", ["transposed", "every other", "expanded", "unaligned"])
+def test_layouts(device, layout, kind):
+    def laid(x: Tensor) -> Tensor:
+        if layout == "transposed":
+            return x.transpose(0, -1).contiguous().transpose(0, -1)
+        if layout == "every other":
+            return torch.stack([x, x], -1)[..., 0]
+        if layout == "expanded":
+            return x[:1].expand(x.shape)
+        return torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape)
+
+    given = operands(dtype=DTYPES[kind], device=device)
+    changed = Operands(*map(laid, there(given)))
+    kept = [x.clone() for x in there(changed)]
+    check(changed)
+    assert all(map(torch.equal, there(changed), kept))
+
+
+@pytest.mark.parametrize("grad_layout", ["expanded", "transposed", "strided"])
+def test_gradients_of_any_strides(device, grad_layout):
+    given = operands(device=device)
+    grad = {
+        "expanded": torch.tensor(0.5, dtype=torch.float64, device=device).expand(2, 3, 9),
+        "transposed": torch.randn(9, 3, 2, dtype=torch.float64).to(device).permute(2, 1, 0),
+        "strided": torch.randn(2, 3, 18, dtype=torch.float64).to(device)[..., ::2],
+    }[grad_layout]
+    check(given, grad)
+
+
+@pytest.mark.parametrize("wanted", ["memory", "key", "previous", "shift"])
+def test_only_one_gradient_is_asked_for(device, wanted):
+    given = operands(device=device)
+    x = getattr(given, wanted).requires_grad_()
+    found = torch.autograd.grad(F.content_addressing(*given).sin().sum(), x)
+    torch.testing.assert_close(found, torch.autograd.grad(truth(*given).sin().sum(), x))
+
+
+def test_nan_fills_its_memory_and_no_other(device):
+    given = operands(device=device)
+    given.memory[1, 4, 2] = torch.nan
+    y = F.content_addressing(*given)
+    assert y[1].isnan().all() and not y[0].isnan().any()
+
+
+def test_heads_far_from_a_sharp_place_keep_their_digits(device):
+    """Powers of these would underflow; their logarithms do not."""
+    previous = torch.full((1, 1, 8), 1e-30, dtype=torch.float64, device=device)
+    previous[..., 3] = 1e-9
+    zero = torch.zeros(1, 1, dtype=torch.float64, device=device)
+    memory = torch.ones(1, 8, 2, dtype=torch.float64, device=device)
+    y = F.content_addressing(memory, memory[:, :1], zero, zero, previous, sharpness=zero + 60)
+    assert y.argmax() == 3 and abs(y.sum().item() - 1) < 1e-12 and y[0, 0, 3] == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4, 3), (2, 0, 4, 3)])
+def test_nothing_to_find(device, shape):
+    given = leaves(operands(*shape, device=device))
+    y = F.content_addressing(*given)
+    assert y.shape == (shape[0], shape[1], shape[2])
+    found = torch.autograd.grad(y.sum(), there(given))
+    assert all(one.shape == x.shape and not one.any() for one, x in zip(found, there(given), strict=True))
+
+
+@compiles
+def test_under_the_interpreter():
+    interpret(__file__, only="not interpreter and not fp16 and not bf16")
+
+
+@compiles
+@pytest.mark.parametrize("arch", NVIDIA)
+def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
+    from nnkernels.triton import addressing
+
+    for kind, dtype, slots, size, whole in (
+        ("forward", "fp32", 128, 20, True), ("forward", "bf16", 512, 32, False), ("forward", "fp64", 64, 16, True),
+        ("backward", "fp32", 128, 20, True), ("backward", "bf16", 64, 64, False), ("backward", "fp64", 64, 16, True),
+    ):  # fmt: skip
+        given = operands(1, 1, slots, size, parts=PARTS["all" if whole else "lookup"], dtype=DTYPES[dtype])
+        tile = addressing.tiling(given.memory)
+        assert tile is not None
+        flags = {name: whole for name in ("GATE", "SHIFT", "SHARPNESS")}
+        flags |= {f"GRAD_{name.upper()}": x is not None for name, x in given._asdict().items()}
+        constants: dict[str, Any] = flags | {"SLOTS": tile[0], "SIZE": tile[1], "memory_col": 1, "key_col": 1}
+        for name, x in given._asdict().items():
+            if x is None:
+                constants |= {f"{name}_ptr": None, f"grad_{name}_ptr": None}
+        uneven = ("heads", "slots", "size", "width")
+        compiled = compile_ahead(getattr(addressing, kind), arch, dtype, constants, tile[2], uneven=uneven)
+        assert spills(compiled, tmp_path) == 0, (kind, dtype)
+
+
+@on_torch_alone
+@pytest.mark.parametrize("parts", PARTS)
+def test_derivatives_of_derivatives(parts):
+    given = leaves(operands(2, 2, 5, 3, parts=PARTS[parts]))
+
+    def call(*tensors: Tensor) -> Tensor:
+        named = dict(zip([name for name, x in given._asdict().items() if x is not None], tensors, strict=True))
+        return F.content_addressing(**named)
+
+    assert torch.autograd.gradcheck(call, there(given))
+    assert torch.autograd.gradgradcheck(call, there(given))
+
+
+@on_torch_alone
+def test_repeated_calls_and_threads_give_what_the_first_ones_gave():
+    given, before, found = leaves(operands(64, 2, 128, 20, dtype=torch.float32)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 1, 1, 1, 2, 2):
+            torch.set_num_threads(threads)
+            y = F.content_addressing(*given)
+            found.append([y, *torch.autograd.grad(y.square().sum(), there(given))])
+    finally:
+        torch.set_num_threads(before)
+    assert all(all(map(torch.equal, found[0], other)) for other in found[1:])
+
+
+@on_torch_alone
+def test_autocast_computes_in_the_type_of_the_memory():
+    given = operands(dtype=torch.float32)
+    mixed = given._replace(key=given.key.bfloat16(), strength=given.strength.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        y = F.content_addressing(*mixed)
+    expected = F.content_addressing(*given._replace(key=mixed.key.float()))
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, expected)
+
+
+@on_torch_alone
+def test_triton_by_name_refuses_what_it_cannot_hold():
+    memory = torch.zeros(1, 4096, 64)
+    with nnkernels.backend("triton"), pytest.raises(RuntimeError, match=re.escape("(1, 4096, 64)")):
+        F.content_addressing(memory, memory[:, :1], memory[:, :1, 0])
+
+
+@on_torch_alone
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"memory": torch.zeros(9, 5)}, ValueError, "(9, 5)"),
+        ({"memory": [1.0]}, TypeError, "list"),
+        ({"memory": torch.zeros(2, 9, 5, dtype=torch.int32)}, NotImplementedError, "int32"),
+        ({"key": torch.zeros(2, 3, 4, dtype=torch.float64)}, ValueError, "(2, 3, 4)"),
+        ({"key": torch.zeros(2, 3, 5)}, TypeError, "float32"),
+        ({"strength": torch.zeros(2, 3, 1, dtype=torch.float64)}, ValueError, "(2, 3, 1)"),
+        ({"strength": None}, TypeError, "NoneType"),
+        ({"gate": None}, ValueError, "previous is given without gate"),
+        ({"previous": None}, ValueError, "gate is given without previous"),
+        ({"previous": torch.zeros(2, 3, 8, dtype=torch.float64)}, ValueError, "(2, 3, 8)"),
+        ({"shift": torch.zeros(2, 3, 4, dtype=torch.float64)}, ValueError, "4 shares"),
+        ({"sharpness": torch.zeros(3, dtype=torch.float64)}, ValueError, "(3,)"),
+        ({"eps": 0.0}, ValueError, "0.0"),
+        ({"eps": "little"}, TypeError, "eps"),
+    ],
+)
+def test_bad_arguments_are_named(changes, error, named):
+    with pytest.raises(error, match=re.escape(named)):
+        F.content_addressing(**(operands()._asdict() | changes))
+
+
+@on_torch_alone
+@pytest.mark.parametrize("module", ["functional.addressing", "nn.addressing"])
+def test_examples(module):
+    import doctest
+
+    assert doctest.testmod(importlib.import_module(f"nnkernels.{module}")).failed == 0
