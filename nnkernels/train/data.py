@@ -88,3 +88,14 @@ class Data:
         first, target = train[0]
         whole = not torch.as_tensor(target).is_floating_point()
         return cls(train, held, Problem(kind or ("classes" if whole else "values"), tuple(first.shape), outputs))
+
+    def check(self, name: str, batch_size: int) -> None:
+        """Raises ValueError, naming the data as `name`, if there are too few samples for a batch, or none to judge."""
+        for what, part in (("trained on", self.train), ("held out", self.held)):
+            if len(part) == 0:  # type: ignore[arg-type]
+                raise ValueError(f"the data {name!r} has no samples that are {what}")
+        if batch_size > (size := len(self.train)):  # type: ignore[arg-type]
+            raise ValueError(
+                f"a batch of {batch_size} is larger than the data {name!r} with its {size} samples; "
+                f"choose a batch_size of at most {size}"
+            )

@@ -81,7 +81,7 @@ class Trainer:
         self.order = Order(len(self.data.train), settings.batch_size, settings.seed, self.processes)  # type: ignore[arg-type]
         self.held_order = Order(len(self.data.held), settings.batch_size, None, self.processes)  # type: ignore[arg-type]
         self.total = settings.epochs * len(self.order)
-        _check_sizes(settings, self.data)
+        self.data.check(settings.data, settings.batch_size)
 
         seed_everything(settings.seed)
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
@@ -388,26 +388,11 @@ class Trainer:
 
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
-    "settings": dict,
-    "model": dict,
-    "average": (dict, type(None)),
-    "optimizer": dict,
-    "schedule": dict,
+    **dict.fromkeys(("settings", "model", "optimizer", "schedule", "scaler", "progress"), dict),
+    **{"average": (dict, type(None)), "random": list},
 }
-_FIELDS |= {"scaler": dict, "progress": dict, "random": list}
 """Of a checkpoint, what a run needs to go on from it."""
 
 
 def _due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _check_sizes(settings: Settings, data: Data) -> None:
-    for what, part in (("trained on", data.train), ("held out", data.held)):
-        if len(part) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"the data {settings.data!r} has no samples that are {what}")
-    if settings.batch_size > (size := len(data.train)):  # type: ignore[arg-type]
-        raise ValueError(
-            f"a batch of {settings.batch_size} is larger than the data {settings.data!r} with its {size} samples; "
-            f"choose a batch_size of at most {size}"
-        )

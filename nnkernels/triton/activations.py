@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from triton.runtime import JITFunction
 
-from . import derived, piecewise, smooth
+from . import derived, gates, piecewise, smooth
 
 
 class Formula(NamedTuple):
@@ -18,7 +18,7 @@ class Formula(NamedTuple):
 
 
 def _formulas() -> dict[str, Formula]:
-    functions = {**vars(piecewise), **vars(smooth), **vars(derived)}
+    functions = vars(piecewise) | vars(smooth) | vars(gates) | vars(derived)
     names = [name.removesuffix("_value") for name in functions if name.endswith("_value") and name[0] != "_"]
     return {name: Formula(*(functions[f"{name}_{part}"] for part in Formula._fields)) for name in names}
 

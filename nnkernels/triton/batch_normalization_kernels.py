@@ -12,6 +12,8 @@ their distance is at most sqrt((1 - f) / f) standard deviations, so that few bit
 import triton
 import triton.language as tl
 
+from .kernels import _times
+
 
 @triton.jit
 def _program(
@@ -92,14 +94,6 @@ def _quotient(x, d):
         return x / d
     else:
         return tl.div_rn(x, d)
-
-
-@triton.jit
-def _times(grad, slope, MASKS: tl.constexpr):
-    product = grad * slope
-    if MASKS:
-        product = tl.where(slope == 0, 0.0, product)
-    return product
 
 
 @triton.jit

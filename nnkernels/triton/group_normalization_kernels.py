@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .batch_normalization_kernels import _load, _quotient, _store, _times
+from .batch_normalization_kernels import _load, _quotient, _store
+from .kernels import _times
 
 
 @triton.jit

@@ -8,7 +8,7 @@ still lack the factor `a`.
 import triton
 import triton.language as tl
 
-from . import smooth
+from . import gates, smooth
 from .math import logistic
 
 
@@ -29,12 +29,12 @@ def prelu_shares(grad, x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def swish_value(x, a, b, FAST: tl.constexpr):
-    return smooth.swish_value(x, a[0], 0.0, FAST)
+    return gates.swish_value(x, a[0], 0.0, FAST)
 
 
 @triton.jit
 def swish_gradient(grad, x, a, b, FAST: tl.constexpr):
-    return grad * smooth.swish_d1(x, a[0], 0.0, FAST)
+    return grad * gates.swish_d1(x, a[0], 0.0, FAST)
 
 
 @triton.jit

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 import pickle
 from pathlib import Path
 
 import pytest
+import saving_table
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,13 +37,6 @@ def chosen(request):
         yield device
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("saving_table", ROOT / "tools/saving_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def gradient(function, x, grad=None, policy="auto"):
     leaf = x.detach().requires_grad_()
     with nnkernels.saving(policy):
@@ -52,7 +45,7 @@ def gradient(function, x, grad=None, policy="auto"):
 
 
 def test_the_page_tells_the_bytes_that_are_kept():
-    table = tool()
+    table = saving_table
     page = (ROOT / "docs/saving.md").read_text()
     told = {
         line.split("|")[1].strip(): [cell.split()[0] if cell.strip() else "" for cell in line.split("|")[2:-1]]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 
+import initialization_table
 import pytest
 import torch
 
@@ -177,11 +177,8 @@ def test_an_empty_weight_is_left_alone():
 
 
 def test_the_table_in_the_docs_is_that_of_the_catalogue():
-    spec = importlib.util.spec_from_file_location("initialization_table", ROOT / "tools/initialization_table.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    text = tool.PAGE.read_text()
-    assert tool.rewritten(text) == text, "run: python tools/initialization_table.py"
+    text = initialization_table.PAGE.read_text()
+    assert initialization_table.rewritten(text) == text, "run: python tools/initialization_table.py"
 
 
 def test_the_docstrings_examples_run():

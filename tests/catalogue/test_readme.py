@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
+import activations_table
+import benchmark_pages
 import pytest
+import stubs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_table_is_that_of_the_catalogue():
     page = (ROOT / "docs/activations.md").read_text()
-    assert tool("activations_table").rewritten(page) == page, "run: make tables"
+    assert activations_table.rewritten(page) == page, "run: make tables"
 
 
 def test_the_figures_are_those_that_were_measured():
-    pages = tool("benchmark_pages")
-    texts = tuple(page.read_text() for page in pages.PAGES)
-    assert pages.rewritten(*texts) == texts, "run: make tables"
+    texts = tuple(page.read_text() for page in benchmark_pages.PAGES)
+    assert benchmark_pages.rewritten(*texts) == texts, "run: make tables"
 
 
 def test_the_stubs_are_those_of_the_catalogue():
-    for path, text in tool("stubs").stubs().items():
+    for path, text in stubs.stubs().items():
         assert path.read_text() == text, "run: make tables"
 
 

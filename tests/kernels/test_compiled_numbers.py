@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
+import compiled_table
 import pytest
 import torch
 from conftest import DEVICE
@@ -28,18 +28,11 @@ def fresh_compiler():
     yield
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("compiled_table", ROOT / "tools/compiled_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_member_is_within_the_promise_over_the_whole_range():
     """One test for all, which starts its compiler once."""
     rows, x = catalogue(Activation), compiling.inputs(torch.float32).to(DEVICE)
     negative_zero = (x == 0) & x.signbit()
-    told, wrong = tool().told(), []
+    told, wrong = compiled_table.told(), []
     for row, (y, slope) in zip(rows, compiling.run([ours(row) for row in rows], x), strict=True):
         found = compiling.judge(row, x, y, slope)
         if not found.ok:
@@ -65,7 +58,7 @@ def test_the_other_types_are_within_the_promise(dtype):
 
 
 def test_the_page_tells_of_every_member():
-    told, promise = tool().told(), accuracy.COMPILED[torch.float32]
+    told, promise = compiled_table.told(), accuracy.COMPILED[torch.float32]
     assert list(told) == [row.name for row in catalogue(Activation)]
     assert all(value <= promise.value and d1 <= promise.d1 for value, d1 in told.values())
 

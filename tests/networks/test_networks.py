@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import math
 import pkgutil
 from pathlib import Path
 
+import networks_table
 import numpy as np
 import pytest
 import torch
@@ -130,11 +131,8 @@ def test_a_recipe_that_misses_is_told_of(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_has_what_was_measured_and_all_of_it_is_good():
-    spec = importlib.util.spec_from_file_location("networks_table", ROOT / "tools/networks_table.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    page, measured = tool.PAGE.read_text(), tool.outcomes()
-    assert tool.rewritten(page, measured) == page, "run: python tools/networks_table.py"
+    page, measured = networks_table.PAGE.read_text(), networks_table.outcomes()
+    assert networks_table.rewritten(page, measured) == page, "run: python tools/networks_table.py"
     assert set(measured) == set(RECIPES), "measure the recipes that are missing"
     for name, outcome in measured.items():
         one = recipe(name)
