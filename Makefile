@@ -25,7 +25,7 @@ lint: $(VENV)/installed
 
 # Everything in docs/ that is written from the code or from what was measured.
 tables: $(VENV)/installed
-	for tool in activations_table initialization_table saving_table compiled_table networks_table guide_tables benchmark_pages \
+	for tool in activations_table initialization_table saving_table compiled_table networks_table models_table guide_tables benchmark_pages \
 	        stubs; do \
 	    $(BIN)/python tools/$$tool.py || exit 1; \
 	done

@@ -233,6 +233,11 @@ def _is_text(line: ast.stmt) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
+def named_sources() -> frozenset[str]:
+    """The full names of the classes whose sources adapters know."""
+    return frozenset(_names)
+
+
 def load_libraries() -> None:
     """Registers what is known of the libraries that have been imported."""
     for name in LIBRARIES:

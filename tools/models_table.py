@@ -1,0 +1,63 @@
+"""Writes the tables of docs/models.md: what `optimize` knows, and what whole models gain (docs/benchmarks/h100/).
+
+python benchmarks/models.py --out models.json && python tools/models_table.py models.json
+python tools/models_table.py               # from what is kept
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from pages import between
+
+from nnkernels.optimizing import adapting
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, KEPT = DOCS / "models.md", DOCS / "benchmarks" / "h100" / "models.json"
+
+
+def adapters() -> str:
+    """One row for each library: the classes by which its adapters are known."""
+    for library in adapting.LIBRARIES:
+        importlib.import_module(f"nnkernels.optimizing.libraries.{library}")
+    lines = ["| library | classes, and others with the same forward |", "|---|---|"]
+    lines.append(
+        "| torch | `Sequential`: a norm and the activation behind it; batch, layer, group and rms norm alone |"
+    )
+    for library in adapting.LIBRARIES[1:]:
+        known = [name.rpartition(".")[2] for name in sorted(adapting.named_sources()) if name.startswith(f"{library}.")]
+        lines.append(f"| {library} | {', '.join(f'`{name}`' for name in sorted(known))} |")
+    return "\n".join(lines)
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    step, peak, latency = found["step_ms"], found["peak_gib"], found["latency_ms"]
+    cells = [name, str(found["batch"]), f"{step['eager']:.1f}", f"{step['optimize']:.1f}"]
+    cells += [f"**{step['eager'] / step['optimize']:.2f}**", f"{peak['eager']:.1f}", f"{peak['optimize']:.1f}"]
+    cells += [f"{latency['eager']:.1f} / {latency['optimize']:.1f}", f"{found['ready_s']['optimize']:.0f}"]
+    cells += [f"{step['compile']:.1f} / {step['both']:.1f}" if "compile" in step else ""]
+    return f"| {' | '.join(cells)} |"
+
+
+def models(measured: dict[str, Any]) -> str:
+    head = ["model", "batch", "eager, ms", "optimised", "times as fast", "peak GiB, eager", "optimised"]
+    head += ["latency at batch 1, ms, before / after", "ready, s", "compiled / both, ms"]
+    lines = [f"{measured['device']}, torch {measured['torch']}, a training step under bfloat16 autocast:", ""]
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join(lines + [row(name, found) for name, found in measured["models"].items()])
+
+
+def rewritten(page: str, measured: dict[str, Any]) -> str:
+    page = between(page, "adapters", "models_table", adapters())
+    return between(page, "models", "models_table", models(measured))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        shutil.copy(sys.argv[1], KEPT)
+    PAGE.write_text(rewritten(PAGE.read_text(), json.loads(KEPT.read_text())))
