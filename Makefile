@@ -54,7 +54,7 @@ $(VENV)/packages: pyproject.toml
 	touch $@
 
 $(VENV)/installed: $(VENV)/packages $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,train,networks,export,test,lint]'
+	$(BIN)/pip install --quiet --no-build-isolation '$(TORCH)' --editable '.[demo,train,networks,models,export,test,lint]'
 	touch $@
 
 clean:
