@@ -124,16 +124,17 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, st
             around.enter_context(put_back([module]))
             around.enter_context(_fork(device))
             around.enter_context(adapted(kind.adapter, [module]))  # type: ignore[arg-type]
+            most = _DOUBTED if calls is None else _TRIALS  # with an example the whole step is timed as well
             if calls is None:
                 calls = module.samples(SIZES[device.type], device, dtype)
             if calls is None:
                 return False, "not timed: only an example tells what it is called with", None
-            return _judged(module, calls, device)
+            return _judged(module, calls, device, most)
     except Exception as error:  # whatever a configuration does to a kernel
         return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
 
 
-def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool, str, float | None]:
+def _judged(module: Any, calls: list[Call], device: torch.device, most: int) -> tuple[bool, str, float | None]:
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     wanted = [leaf for leaf in leaves if leaf.requires_grad] if torch.is_grad_enabled() else []
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -145,7 +146,7 @@ def _judged(module: Any, calls: list[Call], device: torch.device) -> tuple[bool,
     sides = [side(module.ours), side(module.theirs)]
     trials: list[list[float]] = []
     wins = 0
-    while len(trials) < _TRIALS or (len(trials) < _DOUBTED and 0 < wins < len(trials)):
+    while len(trials) < _TRIALS or (len(trials) < most and 0 < wins < len(trials)):
         trials.append(best_of_rounds(sides, _ROUNDS, device.type))
         wins += trials[-1][1] / trials[-1][0] >= _PAYS
     ours, theirs = (min(trial[at] for trial in trials) for at in range(2))
