@@ -167,9 +167,11 @@ def _weigh(report: Report, step: Step, changes: list[adapted], always: bool) -> 
             return
         why = "the whole step is not faster"
     else:
-        why = f"not kept: {differs}"
+        why = differs
     report.step = f"{report.step}; nothing is kept: {why}".removeprefix("; ")
-    report.rows = [Row(row.shown, row.places, False, why if row.fused else row.why, row.gain) for row in report.rows]
+    report.rows = [
+        Row(row.shown, row.places, False, f"not kept: {why}" if row.fused else row.why, row.gain) for row in report.rows
+    ]
 
 
 def _enter(changes: list[adapted]) -> None:
