@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from .addressing import Remembering, changed
+from .remembering import Remembering, changed
 
 
 def allocated(usage: Tensor) -> Tensor:

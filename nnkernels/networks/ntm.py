@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import functional as F
-from .addressing import Remembering, changed
+from .remembering import Remembering, changed
 
 
 class NTM(Remembering):

@@ -9,7 +9,7 @@ import torch
 
 import nnkernels.functional as F
 from nnkernels.networks import build
-from nnkernels.networks.addressing import changed
+from nnkernels.networks.remembering import changed
 from nnkernels.networks.alignment import AdditiveAttention, Translator
 from nnkernels.networks.attending import Attention
 from nnkernels.networks.dnc import DNC, allocated

@@ -16,7 +16,13 @@ from .lstm import LSTMCell
 
 
 def changed(memory: Tensor, where: Tensor, erase: Tensor, add: Tensor) -> Tensor:
-    """A memory `(batch, slots, size)` after writing: `where` `(batch, slots)`, `erase` and `add` `(batch, size)`."""
+    """A memory `(batch, slots, size)` after writing: `where` `(batch, slots)`, `erase` and `add` `(batch, size)`.
+
+    Example:
+        >>> changed(torch.ones(1, 2, 2), torch.tensor([[1.0, 0.0]]), torch.ones(1, 2), torch.zeros(1, 2))
+        tensor([[[0., 0.],
+                 [1., 1.]]])
+    """
     where = where.unsqueeze(2)
     return memory * (1 - where * erase.unsqueeze(1)) + where * add.unsqueeze(1)
 
