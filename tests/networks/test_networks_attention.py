@@ -9,12 +9,12 @@ import torch
 
 import nnkernels.functional as F
 from nnkernels.networks import build
-from nnkernels.networks.remembering import changed
 from nnkernels.networks.alignment import AdditiveAttention, Translator
 from nnkernels.networks.attending import Attention
 from nnkernels.networks.dnc import DNC, allocated
 from nnkernels.networks.ntm import NTM
 from nnkernels.networks.pooling import AttentionPooling
+from nnkernels.networks.remembering import changed
 from nnkernels.networks.transformer import Reader, Transformer
 from nnkernels.networks.vit import ViT
 
