@@ -117,7 +117,9 @@ def test_a_kernelized_model_compiles_whole(transformers):
     torch.manual_seed(0)
     model, ids = llama(transformers).eval(), torch.randint(0, 50, (1, 5))
     transformers_integration.register()
-    model.set_use_kernels(True)
+    kernels = pytest.importorskip("kernels")
+    model.set_use_kernels(True, mode=kernels.Mode.TRAINING | kernels.Mode.TORCH_COMPILE)
+    assert model.model.norm.forward.__func__ is transformers_integration.RMSNorm.forward
     compiled = torch.compile(model.model.layers[0].mlp, fullgraph=True, backend="aot_eager")
     norm = torch.compile(model.model.norm, fullgraph=True, backend="aot_eager")
     x = model.model.embed_tokens(ids)
@@ -137,6 +139,11 @@ def test_a_gated_norm_follows_its_configured_activation(activation):
     norm = gated(activation)
     x, gate = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
     torch.testing.assert_close(norm(x, gate), type(norm).forward(norm, x, gate))
+
+
+def test_a_gated_norm_compiles_whole():
+    norm, x, gate = gated("sigmoid"), torch.randn(2, 16), torch.randn(2, 16)
+    torch.testing.assert_close(torch.compile(norm, fullgraph=True, backend="aot_eager")(x, gate), norm(x, gate))
 
 
 def test_a_gated_norm_refuses_another_activation():
