@@ -89,7 +89,7 @@ class Adapted:
 
     @property
     def qconfig(self) -> Any:
-        """How torch.ao is to quantise the module. It compares classes exactly, so what is told gets its own class back."""
+        """How torch.ao is to quantise the module: being told gives it its own class back, which torch.ao looks for."""
         raise AttributeError(f"{type(self).__name__} has no qconfig")
 
     @qconfig.setter

@@ -8,14 +8,18 @@ import pickle
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from launching import DEVICES, join, together
 from torch._dynamo.backends.common import aot_autograd
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
-    ColwiseParallel, PrepareModuleInputOutput, RowwiseParallel, SequenceParallel, parallelize_module,
+    ColwiseParallel,
+    PrepareModuleInputOutput,
+    RowwiseParallel,
+    parallelize_module,
 )  # fmt: skip
-from torch.nn import BatchNorm2d, Conv2d, GroupNorm, Hardswish, LayerNorm, Linear, ReLU, Sequential, Sigmoid, SiLU
+from torch.nn import BatchNorm2d, Conv2d, GroupNorm, LayerNorm, Linear, ReLU, Sequential, SiLU
 from torch.utils import checkpoint
 
 import nnkernels
@@ -49,7 +53,7 @@ class Network(torch.nn.Module):
         super().__init__()
         self.stem = Sequential(Conv2d(3, 8, 3), BatchNorm2d(8), SiLU())
         self.body = Sequential(Conv2d(8, 8, 3), GroupNorm(2, 8), torch.nn.GELU())
-        self.norm, self.gate, self.act, self.head = LayerNorm(8), Gate(8), Hardswish(), Linear(8, 5)
+        self.norm, self.gate, self.act, self.head = LayerNorm(8), Gate(8), SiLU(), Linear(8, 5)
 
     def forward(self, x):
         x = self.body(self.stem(x)).mean((2, 3))
@@ -85,7 +89,7 @@ def state(model):
 
 def step(model, x, call=None):
     """A step of training with all that comes of it."""
-    output = (call or model)(x)
+    output = (model if call is None else call)(x)
     output.square().mean().backward()
     return output.detach().clone(), *state(model)
 
@@ -111,7 +115,7 @@ def test_compilers_get_the_same_program(dynamic):
 
     def keep(graph, inputs):
         programs.append(graph.code)
-        return graph
+        return make_boxed_func(graph)
 
     def compiled(model):
         torch._dynamo.reset()
@@ -178,12 +182,20 @@ def test_autocast_and_scaled_gradients():
 def test_checkpointing(reentrant):
     def run(model):
         def call(x):
-            hidden = checkpoint.checkpoint_sequential(model.stem, 1, x, use_reentrant=reentrant)
-            return checkpoint.checkpoint(lambda x: Network.forward(model, x), x, use_reentrant=reentrant) + hidden.mean()
+            hidden = checkpoint.checkpoint_sequential(model.body, 3, model.stem(x), use_reentrant=reentrant)
+            whole = checkpoint.checkpoint(model, x, use_reentrant=reentrant)
+            return whole + hidden.mean()
 
         return step(model, images().requires_grad_(), call)
 
     assert_alike(run)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="ours moves the version of running statistics, which torch's node has kept"
+)
+def test_a_norm_that_is_called_in_both_ways_before_backward():
+    assert_alike(lambda model: step(model, images(), lambda x: model.stem[:2](x).mean() + model(x)))
 
 
 def test_selective_checkpointing():
@@ -191,9 +203,7 @@ def test_selective_checkpointing():
         return checkpoint.create_selective_checkpoint_contexts([torch.ops.aten.convolution.default])
 
     def run(model):
-        return step(
-            model, images(), lambda x: checkpoint.checkpoint(model, x, use_reentrant=False, context_fn=context)
-        )
+        return step(model, images(), lambda x: checkpoint.checkpoint(model, x, use_reentrant=False, context_fn=context))
 
     assert_alike(run, served=False)
 
@@ -205,9 +215,7 @@ def test_exported_programs_are_the_same(strict, training):
 
     def exported(model):
         batch = {0: torch.export.Dim("batch", min=2)}
-        program = torch.export.export(
-            model.train(training), (images(),), dynamic_shapes=(batch,), strict=strict
-        )
+        program = torch.export.export(model.train(training), (images(),), dynamic_shapes=(batch,), strict=strict)
         programs.append(program.graph_module.code)
         return program.module()(images(6))
 
@@ -255,16 +263,11 @@ def sharded(model, mesh):
 
 def split(model, mesh):
     whole, part = Replicate(), Shard(1)
-    around = PrepareModuleInputOutput(
-        input_layouts=(whole,), desired_input_layouts=(part,), output_layouts=part, desired_output_layouts=whole
-    )
     return parallelize_module(model, mesh, {
-        "norm": SequenceParallel(sequence_dim=0, use_local_output=False),
-        "gate": PrepareModuleInputOutput(
-            input_layouts=(Shard(0),), desired_input_layouts=(whole,), use_local_input=True,
-            output_layouts=whole, desired_output_layouts=whole,
+        "gate.gate": ColwiseParallel(), "gate.up": ColwiseParallel(), "gate.down": RowwiseParallel(),
+        "act": PrepareModuleInputOutput(
+            input_layouts=(whole,), desired_input_layouts=(part,), output_layouts=part, desired_output_layouts=whole
         ),
-        "gate.gate": ColwiseParallel(), "gate.up": ColwiseParallel(), "gate.down": RowwiseParallel(), "act": around,
     })  # fmt: skip
 
 
@@ -323,7 +326,10 @@ def test_functional_calls():
 
 def test_functional_gradients():
     def run(model):
-        return torch.func.grad(lambda p: torch.func.functional_call(model, p, (images(),)).sum())(doubled(model))
+        def loss(parameters):
+            return torch.func.functional_call(model.eval(), parameters, (images(),)).square().sum()
+
+        return torch.func.grad(loss)({name: one.detach() for name, one in doubled(model).items()})
 
     assert_alike(run, served=False)
 
@@ -357,49 +363,24 @@ def test_tied_weights():
     assert_alike(run)
 
 
-class Quantisable(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.enter, self.leave = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
-        self.stem = Sequential(Conv2d(3, 8, 3), BatchNorm2d(8), ReLU())
-        self.body = Sequential(Conv2d(8, 4, 3), Hardswish(), GroupNorm(2, 4))
-        self.relu, self.act = ReLU(), Sigmoid()
-
-    def forward(self, x):
-        return self.leave(self.act(self.relu(self.body(self.stem(self.enter(x))))))
-
-
-def eagerly(model, x):
-    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
-    torch.ao.quantization.fuse_modules_qat(model.stem, ["0", "1", "2"], inplace=True)
-    return torch.ao.quantization.prepare_qat(model), torch.ao.quantization.convert
-
-
-def by_graph(model, x):
-    from torch.ao.quantization import quantize_fx
-
-    told = torch.ao.quantization.get_default_qat_qconfig_mapping("fbgemm")
-    return quantize_fx.prepare_qat_fx(model, told, (x,)), quantize_fx.convert_fx
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("restored", [True, False])
-@pytest.mark.parametrize("prepare", [eagerly, by_graph])
-def test_training_for_quantisation(prepare, restored):
-    """Tools that compare classes exactly find them: after `restore`, and where they configure an optimised module."""
-    kinds = []
-
-    def run(model):
-        if restored:
-            nnkernels.restore(model)
-        x = images(dtype=torch.float32, device="cpu")
-        prepared, convert = prepare(model, x)
-        results = step(prepared, x)
-        converted = convert(prepared.eval())
-        kinds.append([[type(one) for one in made.modules()] for made in (prepared, converted)][prepare is by_graph :])
-        return results, converted(x)
-
-    models = pair(Quantisable, torch.float32, "cpu")
-    assert fused(models[1]) == ["stem", "body.1", "body.2", "relu", "act"]
-    assert_alike(run, models, served=False, rtol=0, atol=0)
-    assert kinds[0] == kinds[1] or prepare is by_graph
+@pytest.mark.skipif(isinstance(nnkernels.dispatch.named("cpu"), str), reason="the C++ kernels were not built")
+@pytest.mark.parametrize(
+    "build, names",
+    [
+        (SiLU, {"NNKernelsActivationBackward"}),
+        (lambda: Gate(8), {"nnkernels::gated", "nnkernels::gated_backward"}),
+        (lambda: LayerNorm(8), {"nnkernels::norm_forward", "nnkernels::norm_backward"}),
+        (lambda: Sequential(GroupNorm(2, 8), ReLU()), {"nnkernels::norm_apply", "nnkernels::norm_spread"}),
+        (lambda: torch.nn.Softmax(-1), {"nnkernels::softmax", "nnkernels::softmax_backward"}),
+    ],
+    ids=["silu", "gate", "layer_norm", "group_norm", "softmax"],
+)
+def test_a_profiler_shows_what_is_ours(build, names):
+    plain, optimised = pair(build, torch.float32, "cpu")
+    x = torch.randn(4, 8, requires_grad=True)
+    for model, shown in ((plain, set()), (optimised, names)):
+        for _ in range(3):  # from the third call on, C++ repeats what Python did
+            with torch.profiler.profile() as profile:
+                model(x).sum().backward()
+            found = {event.name for event in profile.events() if event.name.lower().startswith("nnkernels")}
+            assert shown <= found and bool(shown) == bool(found)
