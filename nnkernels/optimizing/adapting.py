@@ -87,6 +87,16 @@ class Adapted:
         """The same by the adapter."""
         return self.fused(*calls[0].args, **calls[0].kwargs)
 
+    @property
+    def qconfig(self) -> Any:
+        """How torch.ao is to quantise the module: being told gives it its own class back, which torch.ao looks for."""
+        raise AttributeError(f"{type(self).__name__} has no qconfig")
+
+    @qconfig.setter
+    def qconfig(self, told: Any) -> None:
+        self.__class__ = self.adapted_from  # type: ignore[assignment]
+        self.qconfig = told
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         made = super().__reduce_ex__(protocol)
         adapter = _adapter_of(type(self))
