@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in one go: builds in place, tests, checks the memory, times. Logs go to $OUT (gpu-output).
 #
 #   bash benchmarks/gpu.sh                  # all the steps
-#   bash benchmarks/gpu.sh build test       # some of: build test memcheck large time families overhead crossovers
+#   bash benchmarks/gpu.sh build test       # some of: build test memcheck large time families overhead crossovers models
 #   PYTHON=python3.12 SECONDS_TO_TIME=300 bash benchmarks/gpu.sh time
 #   TESTS="tests/functional/test_fused.py tests/functional/test_gated.py" bash benchmarks/gpu.sh test
 set -uo pipefail
@@ -61,7 +61,7 @@ families_step() {
   cat "$OUT/families.log"
 }
 
-for name in ${*:-build test memcheck large time families overhead crossovers}; do
+for name in ${*:-build test memcheck large time families overhead crossovers models}; do
   case $name in
     build) step build "$PYTHON" setup.py build_ext --inplace ;;
     test) test_step ;;
@@ -78,6 +78,10 @@ for name in ${*:-build test memcheck large time families overhead crossovers}; d
       step batch_norm "$PYTHON" benchmarks/batch_norm_step.py && cat "$OUT/batch_norm.log"
       ;;
     crossovers) step crossovers "$PYTHON" benchmarks/crossovers.py --dry-run && cat "$OUT/crossovers.log" ;;
+    models)
+      step models "$PYTHON" benchmarks/models.py --out "$OUT/models.json"
+      cat "$OUT/models.log"
+      ;;
     *) echo "unknown step $name" && exit 2 ;;
   esac
 done
