@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ...train.generated import copying
-from ..addressing import Remembering
 from ..descending import descend_drawn
 from ..dnc import DNC
 from ..lstm import LSTMCell
 from ..ntm import NTM
 from ..recipe import Baseline, Contrast, Metric, Recipe
+from ..remembering import Remembering
 from ..trials import Fitted, Learned
 
 WRONG = Metric("bits wrong", False, "{:.1%}")
