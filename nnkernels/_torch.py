@@ -70,6 +70,11 @@ def autocasts(device_type: str) -> bool:
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
+def computed_in(device_type: str, dtype: torch.dtype) -> torch.dtype:
+    """The type in which products of float32 numbers, or of `dtype` without autocast, are computed on such a device."""
+    return torch.get_autocast_dtype(device_type) if autocasts(device_type) else dtype
+
+
 def exporting() -> bool:
     """Whether torch.export traces; `torch.compiler.is_exporting` is true of torch.compile as well before torch 2.14."""
     return torch.compiler._is_exporting_flag

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .. import _torch
 from ..benchmark import best_of_rounds
 from .adapting import Adapted, Call, adapted_class, find, is_adapted, is_plain, own_class
 from .step import copied, gradients_of, put_back
@@ -180,10 +181,7 @@ def _place(candidates: Any) -> tuple[torch.device, torch.dtype]:
     """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
     tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
     found = next(tensors, torch.empty(0))
-    device = found.device
-    if device.type in SIZES and torch.is_autocast_enabled(device.type):
-        return device, torch.get_autocast_dtype(device.type)
-    return device, found.dtype
+    return found.device, _torch.computed_in(found.device.type, found.dtype)
 
 
 def _fork(device: torch.device) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .. import functional, nn
+from .. import _torch, functional, nn
 from ..functional.elementwise import variant
 from ..fusing import inner
 from ..nn.batch_normalization import batch_norm_act
@@ -118,7 +118,7 @@ def _rms(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: tor
 def _type_of(function: Callable[..., Tensor], arguments: tuple[Any, ...], x: Tensor) -> torch.dtype:
     """Of what type torch's function makes its result: autocast has its own mind about norms, on each device another."""
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not _torch.autocasts(kind):
         return x.dtype
     return _made(function, arguments, kind, x.dtype, torch.get_autocast_dtype(kind))
 
@@ -167,12 +167,13 @@ def applied(apply: Apply, norm: Module, x: Tensor, named: Named = _IDENTITY, res
 
 
 def norm_for_products(norm: Module, x: Tensor) -> Tensor:
-    """norm(x) for a module that multiplies it by matrices, in the type in which those multiply: that saves a cast."""
+    """norm(x) for a module that multiplies it by matrices, in the type to which autocast would cast it for that."""
     apply = norm_of(own_class(norm))
-    dtype = autocast_dtype(x)
-    if apply is None or not is_plain(norm) or not normalizes(norm) or torch.finfo(dtype).bits != 16:
+    if apply is None or not is_plain(norm) or not normalizes(norm):
         return norm(x)
-    made = apply(norm, x, _IDENTITY, None, dtype)
+    dtype = _torch.computed_in(x.device.type, x.dtype)
+    narrows = _torch.autocasts(x.device.type) and x.dtype in (torch.float32, dtype)
+    made = apply(norm, x, _IDENTITY, None, dtype if narrows else None)
     return norm(x) if made is NotImplemented else made
 
 
@@ -189,12 +190,6 @@ def evaluate(named: Named, x: Tensor, inplace: bool = False) -> Tensor:
     """The activation of x."""
     function = getattr(functional, named[0])
     return function(x, **named[1], inplace=True) if inplace else function(x, **named[1])
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The type that products of `x` are computed in."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def drops_nothing(module: Module) -> bool:

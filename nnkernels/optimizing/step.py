@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .. import _torch
 from .adapting import Call
 
 _MOST = 4.0
@@ -71,14 +72,13 @@ class Step:
 
         By some, since a sum of many products averages those of its factors, and is rounded itself.
         """
-        kind = self.device.type
         parameters = [one for one in self.model.parameters() if one.is_floating_point()]
         before = [one.detach().clone() for one in parameters]
         generator = torch.Generator(self.device).manual_seed(0)
         try:
             with torch.no_grad():
                 for one in parameters:
-                    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else one.dtype
+                    dtype = _torch.computed_in(self.device.type, one.dtype)
                     noise = torch.rand(one.shape, generator=generator, device=one.device, dtype=torch.float32) - 0.5
                     one.addcmul_(
                         one, noise.to(one.dtype), value=(2 if dtype.itemsize == 2 else 16) * torch.finfo(dtype).eps

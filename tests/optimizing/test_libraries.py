@@ -199,3 +199,21 @@ def test_batch_norms_frozen_afterwards_keep_their_activation():
     expected = model(x)
     nnkernels.optimize(model, always=True, verbose=False)
     torch.testing.assert_close(freeze_batch_norm_2d(model)(x), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+def test_a_norm_in_front_of_products_has_the_type_that_they_are_given(dtype, autocast):
+    """Weights of another type than the data's, and none to be cast: what the module itself makes is what counts."""
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    from nnkernels.optimizing import adapting
+    from nnkernels.optimizing.modules import norm_for_products
+
+    adapting.load_libraries()
+    norm, x = llama.LlamaRMSNorm(8), torch.randn(3, 8).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, expected = norm_for_products(norm, x), norm(x)
+        product = torch.nn.functional.linear(expected, torch.eye(8, dtype=expected.dtype))
+    assert found.dtype == product.dtype
+    rounds = dtype == torch.bfloat16 or found.dtype == torch.bfloat16  # the module rounds before it multiplies
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-2 if rounds else 1e-6, atol=1e-6)

@@ -213,6 +213,12 @@ def test_odd_constants_compute_as_torch_does(act):
     torch.testing.assert_close(optimized(given)(x), expected)
 
 
+def test_a_model_on_the_meta_device_keeps_shapes_and_types():
+    given, x = optimized(normed()).eval().to("meta"), torch.empty(2, 3, 8, 8, device="meta")
+    expected = normed().eval().to("meta")(x)
+    assert given(x).shape == expected.shape and given(x).dtype == expected.dtype
+
+
 def test_a_model_that_is_an_activation():
     given = optimized(torch.nn.Mish())
     assert fused(given) == [""] and isinstance(given, torch.nn.Mish) and not isinstance(given, nn.Mish)
