@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .. import _torch
 from ..benchmark import best_of_rounds
 from .adapting import Adapted, Call, adapted_class, find, is_adapted, is_plain, own_class
-from .step import copied, gradients_of, put_back
+from .step import copied, forked, gradients_of, put_back
 
 SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensors on which a kind is timed if no example says how many there are."""
@@ -53,7 +53,7 @@ class Kind:
         return bool(kept)
 
     def _asked(self, module: Any, what: str) -> list[Module]:
-        with adapted(self.adapter, [module]):  # type: ignore[arg-type]
+        with adapted((self.adapter, [module])):  # type: ignore[arg-type]
             return getattr(module, what)()
 
 
@@ -85,23 +85,27 @@ def _examined(adapter: type[Adapted], module: Module) -> tuple[str, str] | None:
         return type(module).__name__, "its forward was set on the instance"
     if "qconfig" in module.__dict__:
         return type(module).__name__, "it is to be quantised by tools that compare classes exactly"
-    with adapted(adapter, [module]):
+    with adapted((adapter, [module])):
         why = module.examine()  # type: ignore[operator]
         return None if why is None else (module.shown(), why)  # type: ignore[operator]
 
 
 class adapted:
-    """While it is entered, the modules have the adapter; it can be entered again."""
+    """While it is entered, the modules of each pair have its adapter; it can be entered again."""
 
-    def __init__(self, adapter: type[Adapted], modules: list[Module]) -> None:
-        self.pairs = [(module, type(module), adapted_class(adapter, own_class(module))) for module in modules]
+    def __init__(self, *pairs: tuple[type[Adapted], list[Module]]) -> None:
+        self.changes = [
+            (module, type(module), adapted_class(adapter, own_class(module)))
+            for adapter, modules in pairs
+            for module in modules
+        ]
 
     def __enter__(self) -> None:
-        for module, _, after in self.pairs:
+        for module, _, after in self.changes:
             module.__class__ = after
 
     def __exit__(self, *_: object) -> None:
-        for module, before, _ in self.pairs:
+        for module, before, _ in self.changes:
             module.__class__ = before
 
 
@@ -125,8 +129,8 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, st
             for one in (torch.inference_mode(inference), torch.set_grad_enabled(not inference)):
                 around.enter_context(one)
             around.enter_context(put_back([module]))
-            around.enter_context(_fork(device))
-            around.enter_context(adapted(kind.adapter, [module]))  # type: ignore[arg-type]
+            around.enter_context(forked(device))
+            around.enter_context(adapted((kind.adapter, [module])))  # type: ignore[arg-type]
             most = _DOUBTED if calls is None else _TRIALS  # with an example the whole step is timed as well
             if calls is None:
                 calls = module.samples(SIZES[device.type], device, dtype)
@@ -143,8 +147,11 @@ def _judged(module: Any, calls: list[Call], device: torch.device, most: int) -> 
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
     wanted = wanted if module.training else []
 
+    # What writes in place is given copies, since it may not write into a leaf.
+    writes = any(getattr(one, "inplace", False) for one in module.modules())
+
     def side(run: Any) -> Any:
-        return gradients_of(lambda: run(*_fresh(calls, module)), wanted)
+        return gradients_of(lambda: run(*_fresh(calls, writes)), wanted)
 
     sides = [side(module.ours), side(module.theirs)]
     trials: list[list[float]] = []
@@ -160,9 +167,8 @@ def _judged(module: Any, calls: list[Call], device: torch.device, most: int) -> 
     return gain >= _PAYS and agreed, told, gain
 
 
-def _fresh(calls: list[Call], module: Module) -> list[Call]:
+def _fresh(calls: list[Call], writes: bool) -> list[Call]:
     """The calls for one run: with copies of what a run may change, such as a cache of keys and values."""
-    writes = any(getattr(one, "inplace", False) for one in module.modules())
 
     def fresh(given: Any) -> Any:
         if isinstance(given, Tensor):
@@ -182,7 +188,3 @@ def _place(candidates: Any) -> tuple[torch.device, torch.dtype]:
     tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
     found = next(tensors, torch.empty(0))
     return found.device, _torch.computed_in(found.device.type, found.dtype)
-
-
-def _fork(device: torch.device) -> Any:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

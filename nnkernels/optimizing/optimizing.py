@@ -73,21 +73,21 @@ def optimize(
         chosen: list[Kind] = []
         taken = {id(inside) for module in model.modules() if is_adapted(module) for inside in module.takes()}  # type: ignore[operator]
         # What takes other modules is decided on before those are.
-        for taking in (True, False):
-            kinds_now = [kind for kind in found if bool(kind.takes()) == taking and kind.without(taken)]
-            seen = None if step is None or always else step.seen([one for kind in kinds_now for one in kind.probes()])
-            for kind in kinds_now:
+        for group in ([kind for kind in found if kind.takes()], [kind for kind in found if not kind.takes()]):
+            left = [kind for kind in group if kind.without(taken)]
+            seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
+            for kind in left:
                 row = _decided(kind, seen, model, always, random)
                 report.rows.append(row)
                 if row.fused:
                     chosen.append(kind)
                     taken |= {id(inside) for inside in kind.takes()}
-        changes = [adapted(kind.adapter, kind.modules) for kind in chosen]  # type: ignore[arg-type]
+        changes = adapted(*((kind.adapter, kind.modules) for kind in chosen))  # type: ignore[arg-type]
         if step is not None and chosen:
             _weigh(report, step, changes, always)
         if report.fused:
-            undo.push(lambda kind, *_: _leave(changes) if kind is not None else None)
-            _enter(changes)
+            undo.push(lambda kind, *_: changes.__exit__() if kind is not None else None)
+            changes.__enter__()
         if verbose:
             print(report)
     return report
@@ -140,25 +140,19 @@ def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: boo
     return row(*judge(kind, calls, model))  # type: ignore[arg-type]
 
 
-def _weigh(report: Report, step: Step, changes: list[adapted], always: bool) -> None:
+def _weigh(report: Report, step: Step, changes: adapted, always: bool) -> None:
     """Compares and times the whole step with the changes, and marks all as left if it does not pay."""
     expected, nudged = step.repeated(), step.nudged()
-    _enter(changes)
-    try:
+    with changes:
         differs = difference(step.repeated(), expected, nudged)
-    finally:
-        _leave(changes)
     del expected, nudged
     if always and not differs:
         return
     if not differs:
 
         def fused() -> None:
-            _enter(changes)
-            try:
+            with changes:
                 step()
-            finally:
-                _leave(changes)
 
         report.after, report.before = best_of_rounds([fused, step], _ROUNDS, step.device.type)
         gain = report.before / report.after
@@ -172,13 +166,3 @@ def _weigh(report: Report, step: Step, changes: list[adapted], always: bool) -> 
     report.rows = [
         Row(row.shown, row.places, False, f"not kept: {why}" if row.fused else row.why, row.gain) for row in report.rows
     ]
-
-
-def _enter(changes: list[adapted]) -> None:
-    for change in changes:
-        change.__enter__()
-
-
-def _leave(changes: list[adapted]) -> None:
-    for change in reversed(changes):
-        change.__exit__()

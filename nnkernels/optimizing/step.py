@@ -63,7 +63,7 @@ class Step:
 
     def repeated(self) -> Results:
         """The step from the same random numbers each time."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with forked(self.device):
             torch.manual_seed(0)
             return self()
 
@@ -160,6 +160,11 @@ def _norm(tensors: Sequence[Tensor | None]) -> Tensor:
 def _distance(some: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> Tensor:
     pairs = zip(some, others, strict=True)
     return _norm([a.double() - b.double() for a, b in pairs if a is not None and b is not None])
+
+
+def forked(device: torch.device) -> Any:
+    """A context that leaves the random numbers as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch.nn import Module
 from ... import functional
 from ..adapting import Adapted, Call, adapter_of_source
 from ..modules import activation, norm_then_act
-from .torch import channelled, rows
+from .torch import OnRows, channelled
 
 
 @adapter_of_source("diffusers.models.resnet.ResnetBlock2D", "bf042f9657f3")
@@ -42,7 +42,7 @@ class ResnetBlock2D(Adapted):
         return [Call((x, temb), {})]
 
 
-class _Gated(Adapted):
+class _Gated(OnRows):
     """up f(gate) of a linear layer whose output is [up, gate]."""
 
     def named(self: Any) -> Any:
@@ -54,8 +54,8 @@ class _Gated(Adapted):
             return NotImplemented
         return functional.gated(self.proj(hidden_states), named[0], gate_first=False, **named[1])
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows((self.proj.in_features,), elements, device, dtype),), {})]
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.proj.in_features,)
 
 
 @adapter_of_source("diffusers.models.activations.GEGLU", "1b45d69ee95e")
@@ -71,11 +71,11 @@ class SwiGLU(_Gated):
 
 
 @adapter_of_source("diffusers.models.activations.GELU", "991bb57833ef")
-class GELU(Adapted):
+class GELU(OnRows):
     """The activation behind a linear layer."""
 
     def fused(self: Any, hidden_states: Tensor) -> Any:
         return functional.gelu(self.proj(hidden_states), approximate=self.approximate)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows((self.proj.in_features,), elements, device, dtype),), {})]
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.proj.in_features,)

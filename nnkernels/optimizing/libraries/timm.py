@@ -23,7 +23,7 @@ from ..modules import (
     norms,
     norms_of_source,
 )
-from .torch import Elsewhere, channelled, image_layer_norm, norm_input, rows
+from .torch import Elsewhere, OnImages, OnNormInput, OnRows, image_layer_norm, rows
 
 _ACTIVATIONS: dict[str, tuple[str, Named]] = {
     "Swish": ("c17332e51d39", ("silu", {})),
@@ -42,7 +42,10 @@ for _name, (_fingerprint, _named) in _ACTIVATIONS.items():
     activations_of_source["timm", _fingerprint] = lambda module, named=_named: named  # type: ignore[misc]
 
 
-class _NormAct(Adapted):
+@adapter_of_source("timm.layers.norm_act.BatchNormAct2d", "81f3f8b6b04a")
+@adapter_of_source("timm.layers.norm_act.GroupNormAct", "6cbfa0e71705")
+@adapter_of_source("timm.layers.norm_act.LayerNormAct", "8118ce537f8e")
+class NormAct(OnNormInput):
     """A norm with an activation inside."""
 
     def examine(self: Any) -> str:
@@ -59,9 +62,6 @@ class _NormAct(Adapted):
     def fused(self: Any, x: Tensor) -> Any:
         return _norm_act(self, x)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((norm_input(self, elements, device, dtype),), {})]
-
 
 def _norm_act(norm: Any, x: Tensor, residual: Tensor | None = None) -> Any:
     """What one of timm's norms with an activation inside makes; the residual is added last."""
@@ -70,21 +70,6 @@ def _norm_act(norm: Any, x: Tensor, residual: Tensor | None = None) -> Any:
         return NotImplemented
     apply = next(apply for kind, apply in norms.items() if isinstance(norm, kind))
     return applied(apply, norm, x, named, residual)
-
-
-@adapter_of_source("timm.layers.norm_act.BatchNormAct2d", "81f3f8b6b04a")
-class BatchNormAct2d(_NormAct):
-    pass
-
-
-@adapter_of_source("timm.layers.norm_act.GroupNormAct", "6cbfa0e71705")
-class GroupNormAct(_NormAct):
-    pass
-
-
-@adapter_of_source("timm.layers.norm_act.LayerNormAct", "8118ce537f8e")
-class LayerNormAct(_NormAct):
-    pass
 
 
 def _layer_norm(norm: Any, x: Tensor, *others: Any) -> Any:
@@ -101,24 +86,21 @@ class _LayerNorm(Adapted):
 
 
 @adapter_of_source("timm.layers.norm.LayerNorm", _LAYER_NORM)
-class LayerNorm(_LayerNorm):
+class LayerNorm(_LayerNorm, OnNormInput):
     def fused(self: Any, x: Tensor) -> Any:
         return applied(_layer_norm, self, x)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((norm_input(self, elements, device, dtype),), {})]
-
 
 @adapter_of_source("timm.layers.norm.LayerNorm2d", "9c58bcbc9f92")
-class LayerNorm2d(_LayerNorm):
+class LayerNorm2d(_LayerNorm, OnImages):
     def fused(self: Any, x: Tensor) -> Any:
         return NotImplemented if self._fast_norm else image_layer_norm(self, x)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.normalized_shape[0], elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.normalized_shape[0]
 
 
-class _SqueezeExcite(Adapted):
+class _SqueezeExcite(OnImages):
     """x f(gate), one gate for each channel of each image, with one pass over the data in backward."""
 
     def takes(self: Any) -> list[Module]:
@@ -130,16 +112,13 @@ class _SqueezeExcite(Adapted):
             return NotImplemented
         return functional.scale_act(x, self.squeezed(x.mean((2, 3), keepdim=True)), named[0], **named[1])
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.channels(), elements, device, dtype),), {})]
-
 
 @adapter_of_source("timm.models._efficientnet_blocks.SqueezeExcite", "561386d7de2d")
 class SqueezeExcite(_SqueezeExcite):
     def squeezed(self: Any, mean: Tensor) -> Tensor:
         return self.conv_expand(self.act1(self.conv_reduce(mean)))
 
-    def channels(self: Any) -> int:
+    def sample_channels(self: Any) -> int:
         return self.conv_reduce.in_channels
 
 
@@ -148,7 +127,7 @@ class SEModule(_SqueezeExcite):
     def squeezed(self: Any, mean: Tensor) -> Tensor:
         return self.fc2(self.act(self.bn(self.fc1(mean))))
 
-    def channels(self: Any) -> int:
+    def sample_channels(self: Any) -> int:
         return self.fc1.in_channels
 
 
@@ -157,7 +136,7 @@ class EffectiveSEModule(_SqueezeExcite):
     def squeezed(self: Any, mean: Tensor) -> Tensor:
         return self.fc(mean)
 
-    def channels(self: Any) -> int:
+    def sample_channels(self: Any) -> int:
         return self.fc.in_channels
 
 
@@ -180,7 +159,7 @@ class GluMlp(Adapted):
 
 
 @adapter_of_source("timm.layers.mlp.SwiGLU", "4a93c431dbbd")
-class SwiGLU(Adapted):
+class SwiGLU(OnRows):
     def takes(self: Any) -> list[Module]:
         return [self.act]
 
@@ -191,11 +170,11 @@ class SwiGLU(Adapted):
         x = functional.gated(self.fc1_g(x), named[0], up=self.fc1_x(x), **named[1])
         return self.drop2(self.fc2(self.norm(self.drop1(x))))
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows((self.fc1_g.in_features,), elements, device, dtype),), {})]
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.fc1_g.in_features,)
 
 
-class _Residual(Adapted):
+class _Residual(OnImages):
     """A block of a ResNet: norms with the activation behind them, the last one with the shortcut too."""
 
     def takes(self: Any) -> list[Module]:
@@ -211,8 +190,8 @@ class _Residual(Adapted):
             return norm_then_act(norm, act, x, shortcut)
         return act(self.se(norm(x)) + shortcut)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.conv1.in_channels, elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.conv1.in_channels
 
 
 @adapter_of_source("timm.models.resnet.BasicBlock", "459b888dd004")
@@ -243,7 +222,7 @@ class Bottleneck(_Residual):
         return self.bn3, self.act3
 
 
-class _Inverted(Adapted):
+class _Inverted(OnImages):
     """A block of an EfficientNet: the last norm and the shortcut at once."""
 
     def takes(self: Any) -> list[Module]:
@@ -261,9 +240,6 @@ class _Inverted(Adapted):
         made = _norm_act(norm, x, shortcut) if isinstance(norm, torch.nn.BatchNorm2d) and hasattr(norm, "act") else None
         return norm(x) + shortcut if made is None or made is NotImplemented else made
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.channels(), elements, device, dtype),), {})]
-
 
 @adapter_of_source("timm.models._efficientnet_blocks.InvertedResidual", "13224c704521")
 class InvertedResidual(_Inverted):
@@ -274,7 +250,7 @@ class InvertedResidual(_Inverted):
     def last(self: Any) -> Any:
         return self.bn3
 
-    def channels(self: Any) -> int:
+    def sample_channels(self: Any) -> int:
         return self.conv_pw.in_channels
 
 
@@ -286,12 +262,12 @@ class EdgeResidual(_Inverted):
     def last(self: Any) -> Any:
         return self.bn2
 
-    def channels(self: Any) -> int:
+    def sample_channels(self: Any) -> int:
         return self.conv_exp.in_channels
 
 
 @adapter_of_source("timm.models.convnext.ConvNeXtBlock", "14d5e4f75103")
-class ConvNeXtBlock(Adapted):
+class ConvNeXtBlock(OnImages):
     """The norm in the type that the products compute in, the layer's scale and the shortcut at once."""
 
     def takes(self: Any) -> list[Module]:
@@ -304,8 +280,8 @@ class ConvNeXtBlock(Adapted):
         x = self.mlp(norm_for_products(self.norm, self.conv_dw(x).permute(0, 2, 3, 1)))
         return functional.scale_act(x, self.gamma, residual=shortcut).permute(0, 3, 1, 2)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.conv_dw.in_channels, elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.conv_dw.in_channels
 
 
 @adapter_of_source("timm.models.vision_transformer.Block", "960fb0bc61f3", "e3f728d46f33")

@@ -31,7 +31,34 @@ def rows(shape: tuple[int, ...], elements: int, device: torch.device, dtype: tor
     return torch.randn(max(1, elements // max(1, prod(shape))), *shape, device=device, dtype=dtype, requires_grad=True)
 
 
-class Namesake(Adapted):
+class OnImages(Adapted):
+    """Sampled by images of `sample_channels()` channels."""
+
+    def sample_channels(self: Any) -> int:
+        raise NotImplementedError
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((channelled(self, self.sample_channels(), elements, device, dtype),), {})]
+
+
+class OnRows(Adapted):
+    """Sampled by rows of the shape `sample_row()`."""
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((rows(self.sample_row(), elements, device, dtype),), {})]
+
+
+class OnNormInput(Adapted):
+    """Sampled by what a norm takes."""
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        return [Call((norm_input(self, elements, device, dtype),), {})]
+
+
+class Namesake(OnImages):
     """An activation of torch computes as its namesake here does."""
 
     saving = None
@@ -39,9 +66,9 @@ class Namesake(Adapted):
     def fused(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         return getattr(nn, self.adapted_from.__name__).forward(self, *args, **kwargs)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        channels = getattr(self, "num_parameters", 1)
-        return [Call((channelled(self, channels if channels > 1 else 64, elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        learned = getattr(self, "num_parameters", 1)
+        return learned if learned > 1 else 64
 
 
 class RandomNamesake(Namesake):
@@ -59,7 +86,7 @@ for _name in nn.__all__:
 
 
 @adapter(*norms)
-class Norm(Adapted):
+class Norm(OnNormInput):
     """A norm on its own."""
 
     def examine(self: Any) -> str:
@@ -68,11 +95,8 @@ class Norm(Adapted):
     def fused(self: Any, input: Tensor) -> Any:
         return norm_act(self, None, input)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((norm_input(self, elements, device, dtype),), {})]
 
-
-class Elsewhere(Adapted):
+class Elsewhere(OnRows):
     """A stateless activation in a class of another library."""
 
     def examine(self: Any) -> str:
@@ -85,8 +109,8 @@ class Elsewhere(Adapted):
             return NotImplemented
         return evaluate(known, input, inplace)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows((1024,), elements, device, dtype),), {})]
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (1024,)
 
 
 def image_layer_norm(norm: Any, x: Tensor) -> Any:
@@ -127,8 +151,8 @@ class Sequential(Adapted):
         at = 0
         while at < len(modules):
             made = NotImplemented
-            if at + 1 < len(modules) and isinstance(input, Tensor):
-                made = _pair(modules[at], modules[at + 1], input)
+            if at + 1 < len(modules) and isinstance(input, Tensor) and _make_a_pair(modules[at], modules[at + 1]):
+                made = norm_act(modules[at], modules[at + 1], input)
             input = modules[at](input) if made is NotImplemented else made
             at += 1 if made is NotImplemented else 2
         return input
@@ -151,11 +175,11 @@ class Sequential(Adapted):
         return [
             (norm, act)
             for norm, act in pairwise(self._modules.values())
-            if norm is not None and act is not None and norm_of(own_class(norm)) is not None and normalizes(norm)
-            if (known := activation(act)) is not None and known[0] != "identity"
+            if norm is not None and act is not None and normalizes(norm) and _make_a_pair(norm, act)
         ]
 
 
-def _pair(norm: Module, act: Module, input: Tensor) -> Any:
+def _make_a_pair(norm: Module, act: Module) -> bool:
+    """Whether the first is a norm, and the second does something that can be done with it."""
     known = activation(act) if norm_of(own_class(norm)) is not None else None
-    return NotImplemented if known is None or known[0] == "identity" else norm_act(norm, act, input)
+    return known is not None and known[0] != "identity"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
 from ... import functional
-from ..adapting import Adapted, Call, adapter_of_source
+from ..adapting import adapter_of_source
 from ..modules import activation, norm_then_act
-from .torch import channelled, image_layer_norm
+from .torch import OnImages, image_layer_norm
 
 
-class _Residual(Adapted):
+class _Residual(OnImages):
     """A block of a ResNet: norms with the relu behind them, the last one with the shortcut too."""
 
     def takes(self: Any) -> list[Module]:
@@ -28,8 +27,8 @@ class _Residual(Adapted):
         conv, norm = last
         return norm_then_act(norm, self.relu, conv(x), identity)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.conv1.in_channels, elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.conv1.in_channels
 
 
 @adapter_of_source("torchvision.models.resnet.BasicBlock", "e469bbb0e395")
@@ -45,7 +44,7 @@ class Bottleneck(_Residual):
 
 
 @adapter_of_source("torchvision.ops.misc.SqueezeExcitation", "1b28601f1a83")
-class SqueezeExcitation(Adapted):
+class SqueezeExcitation(OnImages):
     """x f(gate), one gate for each channel of each image, with one pass over the data in backward."""
 
     def takes(self: Any) -> list[Module]:
@@ -58,21 +57,21 @@ class SqueezeExcitation(Adapted):
         gate = self.fc2(self.activation(self.fc1(self.avgpool(input))))
         return functional.scale_act(input, gate, named[0], **named[1])
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.fc1.in_channels, elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.fc1.in_channels
 
 
 @adapter_of_source("torchvision.models.convnext.LayerNorm2d", "53d6777bbfa2")
-class LayerNorm2d(Adapted):
+class LayerNorm2d(OnImages):
     def fused(self: Any, x: Tensor) -> Any:
         return image_layer_norm(self, x)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.normalized_shape[0], elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.normalized_shape[0]
 
 
 @adapter_of_source("torchvision.models.convnext.CNBlock", "abfa8a6bb84d")
-class CNBlock(Adapted):
+class CNBlock(OnImages):
     """The layer's scale and the shortcut at once."""
 
     def fused(self: Any, input: Tensor) -> Any:
@@ -80,5 +79,5 @@ class CNBlock(Adapted):
             return NotImplemented
         return functional.scale_act(self.block(input), self.layer_scale, residual=input)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((channelled(self, self.layer_scale.shape[0], elements, device, dtype),), {})]
+    def sample_channels(self: Any) -> int:
+        return self.layer_scale.shape[0]

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from ... import functional
-from ..adapting import Adapted, Call, adapter_of_source, fingerprint, once, own_class
+from ..adapting import Adapted, adapter_of_source, fingerprint, once, own_class
 from ..modules import Named, activation, activations_of_source, norm_act, norm_for_products, norms_of_source
-from .torch import Elsewhere, rows
+from .torch import Elsewhere, OnRows
 
 
 def _of_attribute(module: Any) -> Named | None:
@@ -67,28 +67,20 @@ def _gemma(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: t
     return _rms(norm, x, named, norm.weight.float() + 1.0, norm.eps, residual, dtype or x.dtype)
 
 
-class _RMSNorm(Adapted):
+@adapter_of_source("transformers.models.llama.modeling_llama.LlamaRMSNorm", "9635bcd843f3")
+@adapter_of_source("transformers.models.afmoe.modeling_afmoe.AfmoeRMSNorm", "eef4e978a32a")
+class RMSNorm(OnRows):
     """An rms norm in one pass, where the class takes several over float32."""
 
     def fused(self: Any, hidden_states: Tensor) -> Any:
         return norm_act(self, None, hidden_states)
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows(tuple(self.weight.shape), elements, device, dtype),), {})]
-
-
-@adapter_of_source("transformers.models.llama.modeling_llama.LlamaRMSNorm", "9635bcd843f3")
-class LlamaRMSNorm(_RMSNorm):
-    pass
-
-
-@adapter_of_source("transformers.models.afmoe.modeling_afmoe.AfmoeRMSNorm", "eef4e978a32a")
-class AfmoeRMSNorm(_RMSNorm):
-    pass
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
 
 
 @adapter_of_source("transformers.models.gemma.modeling_gemma.GemmaRMSNorm", "2dad5f576075")
-class GemmaRMSNorm(_RMSNorm):
+class GemmaRMSNorm(RMSNorm):
     def examine(self: Any) -> str:
         return "" if fingerprint(own_class(self), "_norm") == "6dc7d2ba16b4" else "its `_norm` is none that is known"
 
@@ -102,7 +94,9 @@ norms_of_source.update(
 )
 
 
-class _GatedMLP(Adapted):
+@adapter_of_source("transformers.models.llama.modeling_llama.LlamaMLP", "7d2027d4464e")
+@adapter_of_source("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2MLP", "0d7b11835db6")
+class GatedMLP(OnRows):
     """f(gate) up in one pass each way."""
 
     def takes(self: Any) -> list[Module]:
@@ -114,22 +108,12 @@ class _GatedMLP(Adapted):
             return NotImplemented
         return self.down_proj(functional.gated(self.gate_proj(x), named[0], up=self.up_proj(x), **named[1]))
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows((self.gate_proj.in_features,), elements, device, dtype),), {})]
-
-
-@adapter_of_source("transformers.models.llama.modeling_llama.LlamaMLP", "7d2027d4464e")
-class GatedMLP(_GatedMLP):
-    pass
-
-
-@adapter_of_source("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2MLP", "0d7b11835db6")
-class GatedMLPInOneLine(_GatedMLP):
-    pass
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.gate_proj.in_features,)
 
 
 @adapter_of_source("transformers.models.glm.modeling_glm.GlmMLP", "e8d404cbecb9")
-class PackedMLP(Adapted):
+class PackedMLP(OnRows):
     """The same of gate and up in one matrix: GLM, Phi-3."""
 
     def takes(self: Any) -> list[Module]:
@@ -141,8 +125,8 @@ class PackedMLP(Adapted):
             return NotImplemented
         return self.down_proj(functional.gated(self.gate_up_proj(hidden_states), named[0], **named[1]))
 
-    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((rows((self.gate_up_proj.in_features,), elements, device, dtype),), {})]
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.gate_up_proj.in_features,)
 
 
 class _Layer(Adapted):
