@@ -47,24 +47,26 @@ for _name, (_fingerprint, _known) in _ACTIVATIONS.items():
     activations_of_source["transformers", _fingerprint] = _known
 
 
-def _rms(norm: Any, x: Tensor, named: Named, weight: Tensor, eps: float, residual: Any, dtype: torch.dtype) -> Tensor:
-    return functional.rms_norm_act(x, x.shape[-1], weight, eps, named[0], residual=residual, dtype=dtype, **named[1])
+def _rms(x: Tensor, named: Named, weight: Tensor, eps: float, offset: float, residual: Any, dtype: Any) -> Tensor:
+    return functional.rms_norm_act(
+        x, x.shape[-1], weight, eps, named[0], residual=residual, dtype=dtype, offset=offset, **named[1]
+    )
 
 
 def _llama(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
     """weight * norm(x).to(type of x), which is of the wider of the two types."""
     dtype = dtype or torch.promote_types(x.dtype, norm.weight.dtype)
-    return _rms(norm, x, named, norm.weight, norm.variance_epsilon, residual, dtype)
+    return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype)
 
 
 def _in_one(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
     """(weight * norm(x)).to(type of x)."""
-    return _rms(norm, x, named, norm.weight, norm.variance_epsilon, residual, dtype or x.dtype)
+    return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype or x.dtype)
 
 
 def _gemma(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
     """((1 + weight) * norm(x)).to(type of x)."""
-    return _rms(norm, x, named, norm.weight.float() + 1.0, norm.eps, residual, dtype or x.dtype)
+    return _rms(x, named, norm.weight, norm.eps, 1.0, residual, dtype or x.dtype)
 
 
 @adapter_of_source("transformers.models.llama.modeling_llama.LlamaRMSNorm", "9635bcd843f3")
