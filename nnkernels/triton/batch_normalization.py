@@ -16,6 +16,7 @@ from . import batch_normalization_kernels as kernels
 from . import group_normalization_kernels as group_kernels
 from . import hardware
 from .activations import FORMULAS
+from .widths import power_of_two, tile_width
 
 _NUM_WARPS = 4
 _TILE_BYTES = 2048  # of each operand
@@ -25,7 +26,6 @@ _SUM_TILE_BYTES = 4096
 _STAGES = 3
 _STEPS = 8  # tiles of a program, for which it prepares its channels' numbers once
 _MOST_COLS = 256  # channels of a tile: more rows of it instead
-_LEAST_COLS = 64
 _PROGRAMS = 4096  # that sum; how many there are may not depend on the device, or the sums would
 _FEW_PROGRAMS = 512  # enough for a GPU; what more of them leave costs memory's time
 _MOST_IN_CACHE = 2**17  # bytes of a group that one program works on alone
@@ -47,26 +47,13 @@ class _Tiles(NamedTuple):
     stages: int
 
 
-def _power(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _width(cols: int, most: int) -> int:
-    """The greatest width of a tile, at most `most`, of which few columns lie beyond the end."""
-    sizes = [size for size in (most, most // 2, most // 4, most // 8, most // 16) if size >= _LEAST_COLS]
-    sizes = [size for size in sizes if size < 2 * cols] or [_power(cols)]
-    return next(
-        (size for size in sizes if -(-cols // size) * size <= 1.1 * cols), min(sizes, key=lambda s: -(-cols // s) * s)
-    )
-
-
 def _tiles(frame: Frame, size: int, sums: bool) -> _Tiles:
     """For elements of `size` bytes."""
     elements = (_SUM_TILE_BYTES if sums else _TILE_BYTES) // size
     is_cols = frame.inner == 1
     cols, lanes = (frame.channels, 1) if is_cols else (frame.inner, frame.channels)
-    block_cols = _width(cols, min(elements, _MOST_COLS) if is_cols else elements)
-    block_rows = min(_power(frame.rows), elements // block_cols)
+    block_cols = tile_width(cols, min(elements, _MOST_COLS) if is_cols else elements)
+    block_rows = min(power_of_two(frame.rows), elements // block_cols)
     across, down = -(-cols // block_cols), -(-frame.rows // block_rows)
     tiles = frame.batch * lanes * across * down
     steps = max(1, min(_STEPS, tiles // _FEW_PROGRAMS), tiles // _PROGRAMS if sums else 0)
@@ -89,7 +76,7 @@ def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: 
         x, partial, lanes, frame.rows, frame.channels, frame.inner, frame.channels * frame.inner, tiles.row_steps,
         tiles.col_steps, tiles.chunks, *tiles[4:], num_warps=_NUM_WARPS,
     )  # fmt: skip
-    block = min(1024, _power(length))
+    block = min(1024, power_of_two(length))
     launch(kernels.merge, (frame.sets,))(
         partial, statistics, mean, var, momentum, eps, frame.sets, length, raw, block, num_warps=_NUM_WARPS
     )
@@ -184,8 +171,8 @@ def backward(
             )  # fmt: skip
             if not sums:
                 return grad_x, grad_residual, None
-            block = min(1024, _power(tiles.chunks))
-            block_group = min(_power(frame.group), 1024 // block)
+            block = min(1024, power_of_two(tiles.chunks))
+            block_group = min(power_of_two(frame.group), 1024 // block)
             launch(kernels.add_up, (frame.sets,))(
                 partial, statistics, operands.weight, found, totals, frame.sets, lanes, frame.channels, frame.group,
                 tiles.chunks, block_group, block, num_warps=_NUM_WARPS,
@@ -211,8 +198,8 @@ def _is_alone(frame: Frame, x: Tensor) -> bool:
 
 def _alone(frame: Frame) -> tuple[int, int, int]:
     """Channels and elements of a tile of a group, and warps."""
-    block_inner = min(_power(frame.inner), _GROUP_TILE // 2)
-    block_group = min(_power(frame.group), max(1, _GROUP_TILE // block_inner))
+    block_inner = min(power_of_two(frame.inner), _GROUP_TILE // 2)
+    block_group = min(power_of_two(frame.group), max(1, _GROUP_TILE // block_inner))
     return block_group, block_inner, max(1, min(_GROUP_WARPS, block_group * block_inner // 512))
 
 

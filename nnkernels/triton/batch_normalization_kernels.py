@@ -12,7 +12,8 @@ their distance is at most sqrt((1 - f) / f) standard deviations, so that few bit
 import triton
 import triton.language as tl
 
-from .kernels import _times
+from .math import rounded_quotient
+from .tiles import store, times
 
 
 @triton.jit
@@ -63,7 +64,7 @@ def _tile(
 
 
 @triton.jit
-def _load(pointers, mask, full, COMPUTE: tl.constexpr, EVEN: tl.constexpr):
+def load_or_zero(pointers, mask, full, COMPUTE: tl.constexpr, EVEN: tl.constexpr):
     """0 where the mask is off. EVEN: the mask never splits a vector."""
     if EVEN:
         x = tl.load(pointers, mask=mask, other=0.0)
@@ -72,28 +73,6 @@ def _load(pointers, mask, full, COMPUTE: tl.constexpr, EVEN: tl.constexpr):
     else:
         x = tl.load(pointers, mask=mask, other=0.0)
     return x.to(COMPUTE)
-
-
-@triton.jit
-def _store(pointers, y, mask, full, EVEN: tl.constexpr):
-    y = y.to(pointers.dtype.element_ty)
-    if EVEN:
-        tl.store(pointers, y, mask=mask)
-    elif full:
-        tl.store(pointers, y)
-    else:
-        tl.store(pointers, y, mask=mask)
-
-
-@triton.jit
-def _quotient(x, d):
-    """x / d, rounded: a compiler may draw a product with 1 / d into the subtraction that follows, which then takes off
-    another number than the one that is stored."""
-    d = tl.zeros_like(x) + d
-    if x.dtype == tl.float64:
-        return x / d
-    else:
-        return tl.div_rn(x, d)
 
 
 @triton.jit
@@ -138,13 +117,13 @@ def moments(
     at, mask, full, rows_left, cols_left = _tile(
         batch, first_row, first_col, lane, 0, 0, rows, channels, inner, row_stride, COLS, BLOCK_ROWS, BLOCK_COLS
     )
-    x = _load(x_ptr + at, mask, full, COMPUTE, EVEN)
+    x = load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN)
     rows_here = tl.minimum(rows - first_row, BLOCK_ROWS * row_steps)
     if COLS:
-        shift = _quotient(tl.sum(x, 0, keep_dims=True), rows_left)
+        shift = rounded_quotient(tl.sum(x, 0, keep_dims=True), rows_left)
         count = rows_here.to(COMPUTE)
     else:
-        shift = _quotient(tl.sum(tl.sum(x, 1, keep_dims=True), 0, keep_dims=True), rows_left * cols_left)
+        shift = rounded_quotient(tl.sum(tl.sum(x, 1, keep_dims=True), 0, keep_dims=True), rows_left * cols_left)
         count = rows_here.to(COMPUTE) * tl.minimum(inner - first_col, BLOCK_COLS * col_steps)
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
     squares = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
@@ -154,7 +133,7 @@ def moments(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
-            off = tl.where(mask, _load(x_ptr + at, mask, full, COMPUTE, EVEN) - shift, 0.0)
+            off = tl.where(mask, load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN) - shift, 0.0)
             total += off
             squares += off * off
     total, squares = tl.sum(total, 0, keep_dims=True), tl.sum(squares, 0, keep_dims=True)
@@ -258,10 +237,10 @@ def apply(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
-            z = (_load(x_ptr + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
+            z = (load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
             if residual_ptr is not None:
-                z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
-            _store(y_ptr + at, VALUE(z, a, b, FAST), mask, full, EVEN)
+                z += load_or_zero(residual_ptr + at, mask, full, COMPUTE, EVEN)
+            store(y_ptr + at, VALUE(z, a, b, FAST), mask, full, EVEN)
 
 
 @triton.jit(do_not_specialize=["sets", "lanes", "chunks"])
@@ -293,16 +272,16 @@ def sums(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
-            dz = _load(grad_ptr + at, mask, full, COMPUTE, EVEN)
-            away = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - center
+            dz = load_or_zero(grad_ptr + at, mask, full, COMPUTE, EVEN)
+            away = load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN) - center
             z = away * scale + shift
             if residual_ptr is not None:
-                z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
-            dz = _times(dz, D1(z, a, b, FAST), MASKS)
+                z += load_or_zero(residual_ptr + at, mask, full, COMPUTE, EVEN)
+            dz = times(dz, D1(z, a, b, FAST), MASKS)
             if grad_x_ptr is not None:
-                _store(grad_x_ptr + at, dz * scale, mask, full, EVEN)
+                store(grad_x_ptr + at, dz * scale, mask, full, EVEN)
             if grad_residual_ptr is not None:
-                _store(grad_residual_ptr + at, dz, mask, full, EVEN)
+                store(grad_residual_ptr + at, dz, mask, full, EVEN)
             if partial_ptr is not None:
                 if not full:
                     dz = tl.where(mask, dz, 0.0)
@@ -384,12 +363,12 @@ def spread(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
-            dz = _load(grad_ptr + at, mask, full, COMPUTE, EVEN)
-            away = _load(x_ptr + at, mask, full, COMPUTE, EVEN) - center
+            dz = load_or_zero(grad_ptr + at, mask, full, COMPUTE, EVEN)
+            away = load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN) - center
             z = away * scale + shift
             if residual_ptr is not None:
-                z += _load(residual_ptr + at, mask, full, COMPUTE, EVEN)
-            dz = _times(dz, D1(z, a, b, FAST), MASKS)
-            _store(grad_x_ptr + at, dz * scale + (away * along + offset), mask, full, EVEN)
+                z += load_or_zero(residual_ptr + at, mask, full, COMPUTE, EVEN)
+            dz = times(dz, D1(z, a, b, FAST), MASKS)
+            store(grad_x_ptr + at, dz * scale + (away * along + offset), mask, full, EVEN)
             if grad_residual_ptr is not None:
-                _store(grad_residual_ptr + at, dz, mask, full, EVEN)
+                store(grad_residual_ptr + at, dz, mask, full, EVEN)

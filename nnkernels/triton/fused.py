@@ -16,8 +16,8 @@ from ..recording import launch
 from ..registry import elementwise
 from . import hardware
 from .activations import FORMULAS
-from .kernels import _load, _store, _times
 from .philox import words
+from .tiles import load, store, times
 
 _NUM_WARPS = 4
 # Of each operand: two 16-byte loads in flight for each thread, or one where random numbers or sums take registers.
@@ -89,9 +89,9 @@ def _forward(
     first_row = (program // tiles).to(tl.int64) * BLOCK_ROWS
     first_col = (program % tiles).to(tl.int64) * BLOCK_COLS
     row, at, col, cols_left, mask, full = _tile_at(first_row, first_col, rows, cols, BLOCK_ROWS, BLOCK_COLS)
-    x = _load(x_ptr + at + col, mask, full, COMPUTE, EVEN)
+    x = load(x_ptr + at + col, mask, full, COMPUTE, EVEN)
     if ADDS:
-        residual = _load(residual_ptr + at + col, mask, full, COMPUTE, EVEN)
+        residual = load(residual_ptr + at + col, mask, full, COMPUTE, EVEN)
     z = _pre_activation(x, bias_ptr, row, first_col, col, cols_left, channels, ALONG, COMPUTE)
     y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
     if DROPS:
@@ -99,7 +99,7 @@ def _forward(
         y *= _kept(seed_ptr, number, least, tl.full((), scale, COMPUTE), BLOCK_ROWS, BLOCK_COLS, EACH)
     if ADDS:
         y += residual
-    _store(y_ptr + at + col, y, mask, full, EVEN)
+    store(y_ptr + at + col, y, mask, full, EVEN)
 
 
 @triton.jit
@@ -143,15 +143,15 @@ def _backward(
     for step in range(STEPS):
         left = first_col + step * BLOCK_COLS
         row, at, col, cols_left, mask, full = _tile_at(first_row, left, rows, cols, BLOCK_ROWS, BLOCK_COLS)
-        grad_x = _load(grad_ptr + at + col, mask, full, COMPUTE, EVEN)
+        grad_x = load(grad_ptr + at + col, mask, full, COMPUTE, EVEN)
         if HAS_X:
-            x = _load(x_ptr + at + col, mask, full, COMPUTE, EVEN)
+            x = load(x_ptr + at + col, mask, full, COMPUTE, EVEN)
         if DROPS:
             grad_x *= _kept(seed_ptr, row * padded + left, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
         if HAS_X:
             z = _pre_activation(x, bias_ptr, row, left, col, cols_left, channels, ALONG, COMPUTE)
-            grad_x = _times(grad_x, D1(z, a, b, FAST), MASKS)
-        _store(grad_x_ptr + at + col, grad_x, mask, full, EVEN)
+            grad_x = times(grad_x, D1(z, a, b, FAST), MASKS)
+        store(grad_x_ptr + at + col, grad_x, mask, full, EVEN)
         if SUMS:
             total += tl.where(mask, grad_x, 0.0)
     if SUMS:
@@ -212,8 +212,8 @@ def _backward_down(
 
     lines_left = tl.minimum(rows - first_row, BLOCK_ROWS).to(tl.int32)
     mask, full = inside & (line < lines_left), whole & (lines_left == BLOCK_ROWS)
-    grad = _load(grad_ptr + at, mask, full, DTYPE, EVEN)
-    x = _load(x_ptr + at, mask, full, DTYPE, EVEN) if HAS_X else grad
+    grad = load(grad_ptr + at, mask, full, DTYPE, EVEN)
+    x = load(x_ptr + at, mask, full, DTYPE, EVEN) if HAS_X else grad
     for _ in range(steps):
         this_grad, this_x, this_mask, this_full = grad, x, mask, full
         first_row += hop
@@ -222,16 +222,16 @@ def _backward_down(
             x_ptr += hop.to(tl.int64) * cols
         lines_left = tl.minimum(rows - first_row, BLOCK_ROWS).to(tl.int32)
         mask, full = inside & (line < lines_left), whole & (lines_left == BLOCK_ROWS)
-        grad = _load(grad_ptr + at, mask, full, DTYPE, EVEN)
-        x = _load(x_ptr + at, mask, full, DTYPE, EVEN) if HAS_X else grad
+        grad = load(grad_ptr + at, mask, full, DTYPE, EVEN)
+        x = load(x_ptr + at, mask, full, DTYPE, EVEN) if HAS_X else grad
 
         grad_x = this_grad.to(COMPUTE)
         if DROPS:
             number = (first_row - hop + line) * padded + first_col
             grad_x *= _kept(seed_ptr, number, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
         if HAS_X:
-            grad_x = _times(grad_x, D1(this_x.to(COMPUTE) + bias, a, b, FAST), MASKS)
-        _store(grad_x_ptr + at, grad_x, this_mask, this_full, EVEN)
+            grad_x = times(grad_x, D1(this_x.to(COMPUTE) + bias, a, b, FAST), MASKS)
+        store(grad_x_ptr + at, grad_x, this_mask, this_full, EVEN)
         grad_x_ptr += hop.to(tl.int64) * cols
         total += tl.where(this_mask, grad_x, 0.0)
     col = first_col + tl.arange(0, BLOCK_COLS)

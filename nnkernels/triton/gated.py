@@ -19,10 +19,10 @@ from ..recording import launch
 from ..registry import elementwise
 from . import backend, hardware
 from .activations import FORMULAS
-from .kernels import _at, _describe, _load, _store, _tile, _times
 from .math import near
+from .tiles import describe_launch, load, own_tile, places, store, times
 
-_HALVES, _GATE_EVEN, _GATE_ODD = 0, 1, 2
+HALVES, GATE_EVEN, GATE_ODD = 0, 1, 2
 _LIMITS_VALUE = tl.constexpr(2)  # of BOUNDED, which is 1 where the gate is limited and 0 where nothing is
 
 
@@ -35,7 +35,7 @@ def _pair_tile(row, first_col, rows, cols, BLOCK_COLS: tl.constexpr):
 
 
 @triton.jit
-def _load_parts(
+def load_parts(
     gate_ptr,
     up_ptr,
     gate_stride,
@@ -55,14 +55,14 @@ def _load_parts(
     BLOCK_COLS: tl.constexpr,
 ):
     if PAIRS == 0:
-        gate = _load(_at(gate_ptr, gate_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
-        up = _load(_at(up_ptr, up_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+        gate = load(places(gate_ptr, gate_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+        up = load(places(up_ptr, up_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
         return gate, up
     else:
         STORED: tl.constexpr = gate_ptr.dtype.element_ty
         wide_col, wide_mask = _pair_tile(row, first_col, rows, cols, BLOCK_COLS)
-        pointers = _at(gate_ptr, gate_stride, row, 2 * first_col, wide_col, FLAT)
-        pairs = _load(pointers, wide_mask, full, STORED, EVEN)
+        pointers = places(gate_ptr, gate_stride, row, 2 * first_col, wide_col, FLAT)
+        pairs = load(pointers, wide_mask, full, STORED, EVEN)
         even, odd = tl.split(tl.reshape(pairs, (BLOCK_ROWS, BLOCK_COLS, 2)))
         if PAIRS == 1:
             return even.to(COMPUTE), odd.to(COMPUTE)
@@ -71,7 +71,7 @@ def _load_parts(
 
 
 @triton.jit
-def _bounded(gate, up, limit, offset, BOUNDED: tl.constexpr):
+def bounded(gate, up, limit, offset, BOUNDED: tl.constexpr):
     if BOUNDED:
         up = near(up, limit)
         if BOUNDED != _LIMITS_VALUE:
@@ -81,7 +81,7 @@ def _bounded(gate, up, limit, offset, BOUNDED: tl.constexpr):
         return gate, up
 
 
-@triton.jit(launch_metadata=_describe)
+@triton.jit(launch_metadata=describe_launch)
 def forward(
     gate_ptr,
     up_ptr,
@@ -106,21 +106,21 @@ def forward(
     """y = f(gate) up"""
     FAST: tl.constexpr = y_ptr.dtype.element_ty.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if y_ptr.dtype.element_ty == tl.float64 else tl.float32
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
-    gate, up = _load_parts(
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    gate, up = load_parts(
         gate_ptr, up_ptr, gate_stride, up_stride, rows, cols, row, first_col, col, mask, full,
         COMPUTE, PAIRS, FLAT, EVEN, BLOCK_ROWS, BLOCK_COLS,
     )  # fmt: skip
     limit = tl.full((), limit, COMPUTE)
-    gate, up = _bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
+    gate, up = bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
     value = VALUE(gate, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
     if BOUNDED == _LIMITS_VALUE:
         value = tl.where(value > limit, limit, value)
     y = value * up
-    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
+    store(places(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
 
 
-@triton.jit(launch_metadata=_describe)
+@triton.jit(launch_metadata=describe_launch)
 def backward(
     grad_ptr,
     gate_ptr,
@@ -152,16 +152,16 @@ def backward(
     STORED: tl.constexpr = grad_gate_ptr.dtype.element_ty
     FAST: tl.constexpr = STORED.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if STORED.primitive_bitwidth == 64 else tl.float32
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
-    gate, up = _load_parts(
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    gate, up = load_parts(
         gate_ptr, up_ptr, gate_stride, up_stride, rows, cols, row, first_col, col, mask, full,
         COMPUTE, PAIRS, FLAT, EVEN, BLOCK_ROWS, BLOCK_COLS,
     )  # fmt: skip
-    grad = _load(_at(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    grad = load(places(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     limit = tl.full((), limit, COMPUTE)
-    near_gate, factor = _bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
-    grad_gate = _times(grad * factor, D1(near_gate, a, b, FAST), MASKS)
+    near_gate, factor = bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
+    grad_gate = times(grad * factor, D1(near_gate, a, b, FAST), MASKS)
     value = VALUE(near_gate, a, b, FAST)
     if BOUNDED == _LIMITS_VALUE:
         grad_gate = tl.where(value > limit, 0.0, grad_gate)
@@ -172,29 +172,29 @@ def backward(
     if BOUNDED:
         grad_up = tl.where(tl.abs(up) > limit, 0.0, grad_up)
     if PAIRS == 0:
-        _store(_at(grad_gate_ptr, grad_gate_stride, row, first_col, col, FLAT), grad_gate, mask, full, EVEN)
-        _store(_at(grad_up_ptr, grad_up_stride, row, first_col, col, FLAT), grad_up, mask, full, EVEN)
+        store(places(grad_gate_ptr, grad_gate_stride, row, first_col, col, FLAT), grad_gate, mask, full, EVEN)
+        store(places(grad_up_ptr, grad_up_stride, row, first_col, col, FLAT), grad_up, mask, full, EVEN)
     else:
         if PAIRS == 1:
             pairs = tl.join(grad_gate.to(STORED), grad_up.to(STORED))
         else:
             pairs = tl.join(grad_up.to(STORED), grad_gate.to(STORED))
         wide_col, wide_mask = _pair_tile(row, first_col, rows, cols, BLOCK_COLS)
-        pointers = _at(grad_gate_ptr, grad_gate_stride, row, 2 * first_col, wide_col, FLAT)
-        _store(pointers, tl.reshape(pairs, (BLOCK_ROWS, 2 * BLOCK_COLS)), wide_mask, full, EVEN)
+        pointers = places(grad_gate_ptr, grad_gate_stride, row, 2 * first_col, wide_col, FLAT)
+        store(pointers, tl.reshape(pairs, (BLOCK_ROWS, 2 * BLOCK_COLS)), wide_mask, full, EVEN)
 
 
 def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
     gate, linear = gate_and_up(gating, input, up)
     y = torch.empty_like(gate)
     formula = FORMULAS[gating.activation]
-    if up is None and _alternate(gating, input) and (planned := plan(_pairs(gating, input), y)):
+    if up is None and alternate(gating, input) and (planned := plan(as_pairs(gating, input), y)):
         in_x, in_y = planned.strides
         geometry = planned._replace(strides=(2 * in_x, 2 * in_x, in_y))
-        _launch(forward, gating, geometry, _order(gating), (input, input, y), formula.value)
+        _launch(forward, gating, geometry, pair_order(gating), (input, input, y), formula.value)
         return y
     geometry, inputs = backend._fit((gate, linear), (y,))
-    _launch(forward, gating, geometry, _HALVES, (*inputs, y), formula.value)
+    _launch(forward, gating, geometry, HALVES, (*inputs, y), formula.value)
     return y
 
 
@@ -205,24 +205,24 @@ def gated_backward(
     formulas = (formula.value, formula.d1, elementwise(gating.activation).masks)
     grad_input = torch.empty_like(input)
     grad_up = None if up is None else torch.empty_like(input)
-    if up is None and _alternate(gating, grad_input):
+    if up is None and alternate(gating, grad_input):
         planned, grad, input = _fit_pairs(gating, grad, input, grad_input)
         in_grad, in_x, in_grad_x = planned.strides
         geometry = planned._replace(strides=(in_grad, 2 * in_x, 2 * in_x, 2 * in_grad_x, 2 * in_grad_x))
         tensors = (grad, input, input, grad_input, grad_input)
-        _launch(backward, gating, geometry, _order(gating), tensors, *formulas)
+        _launch(backward, gating, geometry, pair_order(gating), tensors, *formulas)
         return grad_input, None
     grads = halves(gating, grad_input) if grad_up is None else (grad_input, grad_up)
     geometry, inputs = backend._fit((grad, *gate_and_up(gating, input, up)), grads)
-    _launch(backward, gating, geometry, _HALVES, (*inputs, *grads), *formulas)
+    _launch(backward, gating, geometry, HALVES, (*inputs, *grads), *formulas)
     return grad_input, grad_up
 
 
-def _order(gating: Gating) -> int:
-    return _GATE_EVEN if gating.gate_first else _GATE_ODD
+def pair_order(gating: Gating) -> int:
+    return GATE_EVEN if gating.gate_first else GATE_ODD
 
 
-def _alternate(gating: Gating, packed: Tensor) -> bool:
+def alternate(gating: Gating, packed: Tensor) -> bool:
     """Whether gate and up alternate in memory, in whole pairs; a dimension of size 2 may be seen either way."""
     dim = gating.dim % packed.dim()
     others = (s for d, (s, n) in enumerate(zip(packed.stride(), packed.shape, strict=True)) if d != dim and n > 1)
@@ -231,7 +231,7 @@ def _alternate(gating: Gating, packed: Tensor) -> bool:
     )
 
 
-def _pairs(gating: Gating, packed: Tensor) -> Tensor:
+def as_pairs(gating: Gating, packed: Tensor) -> Tensor:
     """A view as if each pair were one element, for its geometry only."""
     dim = gating.dim % packed.dim()
     shape, strides = list(packed.shape), [stride // 2 for stride in packed.stride()]
@@ -241,13 +241,13 @@ def _pairs(gating: Gating, packed: Tensor) -> Tensor:
 
 def _fit_pairs(gating: Gating, grad: Tensor, packed: Tensor, grad_packed: Tensor) -> tuple[Geometry, Tensor, Tensor]:
     """The geometry in pairs of grad, packed and its gradient, after copying the inputs that would have none."""
-    out = _pairs(gating, grad_packed)
+    out = as_pairs(gating, grad_packed)
     for copies_packed, copies_grad in ((False, False), (False, True), (True, False), (True, True)):
-        if not copies_packed and not _alternate(gating, packed):
+        if not copies_packed and not alternate(gating, packed):
             continue
         x = torch.empty_like(grad_packed).copy_(packed) if copies_packed else packed
         g = torch.empty_like(halves(gating, grad_packed)[0]).copy_(grad) if copies_grad else grad
-        geometry = plan(g, _pairs(gating, x), out)
+        geometry = plan(g, as_pairs(gating, x), out)
         if geometry is not None:
             return geometry, g, x
     raise ValueError(f"a gradient of shape {tuple(grad.shape)} does not fit an input of shape {tuple(packed.shape)}")
@@ -262,8 +262,8 @@ def _launch(
         return
     flat = rows == 1
     # Pairs take registers to come apart and together.
-    block = hardware.TILE_BYTES // (2 if pairs == _HALVES else 4) // tensors[0].element_size()
-    block_rows, block_cols = _tile_shape(rows, cols, block)
+    block = hardware.TILE_BYTES // (2 if pairs == HALVES else 4) // tensors[0].element_size()
+    block_rows, block_cols = tile_shape(rows, cols, block)
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
@@ -275,7 +275,7 @@ def _launch(
         )  # fmt: skip
 
 
-def _tile_shape(rows: int, cols: int, block: int) -> tuple[int, int]:
+def tile_shape(rows: int, cols: int, block: int) -> tuple[int, int]:
     """`block` elements of each operand: of one row where the row's length allows, as halves of long rows do."""
     if rows == 1:
         return 1, block

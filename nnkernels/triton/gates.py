@@ -24,7 +24,7 @@ from .math import (
     root_weight,
     table,
 )
-from .smooth import _scaled_argument
+from .smooth import scaled_argument
 
 _FAR = tl.constexpr(2000.0)  # exp(-_FAR) is 0 in every type
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -151,13 +151,13 @@ def silu_d2(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def swish_value(x, a, b, FAST: tl.constexpr):
-    held, z, lo = _scaled_argument(x, a)
+    held, z, lo = scaled_argument(x, a)
     return _gate_value(x, held, z, lo, FAST)
 
 
 @triton.jit
 def swish_d1(x, a, b, FAST: tl.constexpr):
-    _, z, lo = _scaled_argument(x, a)
+    _, z, lo = scaled_argument(x, a)
     if FAST:
         z = _at_most(z, 40.0)
         return _gate_d1_fast(z, z)
@@ -167,7 +167,7 @@ def swish_d1(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def swish_d2(x, a, b, FAST: tl.constexpr):
-    _, z, lo = _scaled_argument(x, a)
+    _, z, lo = scaled_argument(x, a)
     return _gate_d2(z, lo, 2 * a, a * z, 0.0, FAST)
 
 

@@ -3,8 +3,9 @@
 import triton
 import triton.language as tl
 
-from .batch_normalization_kernels import _load, _quotient, _store
-from .kernels import _times
+from .batch_normalization_kernels import load_or_zero
+from .math import rounded_quotient
+from .tiles import store, times
 
 
 @triton.jit
@@ -42,14 +43,14 @@ def forward(
     first = number % groups * group
     base = number.to(tl.int64) * group * inner
     at, mask, full = _tile(0, 0, group, inner, BLOCK_GROUP, BLOCK_INNER)
-    x = _load(x_ptr + base + at, mask, full, COMPUTE, EVEN)
-    center = _quotient(tl.sum(tl.sum(x, 1), 0), tl.minimum(BLOCK_GROUP, group) * tl.minimum(BLOCK_INNER, inner))
+    x = load_or_zero(x_ptr + base + at, mask, full, COMPUTE, EVEN)
+    center = rounded_quotient(tl.sum(tl.sum(x, 1), 0), tl.minimum(BLOCK_GROUP, group) * tl.minimum(BLOCK_INNER, inner))
     total = tl.zeros([BLOCK_GROUP, BLOCK_INNER], COMPUTE)
     squares = tl.zeros([BLOCK_GROUP, BLOCK_INNER], COMPUTE)
     for d in range(0, group, BLOCK_GROUP):
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
-            off = tl.where(mask, _load(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center, 0.0)
+            off = tl.where(mask, load_or_zero(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center, 0.0)
             total += off
             squares += off * off
     count = tl.full((), 1, COMPUTE) * group * inner
@@ -69,10 +70,10 @@ def forward(
         _weight, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
-            z = (_load(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
+            z = (load_or_zero(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center) * scale + shift
             if residual_ptr is not None:
-                z += _load(residual_ptr + base + at, mask, full, COMPUTE, EVEN)
-            _store(y_ptr + base + at, VALUE(z, a, b, FAST), mask, full, EVEN)
+                z += load_or_zero(residual_ptr + base + at, mask, full, COMPUTE, EVEN)
+            store(y_ptr + base + at, VALUE(z, a, b, FAST), mask, full, EVEN)
 
 
 @triton.jit(do_not_specialize=["sets", "lanes"])
@@ -99,12 +100,12 @@ def backward(
         along = tl.zeros([BLOCK_GROUP, BLOCK_INNER], COMPUTE)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
-            dz = _load(grad_ptr + base + at, mask, full, COMPUTE, EVEN)
-            away = _load(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center
+            dz = load_or_zero(grad_ptr + base + at, mask, full, COMPUTE, EVEN)
+            away = load_or_zero(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center
             z = away * scale + shift
             if residual_ptr is not None:
-                z += _load(residual_ptr + base + at, mask, full, COMPUTE, EVEN)
-            dz = tl.where(mask, _times(dz, D1(z, a, b, FAST), MASKS), 0.0)
+                z += load_or_zero(residual_ptr + base + at, mask, full, COMPUTE, EVEN)
+            dz = tl.where(mask, times(dz, D1(z, a, b, FAST), MASKS), 0.0)
             total += dz
             along += tl.where(mask, dz * away, 0.0)
         channel = d + tl.arange(0, BLOCK_GROUP)
@@ -123,12 +124,12 @@ def backward(
         _weight, scale, shift = _affine(weight_ptr, bias_ptr, first, d, group, low, rstd, COMPUTE, BLOCK_GROUP)
         for i in range(0, inner, BLOCK_INNER):
             at, mask, full = _tile(d, i, group, inner, BLOCK_GROUP, BLOCK_INNER)
-            dz = _load(grad_ptr + base + at, mask, full, COMPUTE, EVEN)
-            away = _load(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center
+            dz = load_or_zero(grad_ptr + base + at, mask, full, COMPUTE, EVEN)
+            away = load_or_zero(x_ptr + base + at, mask, full, COMPUTE, EVEN) - center
             z = away * scale + shift
             if residual_ptr is not None:
-                z += _load(residual_ptr + base + at, mask, full, COMPUTE, EVEN)
-            dz = _times(dz, D1(z, a, b, FAST), MASKS)
-            _store(grad_x_ptr + base + at, dz * scale + (away * slope + offset), mask, full, EVEN)
+                z += load_or_zero(residual_ptr + base + at, mask, full, COMPUTE, EVEN)
+            dz = times(dz, D1(z, a, b, FAST), MASKS)
+            store(grad_x_ptr + base + at, dz * scale + (away * slope + offset), mask, full, EVEN)
             if grad_residual_ptr is not None:
-                _store(grad_residual_ptr + base + at, dz, mask, full, EVEN)
+                store(grad_residual_ptr + base + at, dz, mask, full, EVEN)

@@ -14,6 +14,7 @@ from ..recording import launch
 from . import hardware
 from . import learned_formulas as formulas
 from . import learned_kernels as kernels
+from .widths import power_of_two
 
 # Partial sums of a channel and of all: enough to fill the largest GPU several times, few enough to be quickly added.
 _CHUNKS = 128
@@ -86,10 +87,6 @@ def _vector(runs: Runs, element_size: int) -> int:
     return most if runs.outer == 1 else math.gcd(most, runs.inner, *runs.outer_strides, *runs.channel_strides)
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
-
-
 def _width(runs: Runs, columns: int) -> int:
     """Columns of a row: the channels, or so many rows of channels, where they lie in one piece, that tiles are full."""
     dense = set(runs.outer_strides) == {runs.channels}
@@ -109,7 +106,7 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
         value, tile = _FORMULAS[name][0], hardware.TILE_BYTES // x.element_size()
         with hardware.guard(x.device):
             if runs.channels > 1 and runs.inner == 1:
-                columns = min(hardware.TILE_BYTES // 4 // x.element_size(), _power_of_two(runs.channels * runs.outer))
+                columns = min(hardware.TILE_BYTES // 4 // x.element_size(), power_of_two(runs.channels * runs.outer))
                 rows, width, strides = _as_rows(runs, columns)
                 grid = (-(-width // columns) * -(-rows // 4),)
                 launch(kernels.forward_columns, grid)(
@@ -125,7 +122,7 @@ def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | No
                 )  # fmt: skip
             else:
                 total, vector = runs.outer * runs.inner, _vector(runs, x.element_size())
-                tile = min(tile, _power_of_two(total))
+                tile = min(tile, power_of_two(total))
                 launch(kernels.forward_runs, (-(-total // tile) * runs.channels,))(
                     x, y, a, b, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
                     value, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
@@ -162,9 +159,9 @@ def backward(
         if not for_parameters:
             return grad_x, []
         gradients = [torch.empty_like(parameter, memory_format=torch.contiguous_format) for parameter in (a, b)]
-        columns = min(32, _power_of_two(count))
+        columns = min(32, power_of_two(count))
         launch(kernels.add_up, (sums, -(-count // columns)))(
-            partials, a, *gradients, chunks, count, segments, min(4096 // columns, _power_of_two(chunks)), columns,
+            partials, a, *gradients, chunks, count, segments, min(4096 // columns, power_of_two(chunks)), columns,
             num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
     return grad_x, gradients[: len(parameters)]
@@ -194,7 +191,7 @@ def _backward_runs(
 ) -> tuple[Tensor, int]:
     size, total = tensors[0].element_size(), runs.outer * runs.inner
     many = sums > 2 and runs.channels > 1  # then the sums take the registers that a second load would
-    vector, tile = _vector(runs, size), min(hardware.TILE_BYTES // (4 if many else 2) // size, _power_of_two(total))
+    vector, tile = _vector(runs, size), min(hardware.TILE_BYTES // (4 if many else 2) // size, power_of_two(total))
     tiles = -(-total // tile)
     # The fewer tiles a program has, the closer programs follow each other through memory; but each pays for the end of
     # its sums.
@@ -218,7 +215,7 @@ def _backward_columns(
     bytes_each, rows_each = (16, 2) if sums <= 2 else (8, 2)
     columns = bytes_each * 32 * hardware.NUM_WARPS // tensors[0].element_size()
     rows, width, strides = _as_rows(runs, columns)
-    columns = min(columns, _power_of_two(width))
+    columns = min(columns, power_of_two(width))
     blocks, tiles = -(-width // columns), -(-rows // rows_each)
     each = max(1, tiles * blocks // (_PROGRAMS // 4)) if sums else 1
     chunks = -(-tiles // each)

@@ -40,7 +40,7 @@ def swish_gradient(grad, x, a, b, FAST: tl.constexpr):
 @triton.jit
 def swish_shares(grad, x, a, b, FAST: tl.constexpr):
     """x^2 sigmoid'(z), z = a x: one x before the exponential's small factor and one after it."""
-    held, z, lo = smooth._scaled_argument(x, a[0])
+    held, z, lo = smooth.scaled_argument(x, a[0])
     p, s, t, r, _ = logistic(z, lo, FAST)
     if FAST:
         return (grad * (held * ((p * (r * r) * s * t) * held)),)

@@ -14,8 +14,8 @@ The formulas stand in `learned_formulas.py`.
 import triton
 import triton.language as tl
 
-from .kernels import _load, _store
 from .packing import pack, unpack
+from .tiles import load, store
 
 
 @triton.jit
@@ -202,7 +202,7 @@ def forward_flat(
     first = tl.program_id(0).to(tl.int64) * TILE
     left = tl.minimum(total - first, TILE).to(tl.int32)
     at = tl.arange(0, TILE)
-    x = _load(x_ptr + first + at, at < left, left == TILE, COMPUTE, False)
+    x = load(x_ptr + first + at, at < left, left == TILE, COMPUTE, False)
     if LONG:
         channel, place, run_length = _run_of(first, inner, channels, WIDE, TILE // PER, PER)
         then = tl.where(channel + 1 == channels, 0, channel + 1)
@@ -214,7 +214,7 @@ def forward_flat(
         a = _parameters(a_ptr, channel, channels, SEGMENTS, COMPUTE)
         b = _parameters(b_ptr, channel, channels, SEGMENTS, COMPUTE)
     y = VALUE(tl.reshape(x, [TILE // PER, PER]), a, b, FAST)
-    _store(y_ptr + first + at, tl.reshape(y, [TILE]), at < left, left == TILE, False)
+    store(y_ptr + first + at, tl.reshape(y, [TILE]), at < left, left == TILE, False)
 
 
 @triton.jit
@@ -238,7 +238,7 @@ def prelu_signs(
     left = tl.minimum(total - first, TILE).to(tl.int32)
     at = tl.arange(0, TILE)
     byte = tl.arange(0, TILE // 8)
-    x = _load(x_ptr + first + at, at < left, left == TILE, COMPUTE, False)
+    x = load(x_ptr + first + at, at < left, left == TILE, COMPUTE, False)
     if BACK:
         below = unpack(tl.load(packed_ptr + first // 8 + byte, mask=byte * 8 < left, other=0), 1, TILE) != 0
     else:
@@ -248,7 +248,7 @@ def prelu_signs(
     channel = _channels(first, inner, channels, WIDE, WRAPS, TILE // PER, PER)
     weight = tl.load(weight_ptr + channel).to(COMPUTE)
     product = tl.reshape(tl.reshape(x, [TILE // PER, PER]) * weight, [TILE])
-    _store(y_ptr + first + at, tl.where(below, product, x), at < left, left == TILE, False)
+    store(y_ptr + first + at, tl.where(below, product, x), at < left, left == TILE, False)
 
 
 @triton.jit

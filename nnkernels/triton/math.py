@@ -344,3 +344,14 @@ def logistic(z, lo, FAST: tl.constexpr):
     if not FAST:
         r_lo = tl.fma(-r * r, p_lo * s * t, r_lo)
     return p, s, t, r, r_lo
+
+
+@triton.jit
+def rounded_quotient(x, d):
+    """x / d, rounded: a compiler may draw a product with 1 / d into the subtraction that follows, which then takes off
+    another number than the one that is stored."""
+    d = tl.zeros_like(x) + d
+    if x.dtype == tl.float64:
+        return x / d
+    else:
+        return tl.div_rn(x, d)

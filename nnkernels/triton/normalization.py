@@ -14,6 +14,7 @@ from . import hardware
 from . import normalization_backward as gradients
 from . import normalization_kernels as kernels
 from .activations import FORMULAS
+from .widths import power_of_two
 
 _MOST_COLUMNS = 16384  # of a row in registers
 _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
@@ -128,7 +129,7 @@ def _rows(cols: int, linear: bool) -> tuple[int, int, int]:
     """Rows and columns of a tile, and its warps: 32 elements for each thread. Two rows of 4096 columns share weight and
     bias, which on an H100 is worth 0.96 instead of 0.92 of the copy's bandwidth, unless an activation is to be computed
     meanwhile."""
-    block_cols = _power_of_two(cols)
+    block_cols = max(16, power_of_two(cols))
     block_rows = 2 if linear and block_cols == 4096 else max(1, _TILE // block_cols)
     return block_rows, block_cols, max(1, block_rows * block_cols // 1024)
 
@@ -136,7 +137,7 @@ def _rows(cols: int, linear: bool) -> tuple[int, int, int]:
 def _walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
     """Deep prefetching keeps the memory busy, as H100s showed: of a few warps, or where they compute more, of twice as
     many. What is prefetched lies in shared memory, of which other GPUs have less."""
-    block_cols = min(_power_of_two(cols), _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1))
+    block_cols = min(max(16, power_of_two(cols)), _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1))
     block_rows = max(1, _TILE // block_cols)
     each, num_warps, stages = (2, 4, 4) if linear else (4, 4, 3)
     if block_cols > 2048:
@@ -144,7 +145,3 @@ def _walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
     stage = operands * block_rows * block_cols * x.element_size()
     room = hardware.shared_memory(x.device) * 7 // 8 // each
     return Walk(block_rows, block_cols, num_warps, each, max(1, min(stages, 1 + room // stage)))
-
-
-def _power_of_two(n: int) -> int:
-    return max(16, 1 << (n - 1).bit_length())

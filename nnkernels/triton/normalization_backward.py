@@ -3,9 +3,9 @@
 import triton
 import triton.language as tl
 
-from .kernels import _times
 from .math import compute_type, is_fast
-from .normalization_kernels import _affine, _load, _row_sums, _store, _weight
+from .normalization_kernels import argument_of, load, load_weight, row_sums, store
+from .tiles import times
 
 
 @triton.jit
@@ -45,13 +45,13 @@ def _slope(
     else:
         a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
         if GATE is None:
-            slope = D1(_affine(normalised, weight, bias, residual), a, b, FAST)
-            grad = _times(grad, slope, MASKS)
+            slope = D1(argument_of(normalised, weight, bias, residual), a, b, FAST)
+            grad = times(grad, slope, MASKS)
             return grad, grad
         else:
             gate = residual.to(COMPUTE)
-            affine = _affine(normalised, weight, bias, None)
-            return grad * GATE(gate, a, b, FAST), _times(grad * affine, D1(gate, a, b, FAST), MASKS)
+            affine = argument_of(normalised, weight, bias, None)
+            return grad * GATE(gate, a, b, FAST), times(grad * affine, D1(gate, a, b, FAST), MASKS)
 
 
 @triton.jit
@@ -87,17 +87,17 @@ def sums_long(
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
         inside = here < cols
-        x = _load(x_ptr + row * x_stride + here, inside).to(COMPUTE)
-        grad = _load(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
+        x = load(x_ptr + row * x_stride + here, inside).to(COMPUTE)
+        grad = load(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
-            weight = _weight(weight_ptr + here, inside, offset, COMPUTE)
+            weight = load_weight(weight_ptr + here, inside, offset, COMPUTE)
         bias = bias_ptr
         if bias_ptr is not None:
-            bias = _load(bias_ptr + here, inside)
+            bias = load(bias_ptr + here, inside)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + here, inside)
+            residual = load(residual_ptr + row * residual_stride + here, inside)
         normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
         grad, _ = _slope(grad, normalised, weight, bias, residual, a, b, GATE, D1, MASKS, FAST, COMPUTE)
         if weight is not None:
@@ -157,10 +157,10 @@ def backward(
     count = tl.full((), cols, COMPUTE)
     weight = weight_ptr
     if weight_ptr is not None:
-        weight = _weight(weight_ptr + col, col_inside, offset, COMPUTE)
+        weight = load_weight(weight_ptr + col, col_inside, offset, COMPUTE)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = _load(bias_ptr + col, col_inside)
+        bias = load(bias_ptr + col, col_inside)
     for_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
     for_bias = for_weight
     for first in tl.range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS, num_stages=STAGES):
@@ -168,17 +168,17 @@ def backward(
         inside = col_inside
         if BLOCK_ROWS > 1:
             inside = row < rows if FULL else (row < rows) & (col < cols)
-        x = _load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
-        grad = _load(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
+        x = load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
+        grad = load(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + col, inside)
+            residual = load(residual_ptr + row * residual_stride + col, inside)
         normalised, deviation = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
         grad, for_residual = _slope(grad, normalised, weight, bias, residual, a, b, GATE, D1, MASKS, FAST, COMPUTE)
         if inside is not None:
             grad = tl.where(inside, grad, 0.0)
         if grad_residual_ptr is not None:
-            _store(grad_residual_ptr + row * cols + col, for_residual, inside)
+            store(grad_residual_ptr + row * cols + col, for_residual, inside)
         if for_weight_ptr is not None:
             for_weight += grad * normalised
         if for_bias_ptr is not None:
@@ -187,7 +187,7 @@ def backward(
             grad *= weight
         if sums_ptr is None:
             if CENTRED:
-                along, total = _row_sums(grad * normalised, grad)
+                along, total = row_sums(grad * normalised, grad)
                 grad_x = grad - normalised * (along / count) - total / count
             else:
                 along = tl.sum(grad * normalised, 1, keep_dims=True)
@@ -199,13 +199,13 @@ def backward(
                 grad_x -= tl.load(sums_ptr + rows + row, mask=row < rows, other=0.0)
         grad_x *= deviation
         if grad_sum_ptr is not None:
-            grad_x += _load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
-        _store(grad_x_ptr + row * cols + col, grad_x, inside)
+            grad_x += load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
+        store(grad_x_ptr + row * cols + col, grad_x, inside)
     at = program.to(tl.int64) * cols + col
     if for_weight_ptr is not None:
-        _store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
+        store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
     if for_bias_ptr is not None:
-        _store(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
+        store(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
 
 
 @triton.jit
@@ -214,7 +214,7 @@ def _add_columns(partial_ptr, out_ptr, partials, cols, col, BLOCK: tl.constexpr,
     for first in range(0, partials, BLOCK):
         row = first + tl.arange(0, BLOCK)[:, None]
         total += tl.load(partial_ptr + row.to(tl.int64) * cols + col, mask=(row < partials) & (col < cols), other=0.0)
-    _store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
+    store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
 
 
 @triton.jit

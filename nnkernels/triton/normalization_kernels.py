@@ -12,7 +12,7 @@ from .math import compute_type, is_fast
 
 
 @triton.jit
-def _load(pointers, inside):
+def load(pointers, inside):
     if inside is None:
         return tl.load(pointers)
     else:
@@ -20,7 +20,7 @@ def _load(pointers, inside):
 
 
 @triton.jit
-def _store(pointers, y, inside):
+def store(pointers, y, inside):
     tl.store(pointers, y.to(pointers.dtype.element_ty), mask=inside)
 
 
@@ -34,21 +34,21 @@ def _inverse_deviation(square, eps):
 @triton.jit
 def _load_sum(x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, COMPUTE: tl.constexpr):
     """x, or its sum with the addend if there is one, in x's type; that goes to `total_ptr` if it is given."""
-    x = _load(x_ptr, inside)
+    x = load(x_ptr, inside)
     if addend_ptr is not None:
-        x = (x.to(COMPUTE) + _load(addend_ptr + addend_at, inside).to(COMPUTE)).to(x.dtype)
+        x = (x.to(COMPUTE) + load(addend_ptr + addend_at, inside).to(COMPUTE)).to(x.dtype)
         if total_ptr is not None:
             tl.store(total_ptr + total_at, x, mask=inside)
     return x.to(COMPUTE)
 
 
 @triton.jit
-def _weight(weight_ptr, inside, offset, COMPUTE: tl.constexpr):
-    return _load(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
+def load_weight(weight_ptr, inside, offset, COMPUTE: tl.constexpr):
+    return load(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
 
 
 @triton.jit
-def _affine(normalised, weight, bias, residual):
+def argument_of(normalised, weight, bias, residual):
     """The activation's argument."""
     z = normalised
     if weight is not None:
@@ -66,9 +66,9 @@ def _result(
 ):  # fmt: skip
     a, b = tl.full((), a, normalised.dtype), tl.full((), b, normalised.dtype)
     if GATES:
-        return _affine(normalised, weight, bias, None) * VALUE(residual.to(normalised.dtype), a, b, FAST)
+        return argument_of(normalised, weight, bias, None) * VALUE(residual.to(normalised.dtype), a, b, FAST)
     else:
-        return VALUE(_affine(normalised, weight, bias, residual), a, b, FAST)
+        return VALUE(argument_of(normalised, weight, bias, residual), a, b, FAST)
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def _add_both(a, b, c, d):
 
 
 @triton.jit
-def _row_sums(x, y):
+def row_sums(x, y):
     """The rows' sums of both, with one exchange between the warps."""
     return tl.reduce((x, y), 1, _add_both, keep_dims=True)
 
@@ -136,13 +136,13 @@ def forward_rows(
     )  # fmt: skip
     residual = residual_ptr
     if residual_ptr is not None:
-        residual = _load(residual_ptr + row * residual_stride + col, inside)
+        residual = load(residual_ptr + row * residual_stride + col, inside)
     weight = weight_ptr
     if weight_ptr is not None:
-        weight = _weight(weight_ptr + col, col_inside, offset, COMPUTE)
+        weight = load_weight(weight_ptr + col, col_inside, offset, COMPUTE)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = _load(bias_ptr + col, col_inside)
+        bias = load(bias_ptr + col, col_inside)
     mean = tl.zeros((BLOCK_ROWS, 1), COMPUTE)
     mean_low = mean
     if CENTRED:
@@ -150,14 +150,14 @@ def forward_rows(
         x -= mean
         if not FULL:
             x = tl.where(col_inside, x, 0.0)
-        mean_low, square = _row_sums(x, x * x)
+        mean_low, square = row_sums(x, x * x)
         mean_low /= count
         square = square / count - mean_low * mean_low
     else:
         square = tl.sum(x * x, 1, keep_dims=True) / count
     deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
     y = _result((x - mean_low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
-    _store(y_ptr + row * cols + col, y, inside)
+    store(y_ptr + row * cols + col, y, inside)
     _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
 
 
@@ -225,13 +225,13 @@ def forward_long(
         x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
-            weight = _weight(weight_ptr + here, inside, offset, COMPUTE)
+            weight = load_weight(weight_ptr + here, inside, offset, COMPUTE)
         bias = bias_ptr
         if bias_ptr is not None:
-            bias = _load(bias_ptr + here, inside)
+            bias = load(bias_ptr + here, inside)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = _load(residual_ptr + row * residual_stride + here, inside)
+            residual = load(residual_ptr + row * residual_stride + here, inside)
         y = _result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
-        _store(y_ptr + row * cols + here, y, inside)
+        store(y_ptr + row * cols + here, y, inside)
     _keep(statistics_ptr, high, low, deviation, row, rows, CENTRED)

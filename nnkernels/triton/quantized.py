@@ -17,7 +17,7 @@ from ..reference import quantized as reference
 from . import backend, hardware
 from . import quantized_kernels as kernels
 from .activations import FORMULAS
-from .gated import _HALVES, _alternate, _order, _pairs, _tile_shape
+from .gated import HALVES, alternate, as_pairs, pair_order, tile_shape
 
 _KINDS = {torch.float8_e4m3fn: kernels.E4M3, torch.float8_e5m2: kernels.E5M2, torch.int8: kernels.INT8}
 _TILE = 2048  # elements, 16 for each thread: with 32, gelu's registers leave too few threads to hide the maximum
@@ -63,17 +63,17 @@ def _prepare(what: Inner | Gating, input: Tensor, up: Tensor | None, q: Tensor) 
         "VALUE": FORMULAS[name].value,
         "GATED": is_gated,
         "BOUNDED": isinstance(what, Gating) and is_bounded(what),
-        "PAIRS": _HALVES,
+        "PAIRS": HALVES,
         "KIND": _KINDS[q.dtype].value,
         "LARGEST": LARGEST[q.dtype],
         "NATIVE": _has_float8(q.device),
     }
-    if isinstance(what, Gating) and up is None and _alternate(what, input):
-        planned = plan(_pairs(what, input), codes)
+    if isinstance(what, Gating) and up is None and alternate(what, input):
+        planned = plan(as_pairs(what, input), codes)
         if planned is not None:
             in_x, in_q = planned.strides
             geometry = planned._replace(strides=(2 * in_x, 2 * in_x, in_q))
-            return _Call((input, input, codes), geometry, numbers, constants | {"PAIRS": _order(what)})
+            return _Call((input, input, codes), geometry, numbers, constants | {"PAIRS": pair_order(what)})
     operands: tuple[Tensor, ...] = gate_and_up(what, input, up) if isinstance(what, Gating) else (input,)
     (rows, cols, strides), operands = backend._fit(operands, (codes,))
     geometry = Geometry(rows, cols, (strides[0], strides[-2], strides[-1]))
@@ -82,7 +82,7 @@ def _prepare(what: Inner | Gating, input: Tensor, up: Tensor | None, q: Tensor) 
 
 def _by_tensor(call: _Call, rounding: Rounding, scale: Tensor | None, amax: Tensor) -> Tensor:
     """Writes the codes; returns the scale, or the greatest magnitude if a scale is given. `amax` is 0 before."""
-    tile = _tile_shape(call.geometry.rows, call.geometry.cols, _TILE)
+    tile = tile_shape(call.geometry.rows, call.geometry.cols, _TILE)
     _launch(kernels.scaled, call, (scale, amax.view(torch.int32)), tile, {})
     if scale is not None:
         return amax

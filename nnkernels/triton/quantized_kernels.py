@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 
 from ..contracts.quantized import SMALLEST_SCALE
-from .gated import _bounded, _load_parts
-from .kernels import _at, _load, _tile
+from .gated import bounded, load_parts
+from .tiles import load, own_tile, places
 
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 E4M3, E5M2, INT8 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -48,14 +48,14 @@ def _values(
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     if GATED:
-        gate, up = _load_parts(
+        gate, up = load_parts(
             x_ptr, up_ptr, x_stride, up_stride, rows, cols, row, first_col, col, mask, full,
             COMPUTE, PAIRS, FLAT, EVEN, BLOCK_ROWS, BLOCK_COLS,
         )  # fmt: skip
-        gate, up = _bounded(gate, up, tl.full((), limit, COMPUTE), tl.full((), offset, COMPUTE), BOUNDED)
+        gate, up = bounded(gate, up, tl.full((), limit, COMPUTE), tl.full((), offset, COMPUTE), BOUNDED)
         return (VALUE(gate, a, b, FAST) * up).to(tl.float32)
     else:
-        x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+        x = load(places(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
         return VALUE(x, a, b, FAST).to(tl.float32)
 
 
@@ -165,14 +165,14 @@ def scaled(
     """
     if amax_ptr is not None:
         found = tl.load(amax_ptr)
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     y = _values(
         x_ptr, up_ptr, a, b, limit, offset, x_stride, up_stride, rows, cols, row, first_col, col, mask, full,
         VALUE, GATED, BOUNDED, PAIRS, FLAT, EVEN, BLOCK_ROWS, BLOCK_COLS,
     )  # fmt: skip
     if scale_ptr is not None:
         code = _encoded(y * _inverse(tl.load(scale_ptr)), KIND, LARGEST, NATIVE)
-        _store_code(_at(q_ptr, q_stride, row, first_col, col, FLAT), code, mask, full, EVEN)
+        _store_code(places(q_ptr, q_stride, row, first_col, col, FLAT), code, mask, full, EVEN)
     if amax_ptr is not None:
         size = tl.max(_greatest(y, mask, full, 1, 1, BLOCK_ROWS * BLOCK_COLS))
         tl.atomic_max(amax_ptr, size, mask=size > found, sem="relaxed")
@@ -209,7 +209,7 @@ def grouped(
 ):
     """A scale for each GROUP of adjacent elements of a row, the last of a row being shorter where it has to."""
     GROUPS: tl.constexpr = BLOCK_COLS // GROUP
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
     y = _values(
         x_ptr, up_ptr, a, b, limit, offset, x_stride, up_stride, rows, cols, row, first_col, col, mask, full,
         VALUE, GATED, BOUNDED, PAIRS, FLAT, EVEN, BLOCK_ROWS, BLOCK_COLS,
@@ -217,7 +217,7 @@ def grouped(
     scale = _scale_of(_greatest(y, mask, full, BLOCK_ROWS, GROUPS, GROUP), LARGEST, POW2)
     v = tl.reshape(y, (BLOCK_ROWS, GROUPS, GROUP)) * _inverse(scale)[:, :, None]
     code = _encoded(tl.reshape(v, (BLOCK_ROWS, BLOCK_COLS)), KIND, LARGEST, NATIVE)
-    _store_code(_at(q_ptr, q_stride, row, first_col, col, FLAT), code, mask, full, EVEN)
+    _store_code(places(q_ptr, q_stride, row, first_col, col, FLAT), code, mask, full, EVEN)
     groups = tl.cdiv(cols, GROUP)
     group = first_col // GROUP + tl.arange(0, GROUPS)[None, :]
     tl.store(scale_ptr + row * groups + group, scale, mask=(row < rows) & (group < groups))
@@ -272,4 +272,4 @@ def long_rows(
             VALUE, GATED, BOUNDED, PAIRS, False, EVEN, 1, BLOCK_COLS,
         )  # fmt: skip
         code = _encoded(y * inverse, KIND, LARGEST, NATIVE)
-        _store_code(_at(q_ptr, q_stride, row, first_col, col, False), code, mask, full, EVEN)
+        _store_code(places(q_ptr, q_stride, row, first_col, col, False), code, mask, full, EVEN)

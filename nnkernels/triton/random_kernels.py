@@ -8,11 +8,11 @@ import triton
 import triton.language as tl
 
 from ..contracts.random import BERNOULLI_STEPS
-from .kernels import _at, _load, _store, _tile
 from .math import compute_type, is_fast
 from .packing import pack, unpack
 from .philox import halves, words
 from .smooth import sigmoid_value
+from .tiles import load, own_tile, places, store
 
 _BERNOULLI_STEPS = tl.constexpr(BERNOULLI_STEPS)
 
@@ -51,13 +51,13 @@ def rrelu(
     """y = x, times a slope of its own where x <= 0"""
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
-    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = load(places(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
     number = row * cols + first_col
     slope = _slopes(tl.load(seed_ptr), number, scale, offset, DTYPE, BLOCK_ROWS, BLOCK_COLS)
     y = x * tl.where(x <= 0, slope, 1.0)
-    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
+    store(places(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
 
 
 @triton.jit
@@ -81,14 +81,14 @@ def rrelu_backward(
     """grad_x = grad, times the slope that forward drew where x <= 0"""
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
-    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
-    grad = _load(_at(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = load(places(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    grad = load(places(grad_ptr, grad_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
     number = row * cols + first_col
     slope = _slopes(tl.load(seed_ptr), number, scale, offset, DTYPE, BLOCK_ROWS, BLOCK_COLS)
     grad_x = grad * tl.where(x <= 0, slope, 1.0)
-    _store(_at(grad_x_ptr, grad_x_stride, row, first_col, col, FLAT), grad_x, mask, full, EVEN)
+    store(places(grad_x_ptr, grad_x_stride, row, first_col, col, FLAT), grad_x, mask, full, EVEN)
 
 
 @triton.jit
@@ -112,12 +112,12 @@ def rrelu_signs(
     """rrelu of adjacent elements, and a bit for each, set where x <= 0."""
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
-    row, first, at, mask, full = _tile(1, count, True, 1, BLOCK)
-    x = _load(x_ptr + first + at, mask, full, COMPUTE, False)
+    row, first, at, mask, full = own_tile(1, count, True, 1, BLOCK)
+    x = load(x_ptr + first + at, mask, full, COMPUTE, False)
     scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
     slope = _slopes(tl.load(seed_ptr), row + first, scale, offset, DTYPE, 1, BLOCK)
     below = (x <= 0) & mask
-    _store(y_ptr + first + at, x * tl.where(below, slope, 1.0), mask, full, False)
+    store(y_ptr + first + at, x * tl.where(below, slope, 1.0), mask, full, False)
     places, inside = _bytes(packed_ptr, first, count, BLOCK)
     packed = pack(tl.reshape(below.to(tl.int32), [BLOCK]), 1, 8, BLOCK).to(tl.uint8)
     tl.store(places, packed, mask=inside)
@@ -137,13 +137,13 @@ def rrelu_from_signs(
     """grad_x = grad, times the slope that forward drew where it set a bit."""
     DTYPE: tl.constexpr = grad_ptr.dtype.element_ty
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
-    row, first, at, mask, full = _tile(1, count, True, 1, BLOCK)
-    grad = _load(grad_ptr + first + at, mask, full, COMPUTE, False)
+    row, first, at, mask, full = own_tile(1, count, True, 1, BLOCK)
+    grad = load(grad_ptr + first + at, mask, full, COMPUTE, False)
     places, inside = _bytes(packed_ptr, first, count, BLOCK)
     below = tl.reshape(unpack(tl.load(places, mask=inside, other=0), 1, BLOCK), [1, BLOCK])
     scale, offset = tl.full((), scale, COMPUTE), tl.full((), offset, COMPUTE)
     slope = _slopes(tl.load(seed_ptr), row + first, scale, offset, DTYPE, 1, BLOCK)
-    _store(grad_x_ptr + first + at, grad * tl.where(below != 0, slope, 1.0), mask, full, False)
+    store(grad_x_ptr + first + at, grad * tl.where(below != 0, slope, 1.0), mask, full, False)
 
 
 @triton.jit
@@ -166,13 +166,13 @@ def dropout(
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
     EACH: tl.constexpr = 8 if DTYPE.primitive_bitwidth == 16 else 4
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
-    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = load(places(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     word = words(tl.load(seed_ptr), row * cols + first_col, BLOCK_ROWS, BLOCK_COLS, EACH)
     # Multiplied by 0 rather than replaced by it where dropped, as PyTorch does: a NaN stays one.
     least = tl.full((), threshold, tl.int64).to(tl.uint32)  # torch.compile gives it as a signed word
     y = x * tl.where(word >= least, tl.full((), scale, COMPUTE), 0.0)
-    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
+    store(places(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
 
 
 @triton.jit
@@ -193,10 +193,10 @@ def bernoulli(
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
     EACH: tl.constexpr = 8 if DTYPE.primitive_bitwidth == 16 else 4
-    row, first_col, col, mask, full = _tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
-    x = _load(_at(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
+    row, first_col, col, mask, full = own_tile(rows, cols, FLAT, BLOCK_ROWS, BLOCK_COLS)
+    x = load(places(x_ptr, x_stride, row, first_col, col, FLAT), mask, full, COMPUTE, EVEN)
     word = words(tl.load(seed_ptr), row * cols + first_col, BLOCK_ROWS, BLOCK_COLS, EACH)
     probability = sigmoid_value(-tl.abs(x), 0.0, 0.0, is_fast(x_ptr.dtype))
     rare = (word >> 1).to(tl.int32).to(COMPUTE) + 0.5 < probability * _BERNOULLI_STEPS
     y = tl.where(x == x, tl.where(rare != (x > 0), 1.0, 0.0), x)
-    _store(_at(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
+    store(places(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)

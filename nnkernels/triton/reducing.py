@@ -12,6 +12,7 @@ from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 from ..recording import launch
 from . import hardware, reducing_backward, reducing_kernels, reducing_tiles
+from .widths import power_of_two
 
 _THREAD_ELEMENTS, _MAX_WARPS = 16, 32  # of each input, for two 16-byte loads of 16 bits
 _ODD_ELEMENTS = 32  # where each is loaded alone
@@ -142,7 +143,7 @@ def _launch(
             counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
             launch(kernels.softmax_long, (chunks,))(
                 *tensors, partial, counts, splits, n, *strides, *given, **flags, ALIGN=align,
-                FULL=n % block == 0, BLOCK=block, PARTS=_power(splits), num_warps=_warps(block, long_elements),
+                FULL=n % block == 0, BLOCK=block, PARTS=power_of_two(splits), num_warps=_warps(block, long_elements),
                 enable_fp_fusion=False,
             )  # fmt: skip
         else:
@@ -169,19 +170,14 @@ def _longest(y: Tensor) -> int:
     return min(_ROW_ELEMENTS, _ROW_BYTES // y.element_size())
 
 
-def _power(size: int) -> int:
-    """The least power of two that holds `size`."""
-    return 1 << (size - 1).bit_length()
-
-
 def _warps(elements: int, of_thread: int) -> int:
     return max(1, min(_MAX_WARPS, elements // of_thread // 32))
 
 
 def _short(rows: int, n: int, y: Tensor, align: int) -> _Tile:
     """As many rows of one block as fill a tile."""
-    cols = _power(n)
-    block_rows = max(1, min(_power(rows), _TILE_BYTES // y.element_size() // cols))
+    cols = power_of_two(n)
+    block_rows = max(1, min(power_of_two(rows), _TILE_BYTES // y.element_size() // cols))
     return _Tile(block_rows, cols, _warps(block_rows * cols, _ODD_ELEMENTS if align == 1 else _THREAD_ELEMENTS))
 
 
@@ -192,16 +188,16 @@ def _columns(n: int, inner: int, y: Tensor, align: int) -> tuple[_Tile, bool, in
     one word of each row that is its warp's: it holds many elements of few columns, and has less to exchange.
     """
     most = _longest(y)
-    line = min(_power(inner), _LINE_BYTES // y.element_size())
+    line = min(power_of_two(inner), _LINE_BYTES // y.element_size())
     if n <= _FEW:
         of_thread = _FEW_ELEMENTS if y.element_size() == 2 else _COLUMN_ELEMENTS
         align = min(align, max(1, _WORD_BYTES // y.element_size()))
-        return _Tile(_power(n), line, _warps(_power(n) * line, of_thread)), True, align
+        return _Tile(power_of_two(n), line, _warps(power_of_two(n) * line, of_thread)), True, align
     if inner == 1:
         return _Tile(most, 1, _MAX_WARPS), False, 1
-    once = _power(n) * max(1, line // 4) <= most
+    once = power_of_two(n) * max(1, line // 4) <= most
     elements = _TILE_BYTES // y.element_size()
-    tile = (_power(n), min(line, most // _power(n))) if once else (max(1, 2 * elements // line), line)
+    tile = (power_of_two(n), min(line, most // power_of_two(n))) if once else (max(1, 2 * elements // line), line)
     return _Tile(*tile, _warps(tile[0] * tile[1], _COLUMN_ELEMENTS)), once, align
 
 

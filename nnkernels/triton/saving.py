@@ -13,8 +13,8 @@ from ..contracts.saving import Levels
 from ..recording import launch
 from ..registry import elementwise
 from . import activations, hardware
-from .kernels import _times
 from .packing import pack, unpack
+from .tiles import times
 
 # On an H100 one 16-byte load for each thread and many small programs hide the exchange that packing takes: four loads
 # reached 0.85 of the copy's bandwidth for silu's codes, one reaches 0.93.
@@ -115,12 +115,12 @@ def _backward(
     if left == BLOCK:
         byte = tl.load(packed_ptr + first // PER_BYTE + byte_at)
         grad = tl.load(grad_ptr + first + at).to(COMPUTE)
-        grad_x = _times(grad, _slope(byte, low, high, BITS, BLOCK), MASKS)
+        grad_x = times(grad, _slope(byte, low, high, BITS, BLOCK), MASKS)
         tl.store(grad_x_ptr + first + at, grad_x.to(grad_x_ptr.dtype.element_ty))
     else:
         byte = tl.load(packed_ptr + first // PER_BYTE + byte_at, mask=byte_at * PER_BYTE < left, other=0)
         grad = tl.load(grad_ptr + first + at, mask=at < left, other=0.0).to(COMPUTE)
-        grad_x = _times(grad, _slope(byte, low, high, BITS, BLOCK), MASKS)
+        grad_x = times(grad, _slope(byte, low, high, BITS, BLOCK), MASKS)
         tl.store(grad_x_ptr + first + at, grad_x.to(grad_x_ptr.dtype.element_ty), mask=at < left)
 
 

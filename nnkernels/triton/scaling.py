@@ -22,8 +22,8 @@ from ..recording import launch
 from ..registry import elementwise
 from . import hardware
 from .activations import FORMULAS
-from .batch_normalization import _power, _width
-from .kernels import _times
+from .tiles import times
+from .widths import power_of_two, tile_width
 
 _NUM_WARPS = 4
 _TILE_BYTES = 4096  # of each operand: two 16-byte loads in flight for each thread
@@ -49,8 +49,8 @@ class _Tiles(NamedTuple):
 def _tiles(frame: Frame, size: int, sums: bool) -> _Tiles:
     """For elements of `size` bytes."""
     elements = _TILE_BYTES // size
-    block_cols = _width(frame.cols, min(elements, _MOST_COLS) if frame.by_columns else elements)
-    block_rows = min(_power(frame.rows), elements // block_cols)
+    block_cols = tile_width(frame.cols, min(elements, _MOST_COLS) if frame.by_columns else elements)
+    block_rows = min(power_of_two(frame.rows), elements // block_cols)
     down, across = -(-frame.rows // block_rows), -(-frame.cols // block_cols)
     along, beside = (down, across) if frame.by_columns else (across, down)
     tiles = frame.batch * down * across
@@ -164,7 +164,7 @@ def _backward(
     if SUMS:
         total = tl.sum(total, 0 if BY_COLUMNS else 1, keep_dims=True)
     if grad_scale_ptr is not None:
-        _store(grad_scale_ptr + number, _times(total, D1(scale, a, b, False), MASKS), there)
+        _store(grad_scale_ptr + number, times(total, D1(scale, a, b, False), MASKS), there)
     if partial_ptr is not None:
         if BY_COLUMNS:
             parts = tl.cdiv(rows, BLOCK_ROWS * steps)
@@ -192,7 +192,7 @@ def _add_up(
         total += tl.load(partial_ptr + at, mask=(part < parts) & there, other=0.0)
     scale = _load(scale_ptr + batch * width + col, there, COMPUTE)
     slope = D1(scale, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), False)
-    found = _times(tl.sum(total, 0, keep_dims=True), slope, MASKS)
+    found = times(tl.sum(total, 0, keep_dims=True), slope, MASKS)
     _store(grad_scale_ptr + batch * width + col, found, there)
 
 

@@ -94,7 +94,7 @@ def logsigmoid_d2(x, a, b, FAST: tl.constexpr):
 
 
 @triton.jit
-def _scaled_argument(x, a):
+def scaled_argument(x, a):
     """x held where exp(-|a x|) is 0, and a x = z + lo."""
     x = near_over(x, a)
     z = a * x
@@ -104,7 +104,7 @@ def _scaled_argument(x, a):
 @triton.jit
 def softplus_value(x, a, b, FAST: tl.constexpr):
     """max(x, 0) + log(1 + e)/a, e = exp(-|z|), z = a x; for a < 0 the sign of z decides, not that of x."""
-    _, z, lo = _scaled_argument(x, a)
+    _, z, lo = scaled_argument(x, a)
     p, _, s, t = exp_parts(-tl.abs(z), tl.where(z < 0, lo, -lo), FAST)
     tail = log1p_ratio(p * s * t, FAST) * (1 / a) * p * s * t
     return tl.where(a * x > b, x, tl.where(z < 0, 0.0, x) + tail)
@@ -112,13 +112,13 @@ def softplus_value(x, a, b, FAST: tl.constexpr):
 
 @triton.jit
 def softplus_d1(x, a, b, FAST: tl.constexpr):
-    _, z, lo = _scaled_argument(x, a)
+    _, z, lo = scaled_argument(x, a)
     p, s, t, r, _ = logistic(z, lo, FAST)
     return tl.where((a * x > b) | (z >= 0), tl.where(a * x > b, 1.0, r), p * r * s * t)
 
 
 @triton.jit
 def softplus_d2(x, a, b, FAST: tl.constexpr):
-    _, z, lo = _scaled_argument(x, a)
+    _, z, lo = scaled_argument(x, a)
     p, s, t, r, _ = logistic(z, lo, FAST)
     return tl.where(a * x > b, 0.0, a * (r * r) * p * s * t)

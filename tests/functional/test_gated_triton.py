@@ -20,7 +20,7 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even:
 
     kernel, formula = getattr(gated, kind), FORMULAS[name]
     block = (2048 if pairs else 4096) // DTYPES[dtype].itemsize
-    tile = gated._tile_shape(1 if pairs else 64, 8192, block)
+    tile = gated.tile_shape(1 if pairs else 64, 8192, block)
     constants = {"VALUE": formula.value, "D1": formula.d1, "MASKS": registry.elementwise(name).masks, "BOUNDED": False}
     constants |= {"PAIRS": pairs, "FLAT": bool(pairs), "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
     constants |= {"rows": 1} if pairs else {}
