@@ -273,7 +273,8 @@ def gelu_value(x, a, b, FAST: tl.constexpr):
     if FAST:
         distance = tl.minimum(tl.abs(x), _FARTHEST, propagate_nan=tl.PropagateNan.ALL)
         tail = distance * _power_of(distance, GELU_TAIL)
-        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), tl.where(x < 0, -1.0 * tl.zeros_like(x), x))
+        above = tl.maximum(x, -1.0 * tl.zeros_like(x), propagate_nan=tl.PropagateNan.ALL)
+        return tl.fma(tail, tl.full(x.shape, -(2.0**-_LIFT), x.dtype), above)
     else:
         distance, ratio, p, s, t = normal_tail(x, FAST)
         return tl.where(x < 0, -1.0 * tl.zeros_like(x), x) - distance * ratio * p * s * t

@@ -18,19 +18,27 @@ from .widths import power_of_two
 
 _MOST_COLUMNS = 16384  # of a row in registers
 _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers too
-_TILE = 2048  # elements of several short rows
+_WARP_BYTES = 2048  # of a row
+_SHORT_TILE_BYTES = 4096  # of several short rows
+_MOST_WARPS = 16
 _LONG_TILE = 8192  # elements of a longer row that are in flight
-_PARTIALS_TILE = (64, 16)
+_PARTIALS_TILE = (256, 16)
 
 
 class Walk(NamedTuple):
-    """How `backward` goes over a matrix: tiles of so many rows and columns, and programs on each multiprocessor."""
+    """How a kernel goes over a matrix: tiles of so many rows and of `parts` times `width` columns, and programs on each
+    multiprocessor."""
 
-    block_rows: int
-    block_cols: int
+    rows: int
+    parts: int
+    width: int
     num_warps: int
     each: int
     stages: int
+
+    @property
+    def cols(self) -> int:
+        return self.parts * self.width
 
 
 def norm_act(
@@ -68,10 +76,11 @@ def norm_act(
         if cols > _MOST_COLUMNS:
             launch(kernels.forward_long, (rows,))(*given, *strides, *constants, _LONG_TILE, num_warps=8)
         else:
-            block_rows, block_cols, num_warps = _rows(cols, norm.is_linear)
-            launch(kernels.forward_rows, (-(-rows // block_rows),))(
-                *given, *strides, *constants, block_cols == cols, block_rows, block_cols, num_warps=num_warps
-            )
+            walk = _forward_walk(cols, x, 1 + (addend is not None) + (residual is not None), norm.is_linear)
+            programs = min(walk.each * hardware.multiprocessors(x.device), -(-rows // walk.rows))
+            launch(kernels.forward_rows, (programs,))(
+                *given, *strides, *constants, walk.cols == cols, walk.stages, *walk[:3], num_warps=walk.num_warps
+            )  # fmt: skip
     return y, statistics, total
 
 
@@ -90,9 +99,9 @@ def norm_act_backward(
     rows, cols = x.shape
     inner, linear = norm.inner, norm.is_linear
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    walk = _walk(cols, x, 2 + (residual is not None) + (grad_sum is not None), linear)
-    programs = min(walk.each * hardware.multiprocessors(x.device), -(-rows // walk.block_rows))
-    tiles = -(-cols // walk.block_cols)
+    walk = _backward_walk(cols, x, 2 + (residual is not None) + (grad_sum is not None), linear)
+    programs = min(walk.each * hardware.multiprocessors(x.device), -(-rows // walk.rows))
+    tiles = -(-cols // walk.cols)
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
     sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
     grad_x = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
@@ -111,7 +120,7 @@ def norm_act_backward(
             launch(gradients.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
         launch(gradients.backward, (programs, tiles))(
             *given, grad_sum, grad_x, grad_residual, *partials, *places, _row_stride(grad_sum), *formula,
-            cols == tiles * walk.block_cols, walk.stages, walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
+            cols == tiles * walk.cols, walk.stages, *walk[:3], num_warps=walk.num_warps,
         )  # fmt: skip
         wanted = sum(parameter is not None for parameter in parameters)
         if wanted:
@@ -125,23 +134,50 @@ def _row_stride(x: Tensor | None) -> int:
     return 0 if x is None else x.stride(0)
 
 
-def _rows(cols: int, linear: bool) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and its warps: 32 elements for each thread. Two rows of 4096 columns share weight and
-    bias, which on an H100 is worth 0.96 instead of 0.92 of the copy's bandwidth, unless an activation is to be computed
-    meanwhile."""
-    block_cols = max(16, power_of_two(cols))
-    block_rows = 2 if linear and block_cols == 4096 else max(1, _TILE // block_cols)
-    return block_rows, block_cols, max(1, block_rows * block_cols // 1024)
+def _forward_walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
+    """A warp for every 2 KiB of a row, that is 32 or 16 elements for each thread, and rows of less share a program. 16
+    warps on each multiprocessor, with what they take next on its way into shared memory, keep the memory busy while
+    they compute. Two rows of 8 KiB share their parameters' registers, where there is little to compute: on an H200
+    0.90 instead of 0.85 of the copy's bandwidth."""
+    block, vector, row_bytes = _block(cols, x)
+    rows = max(1, _SHORT_TILE_BYTES // row_bytes) if row_bytes < _WARP_BYTES else 1
+    if linear and row_bytes == 4 * _WARP_BYTES:
+        rows = 2
+    num_warps = _warps(rows * row_bytes)
+    width = 32 * num_warps * vector // (rows if row_bytes < _WARP_BYTES else 1)
+    return _fitting(Walk(rows, 1, width, num_warps, max(1, 16 // num_warps), 3), block, operands, x)
 
 
-def _walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
-    """Deep prefetching keeps the memory busy, as H100s showed: of a few warps, or where they compute more, of twice as
-    many. What is prefetched lies in shared memory, of which other GPUs have less."""
-    block_cols = min(max(16, power_of_two(cols)), _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1))
-    block_rows = max(1, _TILE // block_cols)
-    each, num_warps, stages = (2, 4, 4) if linear else (4, 4, 3)
-    if block_cols > 2048:
-        each, num_warps, stages = (1, 16, 4) if linear or block_cols > 4096 else (2, 8, 3)
-    stage = operands * block_rows * block_cols * x.element_size()
-    room = hardware.shared_memory(x.device) * 7 // 8 // each
-    return Walk(block_rows, block_cols, num_warps, each, max(1, min(stages, 1 + room // stage)))
+def _backward_walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
+    """As forward, of half as many warps: each also holds its sums for the parameters. Where there is little to compute
+    four warps share 8 KiB of rows, so that there are fewer partial sums."""
+    block, vector, row_bytes = _block(min(cols, _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1)), x)
+    if row_bytes < _WARP_BYTES:
+        rows = _SHORT_TILE_BYTES // row_bytes
+        num_warps = _warps(rows * row_bytes)
+        walk = Walk(rows, 1, 32 * num_warps * vector // rows, num_warps, 8 // num_warps, 1)
+    elif linear and row_bytes <= 4 * _WARP_BYTES:
+        walk = Walk(4 * _WARP_BYTES // row_bytes, 1, 128 * vector, 4, 2, 3)
+    else:
+        num_warps = _warps(row_bytes)
+        walk = Walk(1, 1, 32 * num_warps * vector, num_warps, max(1, 8 // num_warps), 3)
+    return _fitting(walk, block, operands, x)
+
+
+def _block(cols: int, x: Tensor) -> tuple[int, int, int]:
+    """The columns of a tile, the elements of a 16-byte vector, and the bytes of a row."""
+    block, vector = max(16, power_of_two(cols)), 16 // x.element_size()
+    return block, vector, block * x.element_size()
+
+
+def _warps(tile_bytes: int) -> int:
+    return max(1, min(_MOST_WARPS, tile_bytes // _WARP_BYTES))
+
+
+def _fitting(walk: Walk, block: int, operands: int, x: Tensor) -> Walk:
+    """With as many parts as make up the columns, and no more stages than shared memory holds, of which other GPUs have
+    less."""
+    width = min(block, max(16 // x.element_size(), walk.width))
+    stage = operands * walk.rows * block * x.element_size()
+    room = hardware.shared_memory(x.device) * 7 // 8 // walk.each
+    return walk._replace(parts=block // width, width=width, stages=max(1, min(walk.stages, 1 + room // stage)))

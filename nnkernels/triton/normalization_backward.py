@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .math import compute_type, is_fast
-from .normalization_kernels import argument_of, load, load_weight, row_sums, store
+from .normalization_kernels import argument_of, load, load_weight, row_sum, row_sums, store, tile_columns, tile_rows
 from .tiles import times
 
 
@@ -139,18 +139,19 @@ def backward(
     CENTRED: tl.constexpr,
     FULL: tl.constexpr,
     STAGES: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     """Some columns of every n-th tile of rows, of n programs, whose sums over its rows are one row of partial sums.
 
-    FULL says that each program's columns are exactly BLOCK_COLS; without `sums_ptr` they are the whole row.
+    FULL says that each program's columns are exactly PARTS * WIDTH; without `sums_ptr` they are the whole row.
     """
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    col = tl.program_id(1) * (PARTS * WIDTH) + tile_columns(PARTS, WIDTH)
     col_inside = None
     if not FULL:
         col_inside = col < cols
@@ -161,12 +162,12 @@ def backward(
     bias = bias_ptr
     if bias_ptr is not None:
         bias = load(bias_ptr + col, col_inside)
-    for_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
+    for_weight = tl.zeros((ROWS, PARTS, WIDTH), COMPUTE)
     for_bias = for_weight
-    for first in tl.range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS, num_stages=STAGES):
-        row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64) + first
+    for first in tl.range(program * ROWS, rows, programs * ROWS, num_stages=STAGES):
+        row = tile_rows(first, ROWS)
         inside = col_inside
-        if BLOCK_ROWS > 1:
+        if ROWS > 1:
             inside = row < rows if FULL else (row < rows) & (col < cols)
         x = load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
         grad = load(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
@@ -190,7 +191,7 @@ def backward(
                 along, total = row_sums(grad * normalised, grad)
                 grad_x = grad - normalised * (along / count) - total / count
             else:
-                along = tl.sum(grad * normalised, 1, keep_dims=True)
+                along = row_sum(grad * normalised)
                 grad_x = grad - normalised * (along / count)
         else:
             along = tl.load(sums_ptr + row, mask=row < rows, other=0.0)

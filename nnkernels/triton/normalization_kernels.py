@@ -87,9 +87,29 @@ def _add_both(a, b, c, d):
 
 
 @triton.jit
+def row_sum(x):
+    """The rows' sums of a tile, over the parts first, which lie in one thread."""
+    return tl.sum(tl.sum(x, 1, keep_dims=True), 2, keep_dims=True)
+
+
+@triton.jit
 def row_sums(x, y):
-    """The rows' sums of both, with one exchange between the warps."""
-    return tl.reduce((x, y), 1, _add_both, keep_dims=True)
+    """The rows' sums of both, with one exchange between the threads."""
+    x, y = tl.reduce((x, y), 1, _add_both, keep_dims=True)
+    return tl.reduce((x, y), 2, _add_both, keep_dims=True)
+
+
+@triton.jit
+def tile_columns(PARTS: tl.constexpr, WIDTH: tl.constexpr):
+    """The columns of a tile, [1, PARTS, WIDTH]. Triton gives neighbouring threads the last dimension, then the rows, so
+    that a thread has a vector of each part: the fewer threads share a row, the less they have to exchange."""
+    return tl.arange(0, PARTS)[None, :, None] * WIDTH + tl.arange(0, WIDTH)[None, None, :]
+
+
+@triton.jit
+def tile_rows(first, ROWS: tl.constexpr):
+    """The rows of a tile, [ROWS, 1, 1]."""
+    return tl.arange(0, ROWS)[:, None, None].to(tl.int64) + first
 
 
 @triton.jit
@@ -115,50 +135,55 @@ def forward_rows(
     CENTRED: tl.constexpr,
     GATES: tl.constexpr,
     FULL: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr,
+    STAGES: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
-    """FULL says that a row has exactly BLOCK_COLS columns."""
+    """Every n-th tile of rows, of n programs, each of which loads the parameters once. FULL says that a row has exactly
+    PARTS * WIDTH columns."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    col = tl.arange(0, BLOCK_COLS)[None, :]
+    col = tile_columns(PARTS, WIDTH)
     col_inside = None
     if not FULL:
         col_inside = col < cols
-    inside = col_inside
-    if BLOCK_ROWS > 1:
-        inside = row < rows if FULL else (row < rows) & (col < cols)
     count = tl.full((), cols, COMPUTE)
-    x = _load_sum(
-        x_ptr + row * x_stride + col, addend_ptr, row * addend_stride + col, total_ptr, row * cols + col,
-        inside, COMPUTE,
-    )  # fmt: skip
-    residual = residual_ptr
-    if residual_ptr is not None:
-        residual = load(residual_ptr + row * residual_stride + col, inside)
     weight = weight_ptr
     if weight_ptr is not None:
         weight = load_weight(weight_ptr + col, col_inside, offset, COMPUTE)
     bias = bias_ptr
     if bias_ptr is not None:
         bias = load(bias_ptr + col, col_inside)
-    mean = tl.zeros((BLOCK_ROWS, 1), COMPUTE)
-    mean_low = mean
-    if CENTRED:
-        mean = tl.sum(x, 1, keep_dims=True) / count
-        x -= mean
-        if not FULL:
-            x = tl.where(col_inside, x, 0.0)
-        mean_low, square = row_sums(x, x * x)
-        mean_low /= count
-        square = square / count - mean_low * mean_low
-    else:
-        square = tl.sum(x * x, 1, keep_dims=True) / count
-    deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
-    y = _result((x - mean_low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
-    store(y_ptr + row * cols + col, y, inside)
-    _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
+    first_row = tl.program_id(0) * ROWS
+    for first in tl.range(first_row, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
+        row = tile_rows(first, ROWS)
+        inside = col_inside
+        if ROWS > 1:
+            inside = row < rows if FULL else (row < rows) & (col < cols)
+        x = _load_sum(
+            x_ptr + row * x_stride + col, addend_ptr, row * addend_stride + col, total_ptr, row * cols + col,
+            inside, COMPUTE,
+        )  # fmt: skip
+        residual = residual_ptr
+        if residual_ptr is not None:
+            residual = load(residual_ptr + row * residual_stride + col, inside)
+        mean = tl.zeros((ROWS, 1, 1), COMPUTE)
+        mean_low = mean
+        if CENTRED:
+            mean = row_sum(x) / count
+            x -= mean
+            if not FULL:
+                x = tl.where(col_inside, x, 0.0)
+            mean_low, square = row_sums(x, x * x)
+            mean_low /= count
+            square = square / count - mean_low * mean_low
+        else:
+            square = row_sum(x * x) / count
+        deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
+        y = _result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
+        store(y_ptr + row * cols + col, y, inside)
+        _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
 
 
 @triton.jit

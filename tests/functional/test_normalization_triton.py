@@ -36,17 +36,18 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tm
     kernel = getattr(normalization_kernels if name.startswith("forward") else normalization_backward, name)
     identity = activation == "identity"
     x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
-    walk = normalization._walk(cols, x, 2 + adds, identity)
-    block_rows, block_cols, num_warps = walk.block_rows, walk.block_cols, walk.num_warps
+    walk = normalization._backward_walk(cols, x, 2 + adds, identity)
     if name == "forward_rows":
-        block_rows, block_cols, num_warps = normalization._rows(cols, identity)
-    elif name in ("forward_long", "sums_long"):
+        walk = normalization._forward_walk(cols, x, 1 + adds, identity)
+    block_cols, num_warps = walk.cols, walk.num_warps
+    if name in ("forward_long", "sums_long"):
         block_cols, num_warps = normalization._LONG_TILE, 8
     elif name == "add_partials":
         block_cols, num_warps = normalization._PARTIALS_TILE[1], 4
     constants = {"VALUE": FORMULAS[activation].value, "D1": None if identity else FORMULAS[activation].d1}
     constants |= {"GATES": False, "GATE": None, "MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
-    constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
+    constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_COLS": block_cols}
+    constants |= {"ROWS": walk.rows, "PARTS": walk.parts, "WIDTH": walk.width}
     missing = ("residual_ptr", "grad_residual_ptr", *(() if adds else ("addend_ptr", "total_ptr", "grad_sum_ptr")))
     constants |= {**dict.fromkeys(missing), **({} if long else {"sums_ptr": None})}
     wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
