@@ -21,7 +21,8 @@ _MOST_SUMMED_COLUMNS = 8192  # where the sums for each column are in registers t
 _WARP_BYTES = 2048  # of a row
 _SHORT_TILE_BYTES = 4096  # of several short rows
 _MOST_WARPS = 16
-_LONG_TILE = 8192  # elements of a longer row that are in flight
+_LONG_TILE, _LONG_WARPS, _LONG_STAGES = 4096, 8, 3  # elements of a longer row that are in flight
+_SHARE_BYTES = 2**16  # at least, of a longer row, of which several programs have a share
 _PARTIALS_TILE = (256, 16)
 
 
@@ -74,7 +75,15 @@ def norm_act(
     constants = (FORMULAS[inner.name].value, norm.centred, norm.gates)
     with hardware.guard(x.device):
         if cols > _MOST_COLUMNS:
-            launch(kernels.forward_long, (rows,))(*given, *strides, *constants, _LONG_TILE, num_warps=8)
+            splits, share = _shares(rows, cols, x)
+            partial = counts = None
+            if splits > 1:
+                partial = torch.empty(2 * rows * splits, dtype=torch.float64, device=x.device)
+                counts = torch.zeros(1 + rows, dtype=torch.int32, device=x.device)
+            launch(kernels.forward_long, (rows * splits,))(
+                *given[:8], partial, counts, *given[8:], *strides, splits, share, *constants, power_of_two(splits),
+                _LONG_STAGES, _LONG_TILE, num_warps=_LONG_WARPS,
+            )  # fmt: skip
         else:
             walk = _forward_walk(cols, x, 1 + (addend is not None) + (residual is not None), norm.is_linear)
             programs = min(walk.each * hardware.multiprocessors(x.device), -(-rows // walk.rows))
@@ -100,31 +109,37 @@ def norm_act_backward(
     inner, linear = norm.inner, norm.is_linear
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     walk = _backward_walk(cols, x, 2 + (residual is not None) + (grad_sum is not None), linear)
-    programs = min(walk.each * hardware.multiprocessors(x.device), -(-rows // walk.rows))
     tiles = -(-cols // walk.cols)
+    programs = min(max(1, walk.each * hardware.multiprocessors(x.device) // tiles), -(-rows // walk.rows))
+    splits, share = _shares(rows, cols, x) if tiles > 1 else (1, cols)
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
-    sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
+    sums = None if tiles == 1 else torch.empty(2, rows, splits, dtype=wide, device=x.device)
     grad_x = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
     grad_residual = torch.empty_like(grad_x) if wants_residual and not linear else None
-    partials = [
-        None if parameter is None else torch.empty(programs, cols, dtype=wide, device=x.device)
-        for parameter in parameters
-    ]
     found = [None if parameter is None else torch.empty_like(parameter) for parameter in parameters]
+    partials = found
+    if programs > 1:
+        partials = [
+            None if parameter is None else torch.empty(programs, cols, dtype=wide, device=x.device)
+            for parameter in parameters
+        ]
     given = (grad, x, residual, weight, bias, statistics, sums)
     places = (inner.a, inner.b, norm.offset, rows, cols, grad.stride(0), x.stride(0), _row_stride(residual))
     gate = FORMULAS[inner.name].value if norm.gates else None
     formula = (gate, None if linear else FORMULAS[inner.name].d1, elementwise(inner.name).masks, norm.centred)
     with hardware.guard(x.device):
         if sums is not None:
-            launch(gradients.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
+            launch(gradients.sums_long, (rows * splits,))(
+                *given, *places, splits, share, *formula, _LONG_STAGES, _LONG_TILE, num_warps=_LONG_WARPS
+            )
         launch(gradients.backward, (programs, tiles))(
-            *given, grad_sum, grad_x, grad_residual, *partials, *places, _row_stride(grad_sum), *formula,
-            cols == tiles * walk.cols, walk.stages, *walk[:3], num_warps=walk.num_warps,
+            *given, grad_sum, grad_x, grad_residual, *partials, *places, _row_stride(grad_sum), splits,
+            *formula, cols == tiles * walk.cols, power_of_two(splits), walk.stages, *walk[:3], num_warps=walk.num_warps,
         )  # fmt: skip
         wanted = sum(parameter is not None for parameter in parameters)
-        if wanted:
-            block, block_cols = _PARTIALS_TILE
+        if wanted and programs > 1:
+            block = min(_PARTIALS_TILE[0], power_of_two(programs))
+            block_cols = _PARTIALS_TILE[1]
             grid = (-(-cols // block_cols), wanted)
             launch(gradients.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
     return grad_x, grad_residual, found[0], found[1]
@@ -132,6 +147,17 @@ def norm_act_backward(
 
 def _row_stride(x: Tensor | None) -> int:
     return 0 if x is None else x.stride(0)
+
+
+def _shares(rows: int, cols: int, x: Tensor) -> tuple[int, int]:
+    """How many programs share a long row, and the columns of each: so few that those of two rows surely run side by
+    side, two on a multiprocessor, and so many that what they read twice is still in the cache. Under the interpreter,
+    which runs each to its end, one."""
+    processors = 0 if hardware.interpreted() else hardware.multiprocessors(x.device)
+    wanted = min(cols * x.element_size() // _SHARE_BYTES, processors // 2)
+    share = -(-cols // max(1, wanted))
+    share = -(-share // _LONG_TILE) * _LONG_TILE
+    return -(-cols // share), share
 
 
 def _forward_walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:

@@ -71,22 +71,28 @@ def sums_long(
     grad_stride,
     x_stride,
     residual_stride,
+    splits,
+    share,
     GATE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     CENTRED: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """The two means that the gradient of a row needs, for rows that are too long for `backward` to find them."""
+    """The two means that the gradient of a row needs, for rows that are too long for `backward` to find them: what a
+    program's share of a row adds to each."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    row = tl.program_id(0).to(tl.int64)
+    row = (tl.program_id(0) // splits).to(tl.int64)
+    begin = tl.program_id(0) % splits * share
+    end = tl.minimum(begin + share, cols)
     col = tl.arange(0, BLOCK_COLS)
     along = tl.zeros((BLOCK_COLS,), COMPUTE)
     total = along
-    for start in range(0, cols, BLOCK_COLS):
+    for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
-        inside = here < cols
+        inside = here < end
         x = load(x_ptr + row * x_stride + here, inside).to(COMPUTE)
         grad = load(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
         weight = weight_ptr
@@ -106,8 +112,16 @@ def sums_long(
         along += grad * normalised
         total += grad
     count = tl.full((), cols, COMPUTE)
-    tl.store(sums_ptr + row, tl.sum(along, 0) / count)
-    tl.store(sums_ptr + rows + row, tl.sum(total, 0) / count)
+    tl.store(sums_ptr + tl.program_id(0), tl.sum(along, 0) / count)
+    tl.store(sums_ptr + rows * splits + tl.program_id(0), tl.sum(total, 0) / count)
+
+
+@triton.jit
+def _row_mean(sums_ptr, row, rows, splits, SPLITS: tl.constexpr):
+    """What the shares of a row's mean, SPLITS or fewer, add up to."""
+    part = tl.arange(0, SPLITS)[None, None, :]
+    there = (row < rows) & (part < splits)
+    return tl.sum(tl.load(sums_ptr + row * splits + part, mask=there, other=0.0), 2, keep_dims=True)
 
 
 @triton.jit
@@ -133,11 +147,13 @@ def backward(
     x_stride,
     residual_stride,
     grad_sum_stride,
+    splits,
     GATE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     CENTRED: tl.constexpr,
     FULL: tl.constexpr,
+    SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
     ROWS: tl.constexpr,
     PARTS: tl.constexpr,
@@ -194,10 +210,9 @@ def backward(
                 along = row_sum(grad * normalised)
                 grad_x = grad - normalised * (along / count)
         else:
-            along = tl.load(sums_ptr + row, mask=row < rows, other=0.0)
-            grad_x = grad - normalised * along
+            grad_x = grad - normalised * _row_mean(sums_ptr, row, rows, splits, SPLITS)
             if CENTRED:
-                grad_x -= tl.load(sums_ptr + rows + row, mask=row < rows, other=0.0)
+                grad_x -= _row_mean(sums_ptr + rows * splits, row, rows, splits, SPLITS)
         grad_x *= deviation
         if grad_sum_ptr is not None:
             grad_x += load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)

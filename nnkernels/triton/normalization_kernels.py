@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .math import compute_type, is_fast
+from .waiting import publish, wait
 
 
 @triton.jit
@@ -187,6 +188,24 @@ def forward_rows(
 
 
 @triton.jit
+def _shared_moments(mean, square, partial_ptr, part, counter, splits, share, cols, SPLITS: tl.constexpr):
+    """A row's mean and sum of squares about it, of those of its shares, which each program leaves for the others."""
+    tl.store(partial_ptr + 2 * part, mean)
+    tl.store(partial_ptr + 2 * part + 1, square)
+    publish(counter)
+    wait(counter, splits)
+    part = tl.arange(0, SPLITS)
+    exists = part < splits
+    # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
+    means = tl.load(partial_ptr + 2 * part, mask=exists, other=0.0, cache_modifier=".cg")
+    squares = tl.load(partial_ptr + 2 * part + 1, mask=exists, other=0.0, cache_modifier=".cg")
+    counts = tl.maximum(tl.minimum(cols - part * share, share), 0).to(tl.float64)
+    mean = tl.sum(means * counts, 0) / cols
+    away = means - mean
+    return mean, tl.sum(squares + counts * away * away, 0)
+
+
+@triton.jit
 def forward_long(
     x_ptr,
     addend_ptr,
@@ -196,6 +215,8 @@ def forward_long(
     total_ptr,
     y_ptr,
     statistics_ptr,
+    partial_ptr,
+    counts_ptr,
     a: tl.float64,
     b: tl.float64,
     offset: tl.float64,
@@ -205,48 +226,65 @@ def forward_long(
     x_stride,
     addend_stride,
     residual_stride,
+    splits,
+    share,
     VALUE: tl.constexpr,
     CENTRED: tl.constexpr,
     GATES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """One row, in chunks. How far their means are from the first one's is added up in float64."""
+    """A share of a row, in chunks. How far their means are from the first one's is added up in float64.
+
+    With `counts_ptr` a row has `splits` shares, SPLITS or fewer, each a program's, which wait for each other's moments.
+    """
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    row = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(0)
+    if counts_ptr is not None:
+        number = tl.atomic_add(counts_ptr, 1, sem="relaxed")
+    row = (number // splits).to(tl.int64)
+    begin = number % splits * share
+    end = tl.minimum(begin + share, cols)
     col = tl.arange(0, BLOCK_COLS)
     x_ptr += row * x_stride
     addend_row, total_row = row * addend_stride, row * cols
     shift = tl.full((), 0.0, COMPUTE)
     if CENTRED:
-        shift = tl.sum(_load_sum(x_ptr + col, addend_ptr, addend_row + col, None, 0, None, COMPUTE), 0) / BLOCK_COLS
+        here = begin + col
+        first = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < end, COMPUTE)
+        shift = tl.sum(first, 0) / tl.minimum(end - begin, BLOCK_COLS)
     squares = tl.zeros((BLOCK_COLS,), COMPUTE)
     lows = squares
     moved = tl.full((), 0.0, tl.float64)
     spread = moved
-    for start in range(0, cols, BLOCK_COLS):
+    for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
-        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < cols, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < end, COMPUTE)
         if CENTRED:
-            count = tl.full((), tl.minimum(cols - start, BLOCK_COLS), tl.float64)
-            x = tl.where(start + col < cols, x - shift, 0.0)
+            count = tl.full((), tl.minimum(end - start, BLOCK_COLS), tl.float64)
+            x = tl.where(here < end, x - shift, 0.0)
             distance = tl.sum(x, 0) / count.to(COMPUTE)
-            x = tl.where(start + col < cols, x - distance, 0.0)
+            x = tl.where(here < end, x - distance, 0.0)
             lows += x
             moved += distance.to(tl.float64) * count
             spread += distance.to(tl.float64) * distance.to(tl.float64) * count
         squares += x * x
-    whole = tl.full((), cols, tl.float64)
-    mean = shift.to(tl.float64) + moved / whole
-    square = (tl.sum(squares, 0).to(tl.float64) + (spread - moved * moved / whole)) / whole
-    if CENTRED:
-        mean += tl.sum(lows, 0).to(tl.float64) / whole
-    deviation = _inverse_deviation(square.to(COMPUTE), tl.full((), eps, COMPUTE))
+    count = tl.full((), end - begin, tl.float64)
+    square = tl.sum(squares, 0).to(tl.float64) + (spread - moved * moved / count)
+    mean = shift.to(tl.float64) + (moved + tl.sum(lows, 0).to(tl.float64)) / count
+    if counts_ptr is not None:
+        mean, square = _shared_moments(
+            mean, square, partial_ptr + 2 * splits * row, number % splits, counts_ptr + 1 + row, splits, share, cols,
+            SPLITS,
+        )  # fmt: skip
+    deviation = _inverse_deviation((square / cols).to(COMPUTE), tl.full((), eps, COMPUTE))
     high = mean.to(COMPUTE)
     low = (mean - high.to(tl.float64)).to(COMPUTE)
-    for start in range(0, cols, BLOCK_COLS):
+    for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
-        inside = here < cols
+        inside = here < end
         x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
@@ -259,4 +297,5 @@ def forward_long(
             residual = load(residual_ptr + row * residual_stride + here, inside)
         y = _result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
         store(y_ptr + row * cols + here, y, inside)
-    _keep(statistics_ptr, high, low, deviation, row, rows, CENTRED)
+    if begin == 0:
+        _keep(statistics_ptr, high, low, deviation, row, rows, CENTRED)

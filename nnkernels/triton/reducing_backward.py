@@ -21,13 +21,12 @@ from .reducing_tiles import (
     logits,
     mask_offset,
     next_chunk,
-    publish,
     result,
     store,
-    wait,
     wanted,
     within,
 )
+from .waiting import publish, wait
 
 _INF = tl.constexpr(float("inf"))
 

@@ -28,14 +28,13 @@ from .reducing_tiles import (
     maximum,
     next_chunk,
     norm_of,
-    publish,
     result,
     store,
     sums,
-    wait,
     wanted,
     within,
 )
+from .waiting import publish, wait
 
 _INF = tl.constexpr(float("inf"))
 

@@ -76,22 +76,6 @@ def next_chunk(ticket, splits, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def publish(counter):
-    """Counts this program's stores as done, after all its threads made them."""
-    tl.debug_barrier()
-    tl.atomic_add(counter, 1, sem="release")
-
-
-@triton.jit
-def wait(counter, count):
-    """Until `count` programs have published; what they stored can be read then."""
-    done = tl.atomic_add(counter, 0, sem="acquire")
-    while done < count:
-        done = tl.atomic_add(counter, 0, sem="acquire")
-    tl.debug_barrier()
-
-
-@triton.jit
 def mask_offset(outer, size1, size2, stride0, stride1, stride2):
     """The offset of the mask for an outer index of three digits."""
     return (outer // size2 // size1) * stride0 + (outer // size2 % size1) * stride1 + (outer % size2) * stride2

@@ -50,8 +50,9 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tm
     constants |= {"ROWS": walk.rows, "PARTS": walk.parts, "WIDTH": walk.width}
     missing = ("residual_ptr", "grad_residual_ptr", *(() if adds else ("addend_ptr", "total_ptr", "grad_sum_ptr")))
     constants |= {**dict.fromkeys(missing), **({} if long else {"sums_ptr": None})}
+    constants |= {"SPLITS": 32 if long else 1}
     wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
-    types = dict.fromkeys(wide, "*fp32")
+    types = dict.fromkeys(wide, "*fp32") | {"partial_ptr": "*fp64", "counts_ptr": "*i32"}
     compiled = compile_ahead(kernel, arch, "bf16", constants, num_warps, types, uneven=("rows", "partials"))
     assert spills(compiled, tmp_path) == 0
     assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
