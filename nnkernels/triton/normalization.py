@@ -44,8 +44,9 @@ def norm_act(
     rows, cols = x.shape
     inner = norm.inner
     y = torch.empty(rows, cols, dtype=norm.dtype, device=x.device)
-    total = None if addend is None else torch.empty(rows, cols, dtype=x.dtype, device=x.device)
-    statistics = torch.empty(1 + norm.centred, rows, dtype=statistics_dtype(x), device=x.device)
+    total = None if addend is None else torch.empty(rows, cols, dtype=_wider(x, addend), device=x.device)
+    kept = statistics_dtype(x if total is None else total)
+    statistics = torch.empty(1 + norm.centred, rows, dtype=kept, device=x.device)
     given = (
         x,
         addend,
@@ -86,7 +87,8 @@ def norm_act_backward(
     grad_sum: Tensor | None,
     wants_residual: bool,
     wants_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    also: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     rows, cols = x.shape
     inner, linear = norm.inner, norm.is_linear
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -96,6 +98,7 @@ def norm_act_backward(
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
     sums = None if tiles == 1 else torch.empty(2, rows, dtype=wide, device=x.device)
     grad_x = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
+    narrowed = None if also is None else torch.empty(rows, cols, dtype=also, device=x.device)
     grad_residual = torch.empty_like(grad_x) if wants_residual and not linear else None
     partials = [
         None if parameter is None else torch.empty(programs, cols, dtype=wide, device=x.device)
@@ -110,7 +113,7 @@ def norm_act_backward(
         if sums is not None:
             launch(gradients.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)
         launch(gradients.backward, (programs, tiles))(
-            *given, grad_sum, grad_x, grad_residual, *partials, *places, _row_stride(grad_sum), *formula,
+            *given, grad_sum, grad_x, narrowed, grad_residual, *partials, *places, _row_stride(grad_sum), *formula,
             cols == tiles * walk.block_cols, walk.stages, walk.block_rows, walk.block_cols, num_warps=walk.num_warps,
         )  # fmt: skip
         wanted = sum(parameter is not None for parameter in parameters)
@@ -118,7 +121,11 @@ def norm_act_backward(
             block, block_cols = _PARTIALS_TILE
             grid = (-(-cols // block_cols), wanted)
             launch(gradients.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
-    return grad_x, grad_residual, found[0], found[1]
+    return grad_x, grad_residual, found[0], found[1], narrowed
+
+
+def _wider(x: Tensor, addend: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, addend.dtype)
 
 
 def _row_stride(x: Tensor | None) -> int:

@@ -32,14 +32,17 @@ def _inverse_deviation(square, eps):
 
 
 @triton.jit
-def _load_sum(x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, COMPUTE: tl.constexpr):
-    """x, or its sum with the addend if there is one, in x's type; that goes to `total_ptr` if it is given."""
-    x = load(x_ptr, inside)
+def _load_sum(
+    x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, STORES: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """x, or its sum with the addend if there is one, rounded to the type of `total_ptr`, to which it goes if STORES."""
+    x = load(x_ptr, inside).to(COMPUTE)
     if addend_ptr is not None:
-        x = (x.to(COMPUTE) + load(addend_ptr + addend_at, inside).to(COMPUTE)).to(x.dtype)
-        if total_ptr is not None:
-            tl.store(total_ptr + total_at, x, mask=inside)
-    return x.to(COMPUTE)
+        total = (x + load(addend_ptr + addend_at, inside).to(COMPUTE)).to(total_ptr.dtype.element_ty)
+        if STORES:
+            tl.store(total_ptr + total_at, total, mask=inside)
+        x = total.to(COMPUTE)
+    return x
 
 
 @triton.jit
@@ -119,8 +122,8 @@ def forward_rows(
     BLOCK_COLS: tl.constexpr,
 ):
     """FULL says that a row has exactly BLOCK_COLS columns."""
-    FAST: tl.constexpr = is_fast(x_ptr.dtype)
-    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    FAST: tl.constexpr = is_fast(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     col = tl.arange(0, BLOCK_COLS)[None, :]
     col_inside = None
@@ -132,7 +135,7 @@ def forward_rows(
     count = tl.full((), cols, COMPUTE)
     x = _load_sum(
         x_ptr + row * x_stride + col, addend_ptr, row * addend_stride + col, total_ptr, row * cols + col,
-        inside, COMPUTE,
+        inside, True, COMPUTE,
     )  # fmt: skip
     residual = residual_ptr
     if residual_ptr is not None:
@@ -186,22 +189,23 @@ def forward_long(
     BLOCK_COLS: tl.constexpr,
 ):
     """One row, in chunks. How far their means are from the first one's is added up in float64."""
-    FAST: tl.constexpr = is_fast(x_ptr.dtype)
-    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    FAST: tl.constexpr = is_fast(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK_COLS)
     x_ptr += row * x_stride
     addend_row, total_row = row * addend_stride, row * cols
     shift = tl.full((), 0.0, COMPUTE)
     if CENTRED:
-        shift = tl.sum(_load_sum(x_ptr + col, addend_ptr, addend_row + col, None, 0, None, COMPUTE), 0) / BLOCK_COLS
+        first = _load_sum(x_ptr + col, addend_ptr, addend_row + col, total_ptr, 0, None, False, COMPUTE)
+        shift = tl.sum(first, 0) / BLOCK_COLS
     squares = tl.zeros((BLOCK_COLS,), COMPUTE)
     lows = squares
     moved = tl.full((), 0.0, tl.float64)
     spread = moved
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
-        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < cols, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < cols, False, COMPUTE)
         if CENTRED:
             count = tl.full((), tl.minimum(cols - start, BLOCK_COLS), tl.float64)
             x = tl.where(start + col < cols, x - shift, 0.0)
@@ -222,7 +226,7 @@ def forward_long(
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
         inside = here < cols
-        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, True, COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
             weight = load_weight(weight_ptr + here, inside, offset, COMPUTE)
