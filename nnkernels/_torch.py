@@ -60,6 +60,18 @@ def untraced(function: F) -> F:
     return function
 
 
+def overwrite(kept: torch.Tensor, new: torch.Tensor) -> None:
+    """Writes `new` into running statistics as torch's batch norms do: their version does not move.
+
+    So a norm of torch's and one of ours may share them before a backward pass. What traces has to see the write.
+    """
+    if torch.compiler.is_compiling() or transforms_active():
+        kept.copy_(new)
+    else:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            kept.copy_(new)
+
+
 def ragged_dim(x: torch.Tensor) -> int:
     """The dimension along which a jagged tensor's rows differ in length."""
     return x._ragged_idx  # type: ignore[attr-defined]

@@ -72,13 +72,6 @@ def recorder() -> Recorder | None:
     return mode if isinstance(mode, Recorder) else None
 
 
-def moved(x: Tensor) -> None:
-    """Moves the version of `x`, which a kernel has written."""
-    torch.autograd.graph.increment_version(x)
-    if (watching := recorder()) is not None:
-        watching.add("moved", x)
-
-
 def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
     """What launches a Triton kernel, as `kernel[grid]` does, and tells the recorder."""
 

@@ -93,7 +93,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     ],
     "norm_backward": lambda: [
         *(_numbers(6, 5) for _ in range(4)), _numbers(5), _numbers(5), torch.ones(2, 6, dtype=torch.float64),
-        _silu(), False, False, 0.0, 0.0, 1.0, True, True,
+        _numbers(6, 5).bfloat16(), _silu(), False, False, 0.0, 0.0, 1.0, True, True,
     ],
     "norm_statistics": lambda: [_x(), torch.zeros(4), torch.ones(4), 0.1, 1e-5, False, FRAME],
     "norm_apply": lambda: [_x(), _x(), _numbers(4), _numbers(4), _statistics(), _silu(), 0.0, 0.0, FRAME],

@@ -3,8 +3,10 @@
 // Compiled against the torch that is installed and used only while that torch runs, since autograd has no stable ABI.
 // Whatever is not a plain call (subclasses, transforms, modes, tangents, a graph of the gradient) is handed to the
 // Python routes of nnkernels/autograd/, which stay the truth for everything.
+#include <ATen/SequenceNumber.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -16,7 +18,9 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "../geometry.h"
 #include "../kernels.h"
@@ -35,6 +39,7 @@ using Launch = int (*)(const nnk::Job*, int);
 
 Launch g_cpu = nullptr, g_cuda = nullptr;
 PyObject* g_python_backward = nullptr;
+std::vector<std::string>& g_names = *new std::vector<std::string>;  // by which a profiler shows the activations
 
 Launch launch_for(const Tensor& x) { return x.is_cpu() ? g_cpu : x.is_cuda() ? g_cuda : nullptr; }
 
@@ -153,7 +158,7 @@ struct ActivationBackward : torch::autograd::Node {
     packed.pack(kept.unpack(self(this)));
     const auto& compiler = compiled::getPyCompilerInterface();
     static const std::string bound = compiler->bind_function(  // a name can be bound once only
-        saved.get_py_compiler(), name(), traced_backward,
+        saved.get_py_compiler(), "NNKernelsActivationBackward", traced_backward,
         {at::IntType::get(), at::FloatType::get(), at::FloatType::get(), at::TensorType::get()});
     auto found = compiler->call_function(
         saved.get_py_compiler(), "apply_functional", bound, grads, std::move(packed).vec(),
@@ -163,7 +168,7 @@ struct ActivationBackward : torch::autograd::Node {
     return found;
   }
 
-  std::string name() const override { return "NNKernelsActivationBackward"; }
+  std::string name() const override { return g_names[call.activation] + "Backward"; }
 };
 
 Tensor value(const Call& call, const Tensor& x, bool keeps_output) {
@@ -225,22 +230,28 @@ PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Tensor y;
   {
     pybind11::gil_scoped_release unlocked;
+    const bool records = torch::autograd::compute_requires_grad(x);
+    RECORD_FUNCTION(g_names[call.activation], std::vector<c10::IValue>{x}, records ? at::sequence_number::peek() : -1);
     y = inplace ? value_in_place(call, x, keeps_output) : value(call, x, keeps_output);
   }
   return THPVariable_Wrap(y);
   END_HANDLE_TH_ERRORS
 }
 
-// connect(cpu_launch, cuda_launch, python_backward): addresses of the libraries' launchers (0 where there is none).
+// connect(cpu_launch, cuda_launch, python_backward, names): addresses of the libraries' launchers (0 where there is
+// none), and for each activation the name of its calls.
 PyObject* connect(PyObject*, PyObject* args) {
+  HANDLE_TH_ERRORS
   unsigned long long cpu = 0, cuda = 0;
-  PyObject* python_backward = nullptr;
-  if (!PyArg_ParseTuple(args, "KKO", &cpu, &cuda, &python_backward)) return nullptr;
+  PyObject *python_backward = nullptr, *names = nullptr;
+  if (!PyArg_ParseTuple(args, "KKOO", &cpu, &cuda, &python_backward, &names)) return nullptr;
+  g_names = pybind11::cast<std::vector<std::string>>(names);
   g_cpu = reinterpret_cast<Launch>(cpu);
   g_cuda = reinterpret_cast<Launch>(cuda);
   Py_INCREF(python_backward);
   Py_XSETREF(g_python_backward, python_backward);
   Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
 }
 
 PyMethodDef methods[] = {

@@ -157,17 +157,18 @@ void add_residual(const RowNormJob& job, int64_t row, int64_t col, T* z, T* tile
   for (int64_t i = 0; i < count; ++i) z[i] += residual[i];
 }
 
-// The sum of a row and its addend, rounded to where it goes.
+// A row's two operands, each of a type of its own, become the row, rounded.
 template <class S, class T>
 void add_rows(const RowNormJob& job, int64_t row, T* first, T* second) {
+  void* sums = const_cast<void*>(job.x);
   for (int64_t col = 0; col < job.cols; col += kTile) {
-    const int64_t count = least(kTile, job.cols - col), at = row * job.cols + col;
-    const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
-    const T* addend = read<S>(job.addend, row * job.addend_stride + col, second, count);
-    T* total = place<S>(job.total, at, first);
+    const int64_t count = least(kTile, job.cols - col), at = row * job.x_stride + col;
+    const T* x = read(job.first, row * job.first_stride + col, first, count);
+    const T* addend = read(job.addend, row * job.addend_stride + col, second, count);
+    T* sum = place<S>(sums, at, first);
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) total[i] = x[i] + addend[i];
-    settle<S>(total, job.total, at, count);
+    for (int64_t i = 0; i < count; ++i) sum[i] = x[i] + addend[i];
+    settle<S>(sum, sums, at, count);
   }
 }
 
@@ -179,10 +180,8 @@ void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   const Scratch<T> wide(sizeof(S) == sizeof(T) ? 0 : job.cols);
   alignas(64) T first[kTile], second[kTile];
   for (int64_t row = begin; row < end; ++row) {
-    const bool is_sum = job.addend != nullptr;
-    if (is_sum) add_rows<S>(job, row, first, second);
-    const T* x_row =
-        read<S>(is_sum ? job.total : job.x, row * (is_sum ? job.cols : job.x_stride), static_cast<T*>(wide), job.cols);
+    if (job.addend) add_rows<S>(job, row, first, second);
+    const T* x_row = read<S>(job.x, row * job.x_stride, static_cast<T*>(wide), job.cols);
     const Statistics<T> of = statistics_of(job, x_row);
     keep<KeptFor<S>>(job, row, of);
     for (int64_t col = 0; col < job.cols; col += kTile) {
@@ -274,9 +273,10 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
         grad_x[i] = (grad[i] * weight[i] - normalised(x[i], of) * along - total) * of.scale;
       }
       if (job.addend) {
-        const T* more = read<S>(job.addend, row * job.addend_stride + col, third, count);
+        const T* more = read(job.addend, row * job.addend_stride + col, third, count);
         for (int64_t i = 0; i < count; ++i) grad_x[i] += more[i];
       }
+      if (job.narrowed) put(grad_x, job.narrowed, at, count);
       settle<S>(grad_x, job.out, at, count);
     }
   }

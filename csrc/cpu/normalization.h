@@ -3,6 +3,7 @@
 
 #include "../kernels.h"
 #include "isa.h"
+#include "numbers.h"
 
 namespace nnk {
 
@@ -15,14 +16,14 @@ struct RowNormJob {
   double a, b, eps, offset;  // offset: added to the weight
   int64_t rows, cols;
   const void *x, *residual, *grad;  // residual may be null
-  // Added to x before the norm, and where the sum goes; in backward, where x is that sum, the sum's own gradient. Or
-  // null.
-  const void* addend;
-  void* total;
-  int64_t x_stride, residual_stride, grad_stride, addend_stride;
+  // Added to `first` before the norm, where `x` is their sum, which forward writes; in backward the sum's own gradient.
+  // Or null.
+  Numbers first, addend;
+  int64_t x_stride, residual_stride, grad_stride, first_stride, addend_stride;
   const void *weight, *bias;    // of the computing type, or null
   void* statistics;             // a row of means if centred, one of 1 / deviation: float for 16-bit data, else double
   void* out;                    // y, or the gradient of x
+  Numbers narrowed;             // the gradient of x once more, of an operand's type; or null
   void* for_residual;           // or null
   void *for_weight, *for_bias;  // of the computing type: a row of sums for each chunk; or null
 };

@@ -5,6 +5,7 @@
 
 #include "convert.h"
 #include "loops.h"
+#include "numbers.h"
 
 namespace nnk::NNK_ISA {
 
@@ -54,6 +55,46 @@ void put(const T* tile, void* to, int64_t at, int64_t count) {
     memcpy(static_cast<S*>(to) + at, tile, sizeof(T) * count);
   } else {
     write<S>(tile, to, at, count);
+  }
+}
+
+// Numbers of any type that T can hold, as `read` and `put` treat those of one.
+template <class T>
+const T* read(const Numbers& from, int64_t at, T* tile, int64_t count) {
+  const auto convert = [&](auto like) -> const T* {
+    const auto* first = static_cast<const decltype(like)*>(from.data) + at;
+    if constexpr (sizeof(like) == 2 && sizeof(T) == 4) {
+      widen(first, tile, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i) tile[i] = static_cast<T>(number(first[i]));
+    }
+    return tile;
+  };
+  const bool is_wide = sizeof(T) == 8;
+  switch (from.scalar) {
+    case Scalar::f64: return static_cast<const T*>(from.data) + at;
+    case Scalar::f32: return is_wide ? convert(float()) : static_cast<const T*>(from.data) + at;
+    case Scalar::bf16: return convert(BFloat16());
+    case Scalar::f16: return convert(Half());
+  }
+  return nullptr;
+}
+
+template <class T>
+void put(const T* tile, const Numbers& to, int64_t at, int64_t count) {
+  const auto convert = [&](auto like) {
+    auto* first = static_cast<decltype(like)*>(to.data) + at;
+    if constexpr (sizeof(like) == 2 && sizeof(T) == 4) {
+      narrow(tile, first, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i) first[i] = stored(static_cast<decltype(number(like))>(tile[i]), like);
+    }
+  };
+  switch (to.scalar) {
+    case Scalar::f64: return convert(double());
+    case Scalar::f32: return convert(float());
+    case Scalar::bf16: return convert(BFloat16());
+    case Scalar::f16: return convert(Half());
   }
 }
 

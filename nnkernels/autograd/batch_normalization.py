@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _torch
 from ..fusing import Inner
-from ..recording import moved as moved_version
 from ..reference import batch_normalization as reference
 from ..reference.batch_normalization import CENTER, LOW, RSTD, Frame, Operands, Running
 from ..registry import IDENTITY
@@ -130,10 +130,8 @@ def _forward(
         y, statistics = kernels.forward(inner, dense, frame, eps, moved, gather)
         if running is not None and moved is not None:
             for kept, new in zip(running[:2], moved[:2], strict=True):
-                if new is kept:
-                    moved_version(kept)
-                else:
-                    kept.copy_(new)
+                if new is not kept:
+                    _torch.overwrite(kept, new)
     if x is not operands.x and y.stride() != (like := torch.empty_like(operands.x)).stride():
         y = like.copy_(y)
     return y, statistics
@@ -152,6 +150,9 @@ def _reduce(process_group: Any, totals: Tensor) -> None:
 class _NormAct(route.Form):
     family = "batch_normalization"
     tensors = 6
+
+    def shown(self, spec: _Call) -> str:
+        return "BatchNormAct" if spec.groups is None else "GroupNormAct"
 
     def activation(self, spec: _Call) -> str:
         return spec.inner.name

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn.parameter import Parameter
 
 from .. import _torch, dispatch
+from . import node
+
+F = TypeVar("F", bound=type[Function])
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -61,6 +66,12 @@ def writing(x: Tensor, write: Callable[[], object]) -> Tensor:
     if before is not None and x._version == before:
         torch.autograd.graph.increment_version(x)
     return x
+
+
+@cache
+def shown_as(name: str, function: F) -> F:
+    """The Function under the name by which a profiler shows calls of the module `name`."""
+    return type(node.shown(name), (function,), {"__module__": function.__module__})  # type: ignore[return-value]
 
 
 def check_alike(grad: Tensor, kept: Tensor, name: str) -> None:

@@ -291,4 +291,5 @@ def _python_backward(grad: Tensor, kept: Tensor, index: int, a: float, b: float)
 
 
 if node.module is not None:
-    node.module.connect(native.launcher("cpu"), native.launcher("cuda"), _python_backward)
+    _names = tuple(node.shown(elementwise(name).module) for name in native.activation_names())
+    node.module.connect(native.launcher("cpu"), native.launcher("cuda"), _python_backward, _names)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import dispatch, policies
 from ..reference import learned as reference
+from ..registry import row_called
 from . import recomputing, route, sharded
 from .context import differentiable_gradients, is_plain_call, writing
 from .route import Gradients
@@ -28,6 +29,9 @@ class _Learned(route.Form):
 
     def __init__(self, name: str, parameters: int) -> None:
         self.name, self.tensors = name, 1 + parameters  # type: ignore[misc]
+
+    def shown(self, spec: str | None) -> str:
+        return row_called(self.name).module
 
     def forward(self, kernels: ModuleType, spec: str | None, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         x, *parameters = tensors

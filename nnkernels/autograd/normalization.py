@@ -9,6 +9,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..contracts.normalization import Norm
@@ -21,6 +22,8 @@ from .route import Gradients
 class _Call(NamedTuple):
     norm: Norm
     dims: int
+    types: tuple[torch.dtype, ...] = ()
+    """Of the operands of a sum."""
 
 
 def call(
@@ -36,8 +39,8 @@ def call(
 def call_of_sum(
     norm: Norm, x: Tensor, addend: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`call` of x + addend, and that sum in x's type; the addend has x's shape and type."""
-    return _called(_ADD_NORM_ACT, _Call(norm, dims), x, None, weight, bias, addend)
+    """`call` of x + addend, and that sum; the addend has x's shape."""
+    return _called(_ADD_NORM_ACT, _Call(norm, dims, (x.dtype, addend.dtype)), x, None, weight, bias, addend)
 
 
 def _called(form: route.Form, spec: _Call, *tensors: Any) -> Any:
@@ -68,11 +71,19 @@ def _shaped(found: Tensor | None, like: Tensor) -> Tensor | None:
     return found if found is None or found.shape == like.shape else found.view(like.shape)
 
 
+def _kind(norm: Norm) -> str:
+    return "LayerNorm" if norm.centred else "RMSNorm"
+
+
 class _NormAct(route.Form):
     """Of x, residual, weight and bias."""
 
     family = "normalization"
     tensors = 4
+
+    def shown(self, spec: _Call) -> str:
+        norm = spec.norm
+        return "GatedRMSNorm" if norm.gates else f"{_kind(norm)}Act"
 
     def activation(self, spec: _Call) -> str:
         return spec.norm.inner.name
@@ -91,22 +102,31 @@ class _NormAct(route.Form):
         return x, None if spec.norm.is_linear else residual, weight, bias, made[-1]
 
     def backward(self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Any, *kept: Any) -> Gradients:
-        return self._backward(kernels, spec, wanted, grad, None, *kept)
+        return self._backward(kernels, spec, wanted, grad, None, None, *kept)[:4]
 
     def _backward(
-        self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Any, grad_sum: Any, *kept: Any
+        self,
+        kernels: ModuleType,
+        spec: _Call,
+        wanted: tuple[bool, ...],
+        grad: Any,
+        grad_sum: Any,
+        also: torch.dtype | None,
+        *kept: Any,
     ) -> Gradients:
+        """The gradients, and that of x once more in the type `also`."""
         x, residual, weight, bias, statistics = kept
         wants_x, wants_residual, wants_weight, wants_bias = wanted
         if spec.norm.is_linear and not (wants_x or wants_weight or wants_bias):
-            return None, grad.to(x.dtype), None, None
+            return None, grad.to(x.dtype), None, None, None
         shape = _shape(x, spec.dims)
-        for_x, for_residual, for_weight, for_bias = kernels.norm_act_backward(
+        for_x, for_residual, for_weight, for_bias, narrowed = kernels.norm_act_backward(
             spec.norm, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
-            statistics, _rows(grad_sum, shape), wants_residual, wants_weight or wants_bias,
+            statistics, _rows(grad_sum, shape), wants_residual, wants_weight or wants_bias, also,
         )  # fmt: skip
         for_residual = grad.to(x.dtype) if spec.norm.is_linear else _shaped(for_residual, x)
-        return _shaped(for_x, x), for_residual, _shaped(for_weight, weight), _shaped(for_bias, bias)
+        found = _shaped(for_x, x), for_residual, _shaped(for_weight, weight), _shaped(for_bias, bias)
+        return *found, _shaped(narrowed, x)
 
     def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Any, *kept: Any) -> Gradients:
         x, residual, weight, bias, _ = kept
@@ -137,29 +157,50 @@ class _AddNormAct(_NormAct):
     tensors = 5
     outputs = 2
 
+    def shown(self, spec: _Call) -> str:
+        return f"Add{_kind(spec.norm)}"
+
     def keeps(self, spec: _Call, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         return super().keeps(spec, (made[1], *tensors[1:4]), made)
 
     def backward(self, kernels: ModuleType, spec: _Call, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
         grad_sum, *kept = given
         if grad is None:
-            return grad_sum, None, None, None, grad_sum
-        found = self._backward(kernels, spec, (wanted[0] or wanted[4], *wanted[1:4]), grad, grad_sum, *kept)
-        return *found, found[0]
+            return _of_operands(spec, grad_sum)
+        total = kept[0].dtype
+        also = next((one for one, used in zip(spec.types, wanted[::4], strict=True) if used and one != total), None)
+        wanted = (wanted[0] or wanted[4], *wanted[1:4])
+        return _of_operands(spec, *self._backward(kernels, spec, wanted, grad, grad_sum, also, *kept))
 
     def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
         grad_sum, *kept = given
         if grad is None:
-            return grad_sum, None, None, None, grad_sum
+            return _of_operands(spec, grad_sum)
         for_sum, *others = super().differentiable(spec, (wanted[0] or wanted[4], *wanted[1:4]), grad, *kept)
         if for_sum is not None and grad_sum is not None:
             for_sum = for_sum + grad_sum
-        return for_sum, *others, for_sum
+        return _of_operands(spec, for_sum, *others)
 
     def elsewhere(self, spec: _Call, *tensors: Any) -> Any:
         x, *others, addend = tensors
-        total = reference.added(x, addend)
+        total = x + addend
         return super().elsewhere(spec, total, *others), total
+
+
+def _of_operands(
+    spec: _Call,
+    for_sum: Tensor | None,
+    for_residual: Tensor | None = None,
+    for_weight: Tensor | None = None,
+    for_bias: Tensor | None = None,
+    narrowed: Tensor | None = None,
+) -> Gradients:
+    """The sum's gradient as that of each operand, in its type, with the others between them."""
+    if for_sum is None:
+        return None, for_residual, for_weight, for_bias, None
+    made = {one.dtype: one for one in (for_sum, narrowed) if one is not None}
+    x, addend = (made[one] if one in made else for_sum.to(one) for one in spec.types)
+    return x, for_residual, for_weight, for_bias, addend
 
 
 _NORM_ACT = _NormAct()

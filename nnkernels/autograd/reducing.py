@@ -65,6 +65,9 @@ class _Form(route.Form):
     family = "reducing"
     tensors = 2
 
+    def shown(self, spec: _Softmax) -> str:
+        return "LogSoftmax" if spec.log else "Softmax"
+
     def elsewhere(self, spec: _Softmax, *tensors: Any) -> Tensor:
         x, mask = tensors
         dim, log, scale, causal, dtype = spec

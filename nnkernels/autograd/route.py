@@ -24,7 +24,7 @@ from torch.autograd import Function
 from .. import dispatch
 from ..recording import recorded
 from . import node
-from .context import is_plain_call, save, saved
+from .context import is_plain_call, save, saved, shown_as
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -43,6 +43,10 @@ class Form:
 
     outputs: ClassVar[int] = 1
     """How many tensors it gives: a call of several returns them in a tuple."""
+
+    def shown(self, spec: Any) -> str:
+        """The name by which a profiler shows its calls: that of the module in `nnkernels.nn`, if there is one."""
+        return type(self).__name__.lstrip("_").removesuffix("Form")
 
     def activation(self, spec: Any) -> str | None:
         """The stateless activation that the kernels have to know."""
@@ -116,7 +120,7 @@ def call(form: Form, spec: Any, *tensors: Tensor | None) -> Any:
         return form.elsewhere(spec, *tensors)
     kernels = _kernels(form, spec, tensors[0])  # type: ignore[arg-type]
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return _Recorded.apply(form, spec, kernels, record, *tensors)
+        return shown_as(form.shown(spec), _Recorded).apply(form, spec, kernels, record, *tensors)
     return _outputs(form, _forward(form, spec, kernels, record, 0, tensors))
 
 
@@ -139,6 +143,7 @@ def _forward(
         node.module.learn(
             _number(form, spec),
             after,
+            node.shown(form.shown(spec)),
             False,
             wanted,
             tensors,
@@ -207,7 +212,7 @@ def _backward_of_node(number: int, bits: int, record: bool, *given: Tensor | Non
     kernels = _kernels_for(form, spec, given)
 
     def learn(events: Any, found: Gradients) -> None:
-        node.module.learn(number, 0, True, bits, given, events, found, ())
+        node.module.learn(number, 0, "", True, bits, given, events, found, ())
 
     return recorded(lambda: _only(wanted, form.backward(kernels, spec, wanted, *given)), learn)
 

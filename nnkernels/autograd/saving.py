@@ -17,7 +17,7 @@ from torch.autograd import Function
 from .. import dispatch, policies, reference
 from ..dispatch import Backend
 from ..layout import plan
-from ..registry import Activation
+from ..registry import Activation, row_called
 from . import route
 from .context import has_plain_data, save, saved
 from .elementwise import gradient, nothing_for_copy
@@ -144,6 +144,9 @@ class _Bits(route.Form):
 
     def __init__(self, family: str, besides: int) -> None:
         self.family, self.tensors = family, 1 + besides  # type: ignore[misc]
+
+    def shown(self, spec: Coding) -> str:
+        return row_called(spec.name).module
 
     def activation(self, spec: Any) -> str | None:
         coding = spec if isinstance(spec, Coding) else spec[0]

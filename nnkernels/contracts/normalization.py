@@ -53,13 +53,13 @@ class Kernels(Protocol):
         addend: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """f(norm(x + addend) (weight + offset) + bias + residual) of a matrix, in the norm's type, its rows'
-        statistics, and x + addend in x's type if there is an addend. With `gates` it is another function of the same
-        tensors.
+        statistics, and x + addend if there is an addend, in the wider of the two's types. With `gates` it is another
+        function of the same tensors.
 
         The statistics are those of that sum: the mean (if centred) and 1 / deviation.
 
         x, residual and addend are matrices of one shape with adjacent columns; weight and bias hold a number for each
-        column.
+        column. The residual has x's type.
         """
 
     def norm_act_backward(
@@ -74,8 +74,10 @@ class Kernels(Protocol):
         grad_sum: Tensor | None,
         wants_residual: bool,
         wants_parameters: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, residual, weight and bias; None for a residual of a linear norm, whose is `grad`.
+        also: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, residual, weight and bias; None for a residual of a linear norm, whose is `grad`. The
+        last is that of x once more, in the type `also` if one is given.
 
         `grad` is of the norm's type. x is what was normalised: the sum, if there was an addend; `grad_sum`, its
         gradient from elsewhere, joins.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _torch
 from ..contracts.batch_normalization import Frame, Gather, Operands, Reduce, Running
 from ..contracts.inner import Inner
 from ..native import index_of
@@ -28,7 +29,7 @@ def forward(
         statistics = torch.ops.nnkernels.norm_statistics(x, *moved, running.momentum, eps, False, frame)
         for kept, new in zip((running.mean, running.var), moved, strict=True):
             if new is not kept:
-                kept.copy_(new)
+                _torch.overwrite(kept, new)
     return apply(inner, operands, frame, statistics), statistics
 
 
@@ -73,4 +74,4 @@ def backward(
 
 def _tensors(operands: Operands) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     x, residual, weight, bias = operands
-    return x, residual, _wide(weight, x), _wide(bias, x)
+    return x, residual, _wide(weight, x.dtype), _wide(bias, x.dtype)

@@ -14,7 +14,7 @@ from ..native import index_of
 def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
-    return torch.ops.nnkernels.fused_forward(x, _wide(bias, x), residual, seed, *_constants(inner, p, matrix))
+    return torch.ops.nnkernels.fused_forward(x, _wide(bias, x.dtype), residual, seed, *_constants(inner, p, matrix))
 
 
 def bias_act_backward(
@@ -28,7 +28,7 @@ def bias_act_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
     grad_x, partial = torch.ops.nnkernels.fused_backward(
-        grad, x, _wide(bias, grad), seed, *_constants(inner, p, matrix), wants_bias
+        grad, x, _wide(bias, grad.dtype), seed, *_constants(inner, p, matrix), wants_bias
     )
     return grad_x, partial.sum(0) if wants_bias else None
 
@@ -38,7 +38,7 @@ def _constants(inner: Inner, p: float, matrix: Matrix) -> tuple[int | None, floa
     return index, inner.a, inner.b, matrix.along, matrix.channels, threshold(p), 1 / (1 - p)
 
 
-def _wide(parameter: Tensor | None, like: Tensor) -> Tensor | None:
-    """The parameter in the computing type of `like`."""
-    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+def _wide(parameter: Tensor | None, of: torch.dtype) -> Tensor | None:
+    """The parameter in the type in which numbers of the type `of` are computed with."""
+    wide = torch.float64 if of == torch.float64 else torch.float32
     return parameter if parameter is None or parameter.dtype == wide else parameter.detach().to(wide)

@@ -25,13 +25,14 @@ def norm_act(
     bias: Tensor | None,
     addend: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    if norm.dtype.itemsize > x.element_size():  # these kernels write the type that they read
+    of = x.dtype if addend is None else torch.promote_types(x.dtype, addend.dtype)
+    if norm.dtype.itemsize > of.itemsize:  # these kernels write the type that they normalise
         total = None if addend is None else x + addend
         wide = (x if total is None else total).to(norm.dtype)
         return *norm_act(norm, wide, _as(norm.dtype, residual), weight, bias, None)[:2], total
-    operands = _operands(x, (residual, addend), (weight, bias))
-    y, statistics, sums = _OPS.norm_forward(x, *operands, *_formula(norm), norm.eps, norm.centred)
-    return y.to(norm.dtype), statistics, None if addend is None else sums
+    operands = _operands(of, (residual, addend), (weight, bias))
+    y, statistics, total = _OPS.norm_forward(x, *operands, *_formula(norm), norm.eps, norm.centred)
+    return y.to(norm.dtype), statistics, None if addend is None else total
 
 
 def norm_act_backward(
@@ -45,20 +46,23 @@ def norm_act_backward(
     grad_sum: Tensor | None,
     wants_residual: bool,
     wants_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    also: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     dtype = x.dtype
     if statistics.dtype != statistics_dtype(x):  # forward computed in a wider type
         x, residual = x.to(grad.dtype), _as(grad.dtype, residual)
     grad, grad_sum = grad.to(x.dtype), _as(x.dtype, grad_sum)
-    operands = _operands(x, (residual, grad_sum), (weight, bias))
+    operands = _operands(x.dtype, (residual, grad_sum), (weight, bias))
+    narrowed = None if also is None else torch.empty(x.shape, dtype=also)
     grad_x, for_residual, for_weight, for_bias = _OPS.norm_backward(
-        grad, x, *operands, statistics, *_formula(norm), wants_residual, wants_parameters
+        grad, x, *operands, statistics, narrowed, *_formula(norm), wants_residual, wants_parameters
     )
     return (
         grad_x.to(dtype),
         for_residual.to(dtype) if wants_residual and not norm.is_linear else None,
         _total(for_weight).to(weight.dtype) if wants_parameters and weight is not None else None,
         _total(for_bias).to(bias.dtype) if wants_parameters and bias is not None else None,
+        narrowed,
     )
 
 
@@ -71,9 +75,9 @@ def _total(sums: Tensor) -> Tensor:
     return sums if sums.dim() == 1 else sums.sum(0)
 
 
-def _operands(x: Tensor, matrices: Given, parameters: Given) -> list[Tensor | None]:
-    """What is given, the parameters in the computing type."""
-    return [*matrices, *(_wide(one, x) for one in parameters)]
+def _operands(of: torch.dtype, matrices: Given, parameters: Given) -> list[Tensor | None]:
+    """What is given, the parameters in the computing type of what is normalised."""
+    return [*matrices, *(_wide(one, of) for one in parameters)]
 
 
 def _formula(norm: Norm) -> tuple[int | None, bool, bool, float, float, float]:

@@ -86,8 +86,9 @@ def layer_norm_act(
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
     dims = _check("layer_norm_act", given, normalized_shape, eps)
     chosen = inner("layer_norm_act", activation, constants)
-    norm = Norm(chosen, float(eps), True, _type("layer_norm_act", input, dtype))
-    return autograd.call(norm, input, dims, _broadcast("layer_norm_act", residual, input), weight, bias)
+    norm = Norm(chosen, float(eps), True, _type("layer_norm_act", input.dtype, dtype))
+    residual = None if residual is None else _broadcast("layer_norm_act", residual, input)
+    return autograd.call(norm, input, dims, residual, weight, bias)
 
 
 @shortcut
@@ -147,8 +148,9 @@ def rms_norm_act(
     given = {"input": input, "weight": weight, "residual": residual}
     dims = _check("rms_norm_act", given, normalized_shape, eps)
     chosen = inner("rms_norm_act", activation, constants)
-    norm = _rms_norm("rms_norm_act", chosen, input, eps, dtype, offset)
-    return autograd.call(norm, input, dims, _broadcast("rms_norm_act", residual, input), weight, None)
+    norm = _rms_norm("rms_norm_act", chosen, input.dtype, eps, dtype, offset)
+    residual = None if residual is None else _broadcast("rms_norm_act", residual, input)
+    return autograd.call(norm, input, dims, residual, weight, None)
 
 
 @shortcut
@@ -166,18 +168,19 @@ def add_layer_norm(
 
     Args:
         input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
-        residual: of a shape that broadcasts to the input's.
-        normalized_shape, weight, bias, eps, dtype: as `layer_norm_act`'s; `dtype` is that of the norm, not of the sum.
+        residual: of a shape that broadcasts to the input's; its type may be another, as under autocast.
+        normalized_shape, weight, bias, eps: as `layer_norm_act`'s.
+        dtype: of the norm, not of the sum; None for the sum's.
 
     Returns:
-        The norm and the sum, contiguous tensors of the input's shape. The sum has the input's type, and is rounded to
-        it before it is normalised, as it is where the two are separate operations.
+        The norm and the sum, contiguous tensors of the input's shape. The sum has the type that torch gives it, the
+        wider of the two, and is rounded to it before it is normalised, as where the two are separate operations.
 
     Raises:
         ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
 
     Backward keeps the sum and two numbers for each row. The gradient of the sum joins that of the norm in the same
-    pass; it is the gradient of input and residual alike.
+    pass; it is the gradient of input and residual alike, written in the type of each.
 
     Source: Ba, Kiros & Hinton 2016, Layer Normalization; before the blocks in GPT-2 (Radford et al. 2019).
 
@@ -193,8 +196,10 @@ def add_layer_norm(
         )
     given = {"input": input, "residual": residual, "weight": weight, "bias": bias}
     dims = _check("add_layer_norm", given, normalized_shape, eps)
-    norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, _type("add_layer_norm", input, dtype))
-    return autograd.call_of_sum(norm, input, _beside("add_layer_norm", "residual", residual, input), dims, weight, bias)
+    addend = _addend("add_layer_norm", residual, input)
+    dtype = _type("add_layer_norm", torch.promote_types(input.dtype, addend.dtype), dtype)
+    norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, dtype)
+    return autograd.call_of_sum(norm, input, addend, dims, weight, bias)
 
 
 @shortcut
@@ -212,18 +217,19 @@ def add_rms_norm(
 
     Args:
         input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
-        residual: of a shape that broadcasts to the input's.
-        normalized_shape, weight, eps, dtype, offset: as `rms_norm_act`'s; `dtype` is that of the norm, not of the sum.
+        residual: of a shape that broadcasts to the input's; its type may be another, as under autocast.
+        normalized_shape, weight, eps, offset: as `rms_norm_act`'s.
+        dtype: of the norm, not of the sum; None for the sum's.
 
     Returns:
-        The norm and the sum, contiguous tensors of the input's shape. The sum has the input's type, and is rounded to
-        it before it is normalised, as it is where the two are separate operations.
+        The norm and the sum, contiguous tensors of the input's shape. The sum has the type that torch gives it, the
+        wider of the two, and is rounded to it before it is normalised, as where the two are separate operations.
 
     Raises:
         ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
 
     Backward keeps the sum and one number for each row. The gradient of the sum joins that of the norm in the same pass;
-    it is the gradient of input and residual alike.
+    it is the gradient of input and residual alike, written in the type of each.
 
     Source: Zhang & Sennrich 2019, Root Mean Square Layer Normalization; before each block in Llama (Touvron et al.
     2023).
@@ -240,8 +246,10 @@ def add_rms_norm(
         )
     given = {"input": input, "residual": residual, "weight": weight}
     dims = _check("add_rms_norm", given, normalized_shape, eps)
-    norm = _rms_norm("add_rms_norm", inner("add_rms_norm", "identity", {}), input, eps, dtype, offset)
-    return autograd.call_of_sum(norm, input, _beside("add_rms_norm", "residual", residual, input), dims, weight, None)
+    addend = _addend("add_rms_norm", residual, input)
+    of = torch.promote_types(input.dtype, addend.dtype)
+    norm = _rms_norm("add_rms_norm", inner("add_rms_norm", "identity", {}), of, eps, dtype, offset)
+    return autograd.call_of_sum(norm, input, addend, dims, weight, None)
 
 
 @shortcut
@@ -293,24 +301,31 @@ def gated_rms_norm(
     given = {"input": input, "gate": gate, "weight": weight}
     dims = _check("gated_rms_norm", given, normalized_shape, eps)
     chosen = inner("gated_rms_norm", activation, constants)
-    norm = _rms_norm("gated_rms_norm", chosen, input, eps, dtype, offset)._replace(gates=True)
-    return autograd.call(norm, input, dims, _beside("gated_rms_norm", "gate", gate, input), weight, None)
+    norm = _rms_norm("gated_rms_norm", chosen, input.dtype, eps, dtype, offset)._replace(gates=True)
+    _check_given("gated_rms_norm", "gate", gate)
+    return autograd.call(norm, input, dims, _broadcast("gated_rms_norm", gate, input, "gate"), weight, None)
 
 
-def _rms_norm(name: str, chosen: Inner, x: Tensor, eps: float | None, dtype: torch.dtype | None, offset: float) -> Norm:
-    """Told what has been checked but for the type and the offset."""
+def _rms_norm(
+    name: str, chosen: Inner, of: torch.dtype, eps: float | None, dtype: torch.dtype | None, offset: float
+) -> Norm:
+    """Told what has been checked but for the type and the offset; `of` is the type of what is normalised."""
     if eps is None:
-        eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
-    return Norm(chosen, float(eps), False, _type(name, x, dtype), number(name, "offset", offset))
+        eps = torch.finfo(torch.float64 if of == torch.float64 else torch.float32).eps
+    return Norm(chosen, float(eps), False, _type(name, of, dtype), number(name, "offset", offset))
 
 
-def _beside(name: str, argument: str, other: Tensor, x: Tensor) -> Tensor:
-    """A tensor that may not be missing, with the shape and type of `x`."""
+def _check_given(name: str, argument: str, other: Tensor) -> None:
     if not isinstance(other, Tensor):
         raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(other).__name__}")
-    found = _broadcast(name, other, x, argument)
-    assert found is not None
-    return found
+
+
+def _addend(name: str, residual: Tensor, x: Tensor) -> Tensor:
+    """The residual with the shape of `x`: itself, whatever its type, if it has that."""
+    _check_given(name, "residual", residual)
+    if residual.shape == x.shape:
+        return residual
+    return _broadcast(name, residual, x, dtype=torch.promote_types(residual.dtype, x.dtype))
 
 
 def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:
@@ -351,24 +366,27 @@ def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | S
     return len(shape)
 
 
-def _broadcast(name: str, other: Tensor | None, x: Tensor, argument: str = "residual") -> Tensor | None:
-    """The residual or gate with the shape and type of `x`."""
-    if other is None or (other.dtype == x.dtype and other.shape == x.shape):
+def _broadcast(
+    name: str, other: Tensor, x: Tensor, argument: str = "residual", dtype: torch.dtype | None = None
+) -> Tensor:
+    """The residual or gate with the shape of `x`, and the type `dtype` or that of `x`."""
+    dtype = dtype or x.dtype
+    if other.dtype == dtype and other.shape == x.shape:
         return other
     try:
-        return spread(other, x)
+        return spread(other, x, dtype)
     except RuntimeError:
         raise _ShapeError(
             f"{name}(): a {argument} of shape {tuple(other.shape)} does not broadcast to the input's {tuple(x.shape)}"
         ) from None
 
 
-def _type(name: str, x: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    """The result's type."""
-    if dtype is None or dtype == x.dtype:
-        return x.dtype
-    if not isinstance(dtype, torch.dtype) or {x.dtype, dtype} not in _PAIRS:
-        raise TypeError(f"{name}(): dtype must be the input's, or float32 beside 16 bits; got {dtype} for {x.dtype}")
+def _type(name: str, of: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """The result's type, where a tensor of the type `of` is normalised."""
+    if dtype is None or dtype == of:
+        return of
+    if not isinstance(dtype, torch.dtype) or {of, dtype} not in _PAIRS:
+        raise TypeError(f"{name}(): dtype must be the input's, or float32 beside 16 bits; got {dtype} for {of}")
     return dtype
 
 

@@ -80,47 +80,71 @@ def _fits(named: Named) -> bool:
     return True
 
 
-Apply = Callable[[Any, Tensor, Named, Tensor | None, torch.dtype | None], Any]
-"""Applies a norm, an activation, and a residual before that; the result is of the given type, if one is given."""
+Apply = Callable[..., Any]
+"""Applies a norm, an activation, and a residual before that; the result is of the given type, if one is given.
+
+With an `addend`, of any type and without activation and residual: the norm of their sum, and that sum.
+"""
 
 
-def _batch(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
-    if dtype not in (None, x.dtype):
+def _batch(
+    norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None, addend: Tensor | None = None
+) -> Any:
+    if dtype not in (None, x.dtype) or addend is not None:
         return NotImplemented
     norm._check_input_dim(x)
     return batch_norm_act(norm, x, *named, residual)
 
 
-def _group(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+def _group(
+    norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None, addend: Tensor | None = None
+) -> Any:
     x = x.to(dtype or _type_of(torch.nn.functional.group_norm, (1,), x))
-    if residual is not None and residual.dtype != x.dtype:
+    if addend is not None or (residual is not None and residual.dtype != x.dtype):
         return NotImplemented
     return functional.group_norm_act(
         x, norm.num_groups, norm.weight, norm.bias, norm.eps, named[0], residual=residual, **named[1]
     )
 
 
-def layer(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
-    dtype = dtype or _type_of(torch.nn.functional.layer_norm, ((2,),), x)
+def layer(
+    norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None, addend: Tensor | None = None
+) -> Any:
+    dtype = dtype or _type_of(torch.nn.functional.layer_norm, ((2,),), x, addend)
+    if addend is not None:
+        return functional.add_layer_norm(
+            x, addend, norm.normalized_shape, norm.weight, norm.bias, norm.eps, dtype=dtype
+        )
     return functional.layer_norm_act(
         x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, named[0],
         residual=residual, dtype=dtype, **named[1],
     )  # fmt: skip
 
 
-def _rms(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
-    dtype = dtype or _type_of(torch.nn.functional.rms_norm, ((2,),), x)
+def _rms(
+    norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None, addend: Tensor | None = None
+) -> Any:
+    dtype = dtype or _type_of(torch.nn.functional.rms_norm, ((2,),), x, addend)
+    if addend is not None:
+        return functional.add_rms_norm(x, addend, norm.normalized_shape, norm.weight, norm.eps, dtype=dtype)
     return functional.rms_norm_act(
         x, norm.normalized_shape, norm.weight, norm.eps, named[0], residual=residual, dtype=dtype, **named[1]
     )
 
 
-def _type_of(function: Callable[..., Tensor], arguments: tuple[Any, ...], x: Tensor) -> torch.dtype:
+def summed_type(x: Tensor, addend: Tensor | None) -> torch.dtype:
+    """The type of x, or of its sum with the addend."""
+    return x.dtype if addend is None else torch.promote_types(x.dtype, addend.dtype)
+
+
+def _type_of(
+    function: Callable[..., Tensor], arguments: tuple[Any, ...], x: Tensor, addend: Tensor | None = None
+) -> torch.dtype:
     """Of what type torch's function makes its result: autocast has its own mind about norms, on each device another."""
-    kind = x.device.type
+    kind, dtype = x.device.type, summed_type(x, addend)
     if not _torch.autocasts(kind):
-        return x.dtype
-    return _made(function, arguments, kind, x.dtype, torch.get_autocast_dtype(kind))
+        return dtype
+    return _made(function, arguments, kind, dtype, torch.get_autocast_dtype(kind))
 
 
 @once
@@ -166,15 +190,41 @@ def applied(apply: Apply, norm: Module, x: Tensor, named: Named = _IDENTITY, res
     return apply(norm, x, named, residual, None)
 
 
+def norm_of_sum(norm: Module, x: Tensor, addend: Tensor) -> Tensor:
+    """norm(x + addend), at once if that can be done; the two may differ in type."""
+    made = _normed(norm, x, addend)
+    return norm(x + addend) if made is NotImplemented else made[0]
+
+
 def norm_for_products(norm: Module, x: Tensor) -> Tensor:
     """norm(x) for a module that multiplies it by matrices, in the type to which autocast would cast it for that."""
+    made = _normed(norm, x, None, product_type(x.device, x.dtype))
+    return norm(x) if made is NotImplemented else made
+
+
+def sum_for_products(norm: Module, x: Tensor, addend: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of x + addend, and that sum."""
+    made = _normed(norm, x, addend, product_type(x.device, summed_type(x, addend)))
+    if made is not NotImplemented:
+        return made
+    total = x + addend
+    return norm(total), total
+
+
+def product_type(device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
+    """To what type autocast casts operands of products that have the type `dtype`; None if it does not."""
+    narrow = _torch.computed_in(device.type, dtype)
+    return narrow if _torch.autocasts(device.type) and dtype in (torch.float32, narrow) else None
+
+
+def _normed(norm: Module, x: Tensor, addend: Tensor | None, dtype: torch.dtype | None = None) -> Any:
+    """The norm in the type `dtype`, and with an addend the sum; NotImplemented if ours is not what a call would do."""
     apply = norm_of(own_class(norm))
     if apply is None or not is_plain(norm) or not normalizes(norm):
-        return norm(x)
-    dtype = _torch.computed_in(x.device.type, x.dtype)
-    narrows = _torch.autocasts(x.device.type) and x.dtype in (torch.float32, dtype)
-    made = apply(norm, x, _IDENTITY, None, dtype if narrows else None)
-    return norm(x) if made is NotImplemented else made
+        return NotImplemented
+    if addend is not None and addend.shape != x.shape:
+        return NotImplemented
+    return apply(norm, x, _IDENTITY, None, dtype, addend)
 
 
 def norm_then_act(norm: Module, act: Module | None, x: Tensor, residual: Tensor | None = None) -> Tensor:

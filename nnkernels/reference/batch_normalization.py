@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .. import _torch
 from ..contracts.batch_normalization import (
     CENTER,
     COUNT,
@@ -82,7 +83,7 @@ def _kept(
 def update(running: Running, mean: Tensor, var: Tensor) -> None:
     """Moves the running statistics towards those of a batch, `var` being unbiased."""
     for kept, found in ((running.mean, mean), (running.var, var)):
-        kept.copy_(kept * (1 - running.momentum) + found.to(kept.dtype) * running.momentum)
+        _torch.overwrite(kept, kept * (1 - running.momentum) + found.to(kept.dtype) * running.momentum)
 
 
 def fixed(running: Running, eps: float, x: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ def norm_act(
     bias: Tensor | None,
     addend: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    total = None if addend is None else added(x, addend)
+    total = None if addend is None else x + addend
     y, *statistics = _composed(norm, x if total is None else total, 1, residual, weight, bias)
-    return y, torch.stack(statistics).squeeze(-1).to(statistics_dtype(x)), total
+    return y, torch.stack(statistics).squeeze(-1).to(statistics_dtype(x if total is None else total)), total
 
 
 def norm_act_backward(
@@ -38,7 +38,8 @@ def norm_act_backward(
     grad_sum: Tensor | None,
     wants_residual: bool,
     wants_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    also: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     wide, inner = compute_dtype(x), norm.inner
     *mean, deviation = statistics.to(wide).unsqueeze(-1)
     normalised = (x.to(wide) - (mean[0] if mean else 0.0)) * deviation
@@ -65,12 +66,8 @@ def norm_act_backward(
         for_residual.to(x.dtype) if wants_residual and for_residual is not None else None,
         (grad * normalised).sum(0).to(weight.dtype) if wants_parameters and weight is not None else None,
         grad.sum(0).to(bias.dtype) if wants_parameters and bias is not None else None,
+        None if also is None else grad_x.to(also),
     )
-
-
-def added(x: Tensor, addend: Tensor) -> Tensor:
-    """x + addend, in x's type."""
-    return x + addend.to(x.dtype)
 
 
 def composed(

@@ -53,8 +53,9 @@ def norm_act(
     rows, cols = x.shape
     inner = norm.inner
     y = torch.empty(rows, cols, dtype=norm.dtype, device=x.device)
-    total = None if addend is None else torch.empty(rows, cols, dtype=x.dtype, device=x.device)
-    statistics = torch.empty(1 + norm.centred, rows, dtype=statistics_dtype(x), device=x.device)
+    total = None if addend is None else torch.empty(rows, cols, dtype=_wider(x, addend), device=x.device)
+    kept = statistics_dtype(x if total is None else total)
+    statistics = torch.empty(1 + norm.centred, rows, dtype=kept, device=x.device)
     given = (
         x,
         addend,
@@ -104,7 +105,8 @@ def norm_act_backward(
     grad_sum: Tensor | None,
     wants_residual: bool,
     wants_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    also: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     rows, cols = x.shape
     inner, linear = norm.inner, norm.is_linear
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -115,6 +117,7 @@ def norm_act_backward(
     parameters = [parameter if wants_parameters else None for parameter in (weight, bias)]
     sums = None if tiles == 1 else torch.empty(2, rows, splits, dtype=wide, device=x.device)
     grad_x = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
+    narrowed = None if also is None else torch.empty(rows, cols, dtype=also, device=x.device)
     grad_residual = torch.empty_like(grad_x) if wants_residual and not linear else None
     found = [None if parameter is None else torch.empty_like(parameter) for parameter in parameters]
     partials = found
@@ -133,7 +136,7 @@ def norm_act_backward(
                 *given, *places, splits, share, *formula, _LONG_STAGES, _LONG_TILE, num_warps=_LONG_WARPS
             )
         launch(gradients.backward, (programs, tiles))(
-            *given, grad_sum, grad_x, grad_residual, *partials, *places, _row_stride(grad_sum), splits,
+            *given, grad_sum, grad_x, narrowed, grad_residual, *partials, *places, _row_stride(grad_sum), splits,
             *formula, cols == tiles * walk.cols, power_of_two(splits), walk.stages, *walk[:3], num_warps=walk.num_warps,
         )  # fmt: skip
         wanted = sum(parameter is not None for parameter in parameters)
@@ -142,7 +145,11 @@ def norm_act_backward(
             block_cols = _PARTIALS_TILE[1]
             grid = (-(-cols // block_cols), wanted)
             launch(gradients.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
-    return grad_x, grad_residual, found[0], found[1]
+    return grad_x, grad_residual, found[0], found[1], narrowed
+
+
+def _wider(x: Tensor, addend: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, addend.dtype)
 
 
 def _row_stride(x: Tensor | None) -> int:
@@ -177,7 +184,8 @@ def _forward_walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
 def _backward_walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
     """As forward, of half as many warps: each also holds its sums for the parameters. Where there is little to compute
     four warps share 8 KiB of rows, so that there are fewer partial sums."""
-    block, vector, row_bytes = _block(min(cols, _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1)), x)
+    most = _MOST_SUMMED_COLUMNS // (2 if x.element_size() == 8 else 1)
+    block, vector, row_bytes = _block(cols if cols <= most else most // 2, x)
     if row_bytes < _WARP_BYTES:
         rows = _SHORT_TILE_BYTES // row_bytes
         num_warps = _warps(rows * row_bytes)

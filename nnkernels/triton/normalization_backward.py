@@ -135,6 +135,7 @@ def backward(
     sums_ptr,
     grad_sum_ptr,
     grad_x_ptr,
+    narrowed_ptr,
     grad_residual_ptr,
     for_weight_ptr,
     for_bias_ptr,
@@ -217,6 +218,8 @@ def backward(
         if grad_sum_ptr is not None:
             grad_x += load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
         store(grad_x_ptr + row * cols + col, grad_x, inside)
+        if narrowed_ptr is not None:
+            store(narrowed_ptr + row * cols + col, grad_x, inside)
     at = program.to(tl.int64) * cols + col
     if for_weight_ptr is not None:
         store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)

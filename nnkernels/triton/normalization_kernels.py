@@ -33,14 +33,17 @@ def _inverse_deviation(square, eps):
 
 
 @triton.jit
-def _load_sum(x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, COMPUTE: tl.constexpr):
-    """x, or its sum with the addend if there is one, in x's type; that goes to `total_ptr` if it is given."""
-    x = load(x_ptr, inside)
+def _load_sum(
+    x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, STORES: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """x, or its sum with the addend if there is one, rounded to the type of `total_ptr`, to which it goes if STORES."""
+    x = load(x_ptr, inside).to(COMPUTE)
     if addend_ptr is not None:
-        x = (x.to(COMPUTE) + load(addend_ptr + addend_at, inside).to(COMPUTE)).to(x.dtype)
-        if total_ptr is not None:
-            tl.store(total_ptr + total_at, x, mask=inside)
-    return x.to(COMPUTE)
+        total = (x + load(addend_ptr + addend_at, inside).to(COMPUTE)).to(total_ptr.dtype.element_ty)
+        if STORES:
+            tl.store(total_ptr + total_at, total, mask=inside)
+        x = total.to(COMPUTE)
+    return x
 
 
 @triton.jit
@@ -143,8 +146,8 @@ def forward_rows(
 ):
     """Every n-th tile of rows, of n programs, each of which loads the parameters once. FULL says that a row has exactly
     PARTS * WIDTH columns."""
-    FAST: tl.constexpr = is_fast(x_ptr.dtype)
-    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    FAST: tl.constexpr = is_fast(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
     col = tile_columns(PARTS, WIDTH)
     col_inside = None
     if not FULL:
@@ -164,7 +167,7 @@ def forward_rows(
             inside = row < rows if FULL else (row < rows) & (col < cols)
         x = _load_sum(
             x_ptr + row * x_stride + col, addend_ptr, row * addend_stride + col, total_ptr, row * cols + col,
-            inside, COMPUTE,
+            inside, True, COMPUTE,
         )  # fmt: skip
         residual = residual_ptr
         if residual_ptr is not None:
@@ -239,8 +242,8 @@ def forward_long(
 
     With `counts_ptr` a row has `splits` shares, SPLITS or fewer, each a program's, which wait for each other's moments.
     """
-    FAST: tl.constexpr = is_fast(x_ptr.dtype)
-    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    FAST: tl.constexpr = is_fast(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype if total_ptr is None else total_ptr.dtype)
     number = tl.program_id(0)
     if counts_ptr is not None:
         number = tl.atomic_add(counts_ptr, 1, sem="relaxed")
@@ -253,7 +256,7 @@ def forward_long(
     shift = tl.full((), 0.0, COMPUTE)
     if CENTRED:
         here = begin + col
-        first = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < end, COMPUTE)
+        first = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < end, False, COMPUTE)
         shift = tl.sum(first, 0) / tl.minimum(end - begin, BLOCK_COLS)
     squares = tl.zeros((BLOCK_COLS,), COMPUTE)
     lows = squares
@@ -261,7 +264,7 @@ def forward_long(
     spread = moved
     for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
-        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < end, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < end, False, COMPUTE)
         if CENTRED:
             count = tl.full((), tl.minimum(end - start, BLOCK_COLS), tl.float64)
             x = tl.where(here < end, x - shift, 0.0)
@@ -285,7 +288,7 @@ def forward_long(
     for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
         inside = here < end
-        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, COMPUTE)
+        x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, total_row + here, inside, True, COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
             weight = load_weight(weight_ptr + here, inside, offset, COMPUTE)

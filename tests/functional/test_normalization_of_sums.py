@@ -40,6 +40,44 @@ def test_a_sum_and_its_norm_are_those_of_two_operations(norm, shape, dtype, devi
         assert off(got, want, over) <= 3 * accuracy.LIMITS[dtype]
 
 
+@pytest.mark.parametrize(
+    ("of", "beside"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.float16),
+        (torch.float16, torch.float64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("shape", [(35, 24), (2, 3, 300)], ids=str)
+def test_the_operands_of_a_sum_may_differ_in_type(norm, shape, of, beside, device):
+    if INTERPRETED and (of, beside) != (torch.bfloat16, torch.float32):
+        pytest.skip("interpreted, each row costs")
+    x, weight, bias, addend = leaves(norm, shape, device, of)
+    addend = addend.detach().to(beside).requires_grad_()
+    given = [tensor for tensor in (x, addend, weight, bias) if tensor is not None]
+    expected = x.detach() + addend.detach()
+    alone = expected.requires_grad_()
+    for _ in range(1 if INTERPRETED else 4):  # the later ones by the C++ node
+        y, total = summed(norm, x, addend, weight, bias)
+        assert total.dtype == y.dtype == torch.promote_types(of, beside)
+        assert torch.equal(total, expected) and torch.equal(y, ours(norm, alone, weight, bias))
+        one, two = torch.randn_like(y), torch.randn_like(y)
+        found = torch.autograd.grad([y, total], given, [one, two], retain_graph=True)
+        joined = torch.autograd.grad([ours(norm, alone, weight, bias), alone * 1], [alone, *given[2:]], [one, two])
+        for got, want in zip(found, [joined[0].to(of), joined[0].to(beside), *joined[1:]], strict=True):
+            tolerance = 4 * torch.finfo(got.dtype).eps
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance * want.abs().max().item())
+        for got, want, operand in zip(found, given, (x, addend), strict=False):
+            assert got.dtype == want.dtype
+            (apart,) = torch.autograd.grad([y, total], operand, [one, two], retain_graph=True)
+            assert torch.equal(apart, got)
+        (passed,) = torch.autograd.grad(total, x, two)
+        assert torch.equal(passed, two.to(of))
+
+
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 def test_either_output_of_a_sum_can_be_left_alone(norm, device):
     x, weight, bias, addend = leaves(norm, (3, 40), device, torch.float32)
@@ -83,6 +121,57 @@ def test_gradients_of_every_order_of_a_sum(norm):
 
 
 @on_torch_alone
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+def test_a_broadcast_residual_of_another_type_gets_an_exact_gradient(norm):
+    x, weight, bias, _ = leaves(norm, (4096, 16), "cpu", torch.float32)
+    residual = torch.randn(16, dtype=torch.float64).bfloat16().requires_grad_()
+    y, total = summed(norm, x, residual, weight, bias)
+    assert torch.equal(total, x + residual)
+    for_x, for_residual = torch.autograd.grad(y.sum() + total.sum(), (x, residual))
+    torch.testing.assert_close(for_residual, for_x.double().sum(0).bfloat16(), rtol=2**-8, atol=0)
+
+
+@on_torch_alone
+def test_second_derivatives_of_a_sum_of_two_types():
+    x, weight, _, addend = leaves("rms_norm", (2, 5), "cpu", torch.float32)
+    addend = addend.detach().double().requires_grad_()
+
+    def penalty(function):
+        y, total = function()
+        grads = torch.autograd.grad((y.square() * total).sum(), (x, addend), create_graph=True)
+        return torch.autograd.grad(sum(grad.double().square().sum() for grad in grads), (x, addend, weight))
+
+    for _ in range(4):
+        found = penalty(lambda: summed("rms_norm", x, addend, weight))
+        truth = penalty(lambda: (composition("rms_norm", x + addend, weight), x + addend))
+        for got, want, operand in zip(found, truth, (x, addend, weight), strict=True):
+            assert got.dtype == operand.dtype
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@on_torch_alone
+def test_no_operator_casts_an_operand_of_a_sum():
+    """What autocast gives a block: a product's output in 16 bits, and the stream that it is added to in 32."""
+    x, weight, bias, addend = leaves("layer_norm", (8, 32), "cpu", torch.bfloat16, parameters=torch.float32)
+    addend = addend.detach().float().requires_grad_()
+
+    def step(forward):
+        outputs = forward()
+        torch.autograd.grad(outputs, (x, addend, weight, bias), [torch.ones_like(one) for one in outputs])
+
+    def operators(forward):
+        for _ in range(3):
+            step(forward)
+        with torch.profiler.profile() as profile:
+            step(forward)
+        return [event.name for event in profile.events() if event.name.startswith(("aten::_to_copy", "aten::copy_"))]
+
+    mine = operators(lambda: summed("layer_norm", x, addend, weight, bias))
+    theirs = operators(lambda: [torch.nn.functional.layer_norm(x + addend, (32,), weight, bias), (x + addend)])
+    assert not mine and theirs
+
+
+@on_torch_alone
 def test_backward_of_a_sum_keeps_the_sum_alone():
     kept = []
     x, weight, _, addend = leaves("rms_norm", (4, 32), "cpu", torch.float32)
@@ -118,7 +207,7 @@ def test_compilers_transforms_and_types_of_a_sum():
         assert y.dtype == narrow and total.dtype == torch.float32
         low = x.detach().to(narrow).requires_grad_()
         y, total = summed("rms_norm", low, addend, weight, dtype=torch.float32)
-        assert y.dtype == torch.float32 and total.dtype == narrow
+        assert y.dtype == total.dtype == torch.float32
         assert torch.autograd.grad([y.sum() + total.sum()], low)[0].dtype == narrow
 
 

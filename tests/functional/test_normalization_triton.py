@@ -11,23 +11,29 @@ from triton_tools import compile_ahead, compiles, spills
 
 @compiles
 @pytest.mark.parametrize(
-    ("name", "cols", "activation", "arch", "adds"),
+    ("name", "cols", "activation", "arch", "stream"),  # the type of a sum of which bfloat16 is a part
     [
-        ("forward_rows", 4096, "gelu", "sm_90", False),
-        ("forward_rows", 4096, "identity", "sm_100", False),
-        ("forward_long", 32768, "silu", "sm_90", False),
-        ("sums_long", 32768, "silu", "sm_90", False),
-        ("forward_rows", 4096, "identity", "sm_90", True),
-        ("forward_long", 32768, "identity", "sm_90", True),
-        ("backward", 4096, "identity", "sm_90", True),
-        ("backward", 4096, "identity", "sm_80", False),
-        ("backward", 4096, "identity", "sm_100", False),
-        ("backward", 1024, "gelu", "sm_90", False),
-        ("backward", 32768, "silu", "sm_90", False),
-        ("add_partials", 4096, "identity", "sm_80", False),
+        ("forward_rows", 4096, "gelu", "sm_90", None),
+        ("forward_rows", 4096, "identity", "sm_100", None),
+        ("forward_long", 32768, "silu", "sm_90", None),
+        ("sums_long", 32768, "silu", "sm_90", None),
+        ("forward_rows", 4096, "identity", "sm_90", "bf16"),
+        ("forward_long", 32768, "identity", "sm_90", "bf16"),
+        ("backward", 4096, "identity", "sm_90", "bf16"),
+        ("forward_rows", 1024, "identity", "sm_80", "fp32"),
+        ("forward_rows", 4096, "identity", "sm_90", "fp32"),
+        ("forward_long", 32768, "identity", "sm_100", "fp32"),
+        ("backward", 1024, "identity", "sm_80", "fp32"),
+        ("backward", 4096, "identity", "sm_90", "fp32"),
+        ("backward", 32768, "identity", "sm_100", "fp32"),
+        ("backward", 4096, "identity", "sm_80", None),
+        ("backward", 4096, "identity", "sm_100", None),
+        ("backward", 1024, "gelu", "sm_90", None),
+        ("backward", 32768, "silu", "sm_90", None),
+        ("add_partials", 4096, "identity", "sm_80", None),
     ],
 )
-def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tmp_path, monkeypatch):
+def test_kernels_compile_without_spilling(name, cols, activation, arch, stream, tmp_path, monkeypatch):
     from nnkernels.triton import hardware, normalization, normalization_backward, normalization_kernels
     from nnkernels.triton.activations import FORMULAS
 
@@ -36,7 +42,9 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tm
     kernel = getattr(normalization_kernels if name.startswith("forward") else normalization_backward, name)
     identity = activation == "identity"
     x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
-    walk = normalization._backward_walk(cols, x, 2 + adds, identity)
+    backward, adds = name == "backward", stream is not None
+    wide_x = x.float() if backward and stream == "fp32" else x
+    walk = normalization._backward_walk(cols, wide_x, 2 + adds, identity)
     if name == "forward_rows":
         walk = normalization._forward_walk(cols, x, 1 + adds, identity)
     block_cols, num_warps = walk.cols, walk.num_warps
@@ -48,11 +56,16 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tm
     constants |= {"GATES": False, "GATE": None, "MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
     constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_COLS": block_cols}
     constants |= {"ROWS": walk.rows, "PARTS": walk.parts, "WIDTH": walk.width}
-    missing = ("residual_ptr", "grad_residual_ptr", *(() if adds else ("addend_ptr", "total_ptr", "grad_sum_ptr")))
+    sums = ("addend_ptr", "total_ptr", "grad_sum_ptr", "grad_x_ptr", *(["x_ptr"] if backward else []))
+    missing = ["residual_ptr", "grad_residual_ptr", *(() if adds else sums[:3])]
+    missing += [] if stream == "fp32" else ["narrowed_ptr"]
     constants |= {**dict.fromkeys(missing), **({} if long else {"sums_ptr": None})}
     constants |= {"SPLITS": 32 if long else 1}
     wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
-    types = dict.fromkeys(wide, "*fp32") | {"partial_ptr": "*fp64", "counts_ptr": "*i32"}
+    types = dict.fromkeys(wide + (sums if stream == "fp32" else ()), "*fp32") | {
+        "partial_ptr": "*fp64",
+        "counts_ptr": "*i32",
+    }
     compiled = compile_ahead(kernel, arch, "bf16", constants, num_warps, types, uneven=("rows", "partials"))
     assert spills(compiled, tmp_path) == 0
     assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])

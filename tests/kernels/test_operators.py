@@ -128,6 +128,8 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("norm_forward", 0, torch.zeros(5), "x has shape [5]"),
     ("norm_forward", 0, torch.zeros(5, 6).T, "adjacent"),
     ("norm_forward", 2, torch.zeros(5, 5), "addend has shape [5, 5]"),
+    ("norm_forward", 2, torch.zeros(6, 5, dtype=torch.int64), "addend is int64"),
+    ("norm_forward", 2, torch.zeros(5, 6, dtype=torch.float16).T, "addend of shape [6, 5]"),
     ("norm_forward", 3, torch.zeros(4), "weight has shape [4]"),
     ("norm_forward", 4, torch.zeros(5, dtype=torch.float64), "bias is float64"),
     ("norm_forward", 1, torch.zeros(5, 5), "residual has shape [5, 5]"),
@@ -136,6 +138,8 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("norm_backward", 6, torch.ones(2, 5, dtype=torch.float64), "statistics has shape [2, 5]"),
     ("norm_backward", 6, torch.ones(3, 6, dtype=torch.float64), "statistics has shape [3, 6]"),
     ("norm_backward", 6, torch.ones(2, 6), "statistics is float32"),
+    ("norm_backward", 7, torch.zeros(5, 5), "narrowed has shape [5, 5]"),
+    ("norm_backward", 7, torch.zeros(6, 10)[:, :5], "narrowed"),
     ("norm_statistics", 1, torch.zeros(3), "mean has shape [3]"),
     ("norm_statistics", 2, None, "var"),
     ("norm_statistics", 2, torch.zeros(4, dtype=torch.float16), "var is float16"),
@@ -219,7 +223,7 @@ def test_a_refusal_names_operator_and_argument_and_touches_nothing(name: str, at
         ("gated", 2, 0, 1), ("gated_backward", 3, 1, 1), ("gated_backward", 4, 3, 0), ("rrelu_into", 0, 1, 1),
         ("rrelu_backward_into", 0, 1, 1), ("dropout_into", 0, 1, 1), ("norm_statistics", 2, 1, 0),
         ("norm_spread", 5, 1, 0), ("norm_sums", 7, 1, 0), ("norm_sums", 6, 8, 0), ("quantised_forward", 1, 0, 1),
-        ("rrelu_signs", 1, 0, 1), ("prelu_signs", 1, 0, 1), ("bernoulli_into", 0, 1, 1),
+        ("rrelu_signs", 1, 0, 1), ("prelu_signs", 1, 0, 1), ("bernoulli_into", 0, 1, 1), ("norm_backward", 7, 1, 1),
     ],
 )  # fmt: skip
 def test_outputs_may_not_overlap_what_is_read_after_them(name: str, written: int, read: int, shift: int) -> None:

@@ -37,6 +37,14 @@ def language_model(kind, head="ForCausalLM", **options):
     return pytest.param(build, id=f"transformers-{kind}")
 
 
+def vision_tower():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=8
+    )
+    return transformers.CLIPVisionModel(config), {"pixel_values": torch.randn(2, 3, 16, 16)}
+
+
 class Blocks(torch.nn.Module):
     """Two blocks as a UNet has them, the second with another width."""
 
@@ -88,6 +96,10 @@ MODELS = [
     language_model("Phi3", **GATED),
     language_model("Olmo2", **GATED),
     language_model("Bert", "ForMaskedLM", **GATED),
+    language_model("Roberta", "ForMaskedLM", max_position_embeddings=40, **GATED),
+    language_model("Electra", "ForMaskedLM", embedding_size=32, **GATED),
+    language_model("DebertaV2", "ForMaskedLM", **GATED),
+    pytest.param(vision_tower, id="transformers-CLIP"),
     language_model("GPT2", "LMHeadModel"),
     pytest.param(unet_blocks, id="diffusers-resnet"),
     feed_forward("geglu"),
@@ -217,3 +229,81 @@ def test_a_norm_in_front_of_products_has_the_type_that_they_are_given(dtype, aut
     assert found.dtype == product.dtype
     rounds = dtype == torch.bfloat16 or found.dtype == torch.bfloat16  # the module rounds before it multiplies
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-2 if rounds else 1e-6, atol=1e-6)
+
+
+def bert_output(**options):
+    bert = pytest.importorskip("transformers.models.bert")
+    config = bert.BertConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4, **options)
+    torch.manual_seed(0)
+    output = bert.modeling_bert.BertOutput(config)
+    torch.nn.init.normal_(output.LayerNorm.weight)
+    return output, torch.randn(6, 48, requires_grad=True), torch.randn(6, 32, requires_grad=True)
+
+
+def operators(output, hidden, stream):
+    """The operators of the last of a few training steps under autocast, forward and backward."""
+    for _ in range(6):  # from the fifth on C++ repeats what Python did
+        with torch.profiler.profile() as profile:
+            with torch.autocast("cpu", torch.bfloat16):
+                made = output(hidden, stream)
+            torch.autograd.grad(made, (hidden, stream, *output.parameters()), torch.ones_like(made))
+    return [event.name for event in profile.events()]
+
+
+def test_a_block_of_bert_adds_and_normalizes_at_once_and_casts_nothing_more():
+    output, hidden, stream = bert_output(hidden_dropout_prob=0.0)
+    theirs = operators(output, hidden, stream)
+    nnkernels.optimize(output, always=True, verbose=False)
+    ours = operators(output, hidden, stream)
+    for name, times in (("aten::add", 1), ("aten::native_layer_norm", 1), ("aten::native_layer_norm_backward", 1)):
+        assert theirs.count(name) == times and name not in ours
+    assert ours.count("nnkernels::norm_forward") == ours.count("nnkernels::norm_backward") == 1
+    # Of the product's output, which torch's sum casts first on a CPU, and of its gradient.
+    assert ours.count("aten::_to_copy") == theirs.count("aten::_to_copy") - 2
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_block_of_bert_draws_what_torch_draws(p, training):
+    output, hidden, stream = bert_output(hidden_dropout_prob=p)
+    output.train(training)
+    results = []
+    for optimised in (False, True):
+        if optimised:
+            nnkernels.optimize(output, always=True, verbose=False)
+        torch.manual_seed(1)
+        made = output(hidden, stream)
+        results.append((made, *torch.autograd.grad(made.square().sum(), (hidden, stream)), torch.rand(3)))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_with_a_hook_is_called():
+    output, hidden, stream = bert_output()
+    nnkernels.optimize(output, always=True, verbose=False)
+    seen = []
+    output.eval().LayerNorm.register_forward_hook(lambda module, given, made: seen.append(made))
+    assert output(hidden, stream) is seen[0]
+
+
+def test_the_input_of_self_attention_is_cast_once():
+    bert = pytest.importorskip("transformers.models.bert")
+    config = bert.BertConfig(hidden_size=32, num_attention_heads=4, attn_implementation="sdpa")
+    attention, x = bert.modeling_bert.BertSelfAttention(config).eval(), torch.randn(2, 5, 32, requires_grad=True)
+
+    def run():
+        casts = []
+        for layer in (attention.query, attention.key, attention.value):
+            handle = layer.register_forward_pre_hook(lambda module, given: casts.append(given[0]))
+            handles.append(handle)
+        with torch.autocast("cpu", torch.bfloat16):
+            return attention(x)[0], casts
+
+    handles = []
+    expected, given = run()
+    assert all(one.dtype == torch.float32 for one in given)
+    nnkernels.optimize(attention, always=True, verbose=False)
+    for handle in handles:
+        handle.remove()
+    found, given = run()
+    assert torch.equal(found, expected) and len({id(one) for one in given}) == 1 and given[0].dtype == torch.bfloat16

@@ -1,5 +1,7 @@
 #include "form.h"
 
+#include <ATen/SequenceNumber.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -155,7 +157,7 @@ struct FormBackward : torch::autograd::Node {
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& saved) override;
 
-  std::string name() const override { return "NNKernelsFormBackward"; }
+  std::string name() const override { return forward->name + "Backward"; }
 };
 
 // What compiled autograd traces in place of a node: the Python route.
@@ -184,7 +186,7 @@ variable_list FormBackward::apply_with_saved(const variable_list& grads,
   packed.pack(tensors);
   const auto& compiler = compiled::getPyCompilerInterface();
   static const std::string bound = compiler->bind_function(  // a name can be bound once only
-      saved.get_py_compiler(), name(), traced_backward,
+      saved.get_py_compiler(), "NNKernelsFormBackward", traced_backward,
       {at::IntType::get(), at::IntType::get(), at::IntType::get(), at::ListType::ofTensors()});
   auto found =
       compiler->call_function(saved.get_py_compiler(), "apply_functional", bound, grads, std::move(packed).vec(),
@@ -200,6 +202,8 @@ Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tenso
   Tensors outputs;
   {
     pybind11::gil_scoped_release unlocked;
+    RECORD_FUNCTION(plan->name, (std::vector<c10::IValue>(tensors.begin(), tensors.end())),
+                    wanted ? at::sequence_number::peek() : -1);
     const Tensors found = plan->run(tensors);
     for (const Place& place : plan->results) outputs.push_back(at_place(place, found));
     if (wanted) {
@@ -266,15 +270,19 @@ PyObject* learn_form(PyObject*, PyObject* args) {
   long long form = 0, after = 0;
   unsigned long long wanted = 0;
   int backward = 0;
+  const char* name = nullptr;
   PyObject *given = nullptr, *events = nullptr, *results = nullptr, *kept = nullptr;
-  if (!PyArg_ParseTuple(args, "LLpKOOOO", &form, &after, &backward, &wanted, &given, &events, &results, &kept))
+  if (!PyArg_ParseTuple(args, "LLspKOOOO", &form, &after, &name, &backward, &wanted, &given, &events, &results, &kept))
     return nullptr;
   Tensors tensors;
   for (py::handle one : py::reinterpret_borrow<py::tuple>(given)) {
     tensors.push_back(one.is_none() ? Tensor() : THPVariable_Unpack(one.ptr()));
   }
   auto plan = plan_from(tensors, events, results, kept);
-  if (plan) plan->backward = after;
+  if (plan) {
+    plan->backward = after;
+    plan->name = name;
+  }
   plans().learn(key_of(form, backward, wanted, tensors), std::move(plan));
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS

@@ -19,8 +19,8 @@ PyObject* wrapped(const Tensors& outputs);
 // whether to record it.
 PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count);
 
-// learn(form, after, backward, wanted, tensors, events, results, kept): the plan for such calls from here on; `after`
-// is the form of the backward pass that belongs to a forward one.
+// learn(form, after, name, backward, wanted, tensors, events, results, kept): the plan for such calls from here on;
+// `after` is the form of the backward pass that belongs to a forward one, `name` what a profiler shows.
 PyObject* learn_form(PyObject*, PyObject* args);
 
 // connect_forms(backward): backward(form, wanted, record, grad, *kept) -> gradients, the Python route.

@@ -126,9 +126,6 @@ Tensors Plan::run(const Tensors& given) const {
       case Step::allocate: tensors[step.slot] = at::empty_strided(step.sizes, step.strides, step.options); break;
       case Step::call: call(step, tensors); break;
       case Step::launch: launch(step, tensors, stream); break;
-      case Step::moved:
-        if (!tensors[step.slot].is_inference()) tensors[step.slot].unsafeGetTensorImpl()->bump_version();
-        break;
     }
   }
   return tensors;
@@ -149,15 +146,7 @@ class Builder {
 
   bool add(py::handle event) {
     const py::tuple parts = py::reinterpret_borrow<py::tuple>(event);
-    const auto kind = parts[0].cast<std::string>();
-    if (kind == "op") return add_op(parts);
-    if (kind == "launch") return add_launch(parts);
-    Step step{Step::moved};
-    const Place* place = find(THPVariable_Unpack(parts[1].ptr()));
-    if (!place) return false;
-    step.slot = place->slot;
-    plan_->steps.push_back(std::move(step));
-    return true;
+    return parts[0].cast<std::string>() == "op" ? add_op(parts) : add_launch(parts);
   }
 
   bool place_all(PyObject* tensors, std::vector<Place>* places) {

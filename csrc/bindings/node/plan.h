@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace nnk {
@@ -51,8 +52,8 @@ struct Argument {
 };
 
 struct Step {
-  enum Kind { allocate, call, launch, moved } kind;
-  int slot = -1;                          // allocate: its result; moved: whose version moves
+  enum Kind { allocate, call, launch } kind;
+  int slot = -1;                          // allocate: its result
   std::vector<int64_t> sizes, strides;    // allocate
   at::TensorOptions options;              // allocate
   std::optional<c10::OperatorHandle> op;  // call
@@ -89,6 +90,7 @@ struct Plan {
   std::vector<Place> kept;     // of forward, what backward gets
   std::vector<Kind> kinds;     // what these are
   int64_t backward = 0;        // of forward, the number by which Python knows backward
+  std::string name;            // by which a profiler shows it
 
   // The slots' tensors; the first ones are `inputs`.
   Tensors run(const Tensors& inputs) const;
@@ -98,8 +100,7 @@ struct Plan {
 at::Tensor at_place(const Place& place, const Tensors& tensors);
 
 // A plan from the events that Python recorded, or null if one of them cannot be repeated from here.
-//   ("op", name, overload, args, kwargs, results), ("launch", function, grid, warps, shared, ((type, value), ...)),
-//   ("moved", tensor)
+//   ("op", name, overload, args, kwargs, results), ("launch", function, grid, warps, shared, ((type, value), ...))
 std::shared_ptr<Plan> plan_from(const Tensors& inputs, PyObject* events, PyObject* results, PyObject* kept);
 
 }  // namespace nnk

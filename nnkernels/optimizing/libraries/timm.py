@@ -22,6 +22,7 @@ from ..modules import (
     normalizes,
     norms,
     norms_of_source,
+    sum_for_products,
 )
 from .torch import Elsewhere, OnImages, OnNormInput, OnRows, image_layer_norm, rows
 
@@ -286,7 +287,8 @@ class ConvNeXtBlock(OnImages):
 
 @adapter_of_source("timm.models.vision_transformer.Block", "960fb0bc61f3", "e3f728d46f33")
 class Block(Adapted):
-    """Norms in the type in which the products behind them multiply, the layer's scale and the shortcut at once."""
+    """Norms in the type in which the products behind them multiply, the layer's scale and the shortcut at once, or the
+    shortcut and the norm behind it."""
 
     def takes(self: Any) -> list[Module]:
         return [self.norm1, self.norm2]
@@ -294,8 +296,13 @@ class Block(Adapted):
     def fused(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args:
             return NotImplemented
-        x = _added(x, self.attn(norm_for_products(self.norm1, x), **kwargs), self.ls1, self.drop_path1)
-        return _added(x, self.mlp(norm_for_products(self.norm2, x)), self.ls2, self.drop_path2)
+        branch = self.attn(norm_for_products(self.norm1, x), **kwargs)
+        if drops_nothing(self.ls1) and drops_nothing(self.drop_path1):
+            normed, x = sum_for_products(self.norm2, branch, x)
+        else:
+            x = _added(x, branch, self.ls1, self.drop_path1)
+            normed = norm_for_products(self.norm2, x)
+        return _added(x, self.mlp(normed), self.ls2, self.drop_path2)
 
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
         width = self.norm1.normalized_shape[-1]

@@ -15,9 +15,21 @@ from torch import Tensor
 from torch.nn import Module
 
 from ... import functional
-from ..adapting import Adapted, adapter_of_source, fingerprint, once, own_class
-from ..modules import Named, activation, activations_of_source, norm_act, norm_for_products, norms_of_source
-from .torch import Elsewhere, OnRows
+from ..adapting import Adapted, Call, adapter_of_source, fingerprint, once, own_class
+from ..modules import (
+    Named,
+    activation,
+    activations_of_source,
+    norm_act,
+    norm_for_products,
+    norm_of,
+    norm_of_sum,
+    norms_of_source,
+    product_type,
+    sum_for_products,
+    summed_type,
+)
+from .torch import Elsewhere, OnRows, rows
 
 
 def _of_attribute(module: Any) -> Named | None:
@@ -47,26 +59,31 @@ for _name, (_fingerprint, _known) in _ACTIVATIONS.items():
     activations_of_source["transformers", _fingerprint] = _known
 
 
-def _rms(x: Tensor, named: Named, weight: Tensor, eps: float, offset: float, residual: Any, dtype: Any) -> Tensor:
+def _rms(
+    x: Tensor, named: Named, weight: Tensor, eps: float, offset: float, residual: Any, dtype: Any, addend: Any
+) -> Any:
+    if addend is not None:
+        return functional.add_rms_norm(x, addend, x.shape[-1], weight, eps, dtype=dtype, offset=offset)
     return functional.rms_norm_act(
         x, x.shape[-1], weight, eps, named[0], residual=residual, dtype=dtype, offset=offset, **named[1]
     )
 
 
-def _llama(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+def _llama(norm: Any, x: Tensor, named: Named, residual: Any, dtype: Any, addend: Any = None) -> Any:
     """weight * norm(x).to(type of x), which is of the wider of the two types."""
-    dtype = dtype or torch.promote_types(x.dtype, norm.weight.dtype)
-    return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype)
+    dtype = dtype or torch.promote_types(summed_type(x, addend), norm.weight.dtype)
+    return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype, addend)
 
 
-def _in_one(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+def _in_one(norm: Any, x: Tensor, named: Named, residual: Any, dtype: Any, addend: Any = None) -> Any:
     """(weight * norm(x)).to(type of x)."""
-    return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype or x.dtype)
+    dtype = dtype or summed_type(x, addend)
+    return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype, addend)
 
 
-def _gemma(norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None) -> Any:
+def _gemma(norm: Any, x: Tensor, named: Named, residual: Any, dtype: Any, addend: Any = None) -> Any:
     """((1 + weight) * norm(x)).to(type of x)."""
-    return _rms(x, named, norm.weight, norm.eps, 1.0, residual, dtype or x.dtype)
+    return _rms(x, named, norm.weight, norm.eps, 1.0, residual, dtype or summed_type(x, addend), addend)
 
 
 @adapter_of_source("transformers.models.llama.modeling_llama.LlamaRMSNorm", "9635bcd843f3")
@@ -131,8 +148,55 @@ class PackedMLP(OnRows):
         return (self.gate_up_proj.in_features,)
 
 
+def _stream(*shape: int, of: Any) -> Tensor:
+    """A sample of what blocks hand on, in the type of a layer's weight, which autocast leaves as it is."""
+    return torch.randn(shape, device=of.weight.device, dtype=of.weight.dtype, requires_grad=True)
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertSelfOutput", "3799d79263d3")
+class BertOutput(Adapted):
+    """norm(x + dropout(dense(h))), the sum and the norm in one pass each way: BERT's blocks end so, twice each.
+
+    The dropout is the module's own call, and so the random numbers are the same.
+    """
+
+    def examine(self: Any) -> str:
+        return "" if norm_of(own_class(self.LayerNorm)) else f"its norm is a {type(self.LayerNorm).__name__}"
+
+    def shown(self: Any) -> str:
+        return f"{type(self).__name__}({self.dense.in_features}, {self.dense.out_features}, p={self.dropout.p})"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.LayerNorm]
+
+    def fused(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        return norm_of_sum(self.LayerNorm, self.dropout(self.dense(hidden_states)), input_tensor)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        hidden = rows((self.dense.in_features,), elements, device, dtype)
+        return [Call((hidden, _stream(len(hidden), self.dense.out_features, of=self.dense)), {})]
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertSelfAttention", "cd1f843c2190")
+class BertSelfAttention(Adapted):
+    """Its input is cast once for query, key and value, where autocast casts it for each, and each gradient back."""
+
+    def shown(self: Any) -> str:
+        return f"{type(self).__name__}({self.query.in_features})"
+
+    def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        narrow = product_type(hidden_states.device, hidden_states.dtype)
+        given = hidden_states if narrow is None else hidden_states.to(narrow)
+        return self.adapted_from.forward(self, given, *args, **kwargs)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        width, length = self.query.in_features, 128
+        return [Call((_stream(max(1, elements // (width * length)), length, width, of=self.query),), {})]
+
+
 class _Layer(Adapted):
-    """A layer with its norms in front: the norms in the type in which the products behind them multiply."""
+    """A layer with its norms in front, in the type in which the products behind them multiply; the second one at once
+    with the sum before it."""
 
     def takes(self: Any) -> list[Module]:
         return list(self.norms())
@@ -147,8 +211,8 @@ class _Layer(Adapted):
         kwargs.update(zip(names, args, strict=False))
         before, between = self.norms()
         attended = self.attended(norm_for_products(before, hidden_states), **kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(norm_for_products(between, hidden_states))
+        normed, hidden_states = sum_for_products(between, attended, hidden_states)
+        return hidden_states + self.mlp(normed)
 
 
 _OLD_NAME = "past_key_values"
@@ -168,6 +232,12 @@ class LlamaDecoderLayer(_Layer):
 
     def attended(self: Any, normed: Tensor, **kwargs: Any) -> Tensor:
         return self.self_attn(hidden_states=normed, **kwargs)[0]
+
+
+@adapter_of_source("transformers.models.clip.modeling_clip.CLIPEncoderLayer", "62e60adf8f71", "590c00aacbf0")
+class CLIPEncoderLayer(LlamaDecoderLayer):
+    def norms(self: Any) -> tuple[Any, Any]:
+        return self.layer_norm1, self.layer_norm2
 
 
 @adapter_of_source("transformers.models.gpt2.modeling_gpt2.GPT2Block", "823c366502c8", "d099670e6973")
