@@ -276,13 +276,26 @@ struct gelu {
     }
   };
 
+  // |x|, up to where 16 bits have 0 alone.
+  static NNK_HD T distance(T x) { return at_most(magnitude(x), T(14)); }
+  static constexpr T unit = T(1.0 / (1 << 24));  // of the fits by a power of two, which else would be subnormal
+
   // max(x, 0) - a Phi(-a)
   NNK_HD T value(T x) const {
+    if constexpr (M::exponential_is_cheap) {
+      const T a = distance(x);
+      return madd(a * flushed_power(polynomial<M::Table::gelu_tail>(a)), -unit, x < T(0) ? T(-0.0) : x);
+    }
     const Normal normal = Normal::below(x);
     return (x < T(0) ? T(-0.0) : x) - normal.tail.times(normal.a * normal.mills());
   }
 
   NNK_HD T d1(T x) const {
+    if constexpr (M::exponential_is_cheap) {
+      const T a = distance(x);
+      const T below = (-M::Table::gelu_root_hi - a) * flushed_power(polynomial<M::Table::gelu_slope>(a)) * unit;
+      return x < T(0) ? below : T(1) - below;
+    }
     const Normal normal = Normal::below(x);
     const T below = normal.tail.times(madd(T(-inv_sqrt_2pi), normal.a, normal.mills()));
     const T outside = x < T(0) ? below : T(1) - below;

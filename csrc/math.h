@@ -201,6 +201,17 @@ NNK_HD typename M::T reciprocal(typename M::T y) {
   return typename M::T(1) / y;
 }
 
+// 2^z, or 0 where that is subnormal.
+NNK_HD float flushed_power(float z) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z));
+  return power;
+#else
+  return __builtin_exp2f(z);
+#endif
+}
+
 template <class M>
 NNK_HD float square_root(float x) {
 #if defined(__CUDA_ARCH__)

@@ -16,7 +16,7 @@ best polynomial of its degree, and prints the worst relative error of what the r
 
     mills_whole   as mills with another k, for every a, and with a derivative as exact
 
-The factor 2^24 of the gelu_ fits keeps what a GPU's exp2 would flush to 0; they serve Triton alone, as exp2 is one
+The factor 2^24 of the gelu_ fits keeps what a GPU's exp2 would flush to 0; they serve GPUs alone, as exp2 is one
 instruction there. mills_whole serves the reference alone, which autograd differentiates.
 """
 
@@ -150,7 +150,6 @@ FITS = [
 ]
 
 
-TRITON_ALONE = ("gelu_tail", "gelu_slope")
 REFERENCE_ALONE = ("mills_whole",)
 CPP_ALONE = ("tanh2",)
 
@@ -223,7 +222,7 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
         suffix = "f" if scalar == "float" else ""
         lines.append(f"struct {precision.capitalize()}Polynomials {{")
         for (name, of), values in table.items():
-            if of == precision and name not in TRITON_ALONE:
+            if of == precision:
                 body = ", ".join(f"{v!r}{suffix}" for v in values)
                 lines.append(f"  static constexpr {scalar} {name}[] = {{{body}}};")
         lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K}{suffix};")
