@@ -17,7 +17,7 @@ struct Float<float> {
   static constexpr float log2e = 1.44269504f, ln2 = 0.693147182f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
   static constexpr float subnormal_unit = 5.42101086e-20f;  // 2^-64
   static constexpr float far = 126.0f;  // exp(-far) is far below the smallest subnormal, and its scale in range
-  static constexpr int odds_shift = -64;
+  static constexpr int odds_shift = -66;
   static constexpr float odds_low = -40.0f, odds_high = 133.0f;
 };
 

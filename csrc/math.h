@@ -187,13 +187,13 @@ NNK_HD T at_least(T x, T bound) {
   return x < limit ? limit : x;
 }
 
-// 1 / y for 1 <= y < 1e30.
+// 1 / y for 1 <= y < 1e30: no flushed number is near.
 template <class M>
 NNK_HD typename M::T reciprocal(typename M::T y) {
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(y) == 4) {
     float r;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(y));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(y));
     if constexpr (M::precise) r = madd(r, madd(-r, y, 1.0f), r);
     return r;
   }
@@ -235,7 +235,7 @@ NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(y) == 4) {
     float r;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(y));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(y));
     const float quotient = x * r;
     if constexpr (M::precise) {
       // An infinite quotient's residual would be infinity minus infinity. In this order of signs -0 / y stays -0.

@@ -14,7 +14,7 @@ struct Odds {
   using T = typename M::T;
   using F = Float<T>;
   static constexpr T lift = sizeof(T) == 8 ? T(0x1p90) : T(0x1p22);      // of the numerator
-  static constexpr T lower = sizeof(T) == 8 ? T(0x1p-186) : T(0x1p-86);  // u / lift
+  static constexpr T lower = sizeof(T) == 8 ? T(0x1p-186) : T(0x1p-88);  // u / lift
   static constexpr T large = sizeof(T) == 8 ? T(0x1p37) : T(0x1p39);
 
   T whole;
@@ -40,9 +40,7 @@ struct Odds {
   static NNK_HD T one_plus_exponential(T z, Lo lo) {
 #if defined(__CUDA_ARCH__)
     if constexpr (M::exponential_is_cheap) {
-      float e;
-      asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(madd(z, F::log2e, float(F::odds_shift))));
-      return e + unit();
+      return flushed_power(madd(z, F::log2e, float(F::odds_shift))) + unit();
     }
     constexpr T highest = F::odds_high - 2;
 #else

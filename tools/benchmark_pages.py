@@ -1,9 +1,9 @@
-"""Rewrites the tables of docs/benchmarks/h100.md, overhead.md and the README, and its chart, from what was measured.
+"""Rewrites the tables of docs/benchmarks/ and the README, and its chart, from what was measured on each card.
 
 bash benchmarks/gpu.sh time families      # on the machine with the GPU; then copy its gpu-output/
 python benchmarks/overhead.py --forms --json > gpu-output/forms.json
-python tools/benchmark_pages.py gpu-output/gpu.json gpu-output/families.json gpu-output/forms.json
-python tools/benchmark_pages.py           # from what docs/benchmarks/h100/ holds already
+python tools/benchmark_pages.py h200 gpu-output/gpu.json gpu-output/families.json gpu-output/forms.json
+python tools/benchmark_pages.py           # from what docs/benchmarks/h100/ and h200/ hold already
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from typing import Any
 import pages
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "docs/benchmarks/h100"
+KEPT = ROOT / "docs/benchmarks"
 FILES = {"gpu.json": "stateless.json", "families.json": "families.json", "forms.json": "small_calls.json"}
-PAGES = [ROOT / name for name in ("docs/benchmarks/h100.md", "docs/benchmarks/overhead.md", "README.md")]
+CARDS = ("h100", "h200")
+SHOWN_CARD, SMALL_CALLS_CARD = "h200", "h100"
+"""Whose figures the README shows, and those of small calls."""
+PAGES = [
+    ROOT / name
+    for name in ("docs/benchmarks/h100.md", "docs/benchmarks/h200.md", "docs/benchmarks/overhead.md", "README.md")
+]
 SHOWN = {
     "mish": "mish",
     "softsign": "softsign",
@@ -33,20 +39,20 @@ SHOWN = {
 """The cases of the README, and what it calls them."""
 
 
-def read(name: str) -> Any:
-    return json.loads((KEPT / name).read_text())
+def read(card: str, name: str) -> Any:
+    return json.loads((KEPT / card / name).read_text())
 
 
-def measured() -> list[dict[str, Any]]:
-    """Every case of bfloat16: what it is called, and each side's shares, wall shares and memory."""
+def measured(card: str) -> list[dict[str, Any]]:
+    """Every case of bfloat16 on a card: what it is called, and each side's shares, wall shares and memory."""
     found: dict[str, dict[str, Any]] = {}
-    for entry in read("stateless.json")["results"]:
+    for entry in read(card, "stateless.json")["results"]:
         if entry["dtype"] == "bfloat16":
             case = found.setdefault(entry["activation"], {"name": entry["activation"]})
             side = {"cuda": "ours"}.get(entry["backend"], entry["backend"])
             case[side] = {way: entry[way] for way in ("forward", "backward")}
             case["memory"] = entry["peak_bytes"]["ours"] / entry["peak_bytes"]["eager"]
-    for case in read("families.json")["results"]:
+    for case in read(card, "families.json")["results"]:
         if "peak_bytes" in case["ours"]:
             case["memory"] = case["ours"]["peak_bytes"] / case["eager"]["peak_bytes"]
         found[case["name"]] = case
@@ -78,7 +84,7 @@ def table(cases: list[dict[str, Any]], names: dict[str, str] | None = None) -> s
 
 
 def readme_table() -> str:
-    cases = {case["name"]: case for case in measured()}
+    cases = {case["name"]: case for case in measured(SHOWN_CARD)}
     return table([cases[name] for name in SHOWN], SHOWN)
 
 
@@ -89,7 +95,7 @@ def chart(path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    cases = {case["name"]: case for case in measured()}
+    cases = {case["name"]: case for case in measured(SHOWN_CARD)}
     figure, axes = plt.subplots(figsize=(8, 4.2), dpi=110)
     colours = {"eager": "#b8c0cc", "compile": "#7f93b2", "ours": "#d1495b"}
     for at, side in enumerate(colours):
@@ -104,7 +110,7 @@ def chart(path: Path) -> None:
     axes.set_yticks(range(len(SHOWN)), list(SHOWN.values()))
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("forward and backward, share of what the memory allows (H100, bfloat16)")
+    axes.set_xlabel(f"forward and backward, share of what the memory allows ({SHOWN_CARD.upper()}, bfloat16)")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncol=3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -120,7 +126,7 @@ def small_calls(device: str) -> str:
     """What a small call costs the host: forward and backward, then forward without gradients."""
     heads = ("", "eager, us", "ours, us", "ratio", "bar", "forward: eager, us", "ours, us", "ratio", "bar")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for entry in read("small_calls.json"):
+    for entry in read(SMALL_CALLS_CARD, "small_calls.json"):
         if entry["device"] != device:
             continue
         cells = [entry["activation"]]
@@ -140,26 +146,31 @@ def small_calls(device: str) -> str:
     return "\n".join(lines)
 
 
-def rewritten(page: str, overhead: str, readme: str) -> tuple[str, str, str]:
-    """The texts of `PAGES` with their tables."""
-    cases = measured()
-    stateless = [case for case in cases if "error" not in case]
-    families = [case for case in cases if "error" in case]
-    told = read("families.json")
+def of_card(card: str, page: str) -> str:
+    """The text of a card's page with its tables."""
+    cases = measured(card)
+    told = read(card, "families.json")
     where = f"{told['device']}, torch {told['torch']}, whose copy moves {told['copy_tb_per_s']:.2f} TB/s"
     page = between(page, "machine", where + ".")
-    page = between(between(page, "stateless", table(stateless)), "families", table(families))
+    page = between(page, "stateless", table([case for case in cases if "error" not in case]))
+    return between(page, "families", table([case for case in cases if "error" in case]))
+
+
+def rewritten(*texts: str) -> tuple[str, ...]:
+    """The texts of `PAGES` with their tables."""
+    *pages_of_cards, overhead, readme = texts
     for device in ("cuda", "cpu"):
         overhead = between(overhead, f"small calls, {device}", small_calls(device))
-    return page, overhead, between(readme, "figures", readme_table())
+    cards = [of_card(card, page) for card, page in zip(CARDS, pages_of_cards, strict=True)]
+    return *cards, overhead, between(readme, "figures", readme_table())
 
 
 def main() -> None:
-    for path in map(Path, sys.argv[1:]):
-        shutil.copyfile(path, KEPT / FILES[path.name])
+    for path in map(Path, sys.argv[2:]):
+        shutil.copyfile(path, KEPT / sys.argv[1] / FILES[path.name])
     for file, text in zip(PAGES, rewritten(*(page.read_text() for page in PAGES)), strict=True):
         file.write_text(text)
-    chart(ROOT / "docs/benchmarks/h100.png")
+    chart(KEPT / "shares.png")
 
 
 if __name__ == "__main__":
