@@ -69,6 +69,11 @@ CASES = [
         for cols in (4096, 1024)
     ),
     *(_case("layer_norm", "gelu", 16384, cols, "cuda", torch.bfloat16) for cols in (4096, 1024)),
+    _case("layer_norm", "identity", 65536, 256, "cuda", torch.bfloat16, forward_bar=0.92, backward_bar=0.88),
+    _case("rms_norm", "identity", 65536, 256, "cuda", torch.bfloat16, forward_bar=0.94, backward_bar=0.88),
+    _case("layer_norm", "gelu", 8192, 8192, "cuda", torch.float32, forward_bar=0.95, backward_bar=0.93),
+    _case("layer_norm", "identity", 128, 2**20, "cuda", torch.bfloat16, forward_bar=0.85, backward_bar=0.80),
+    _case("layer_norm", "identity", 16, 2**22, "cuda", torch.float32, forward_bar=0.85, backward_bar=0.80),
     _case("rms_norm", "silu", 16384, 4096, "cuda", torch.bfloat16),
     *(
         _case("layer_norm", activation, 1024, 1024, "cpu", torch.float32, forward_bar=1.5, backward_bar=1.5)
