@@ -134,10 +134,9 @@ def test_running_statistics_move_in_every_call():
     x = torch.randn(16, 4, 5, device=DEVICE)
     ours, theirs = nnkernels.nn.BatchNormAct1d(4).to(DEVICE), torch.nn.BatchNorm1d(4).to(DEVICE)
     for step in range(6):
-        before = ours.running_mean._version
         torch.testing.assert_close(ours(x + step), theirs(x + step), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours.running_var, theirs.running_var)
-        assert ours.running_mean._version > before
+        assert ours.running_mean._version == theirs.running_mean._version
 
 
 @needs_node
