@@ -228,8 +228,9 @@ PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Tensor y;
   {
     pybind11::gil_scoped_release unlocked;
-    const nnk::Shown shown(g_names[call.activation], [&] { return std::vector<c10::IValue>{x}; },
-                           [&] { return torch::autograd::compute_requires_grad(x); });
+    const nnk::Shown shown(
+        g_names[call.activation], [&] { return std::vector<c10::IValue>{x}; },
+        [&] { return torch::autograd::compute_requires_grad(x); });
     y = inplace ? value_in_place(call, x, keeps_output) : value(call, x, keeps_output);
   }
   return THPVariable_Wrap(y);

@@ -20,6 +20,7 @@ def _load() -> Any:
 module: Any = _load()
 """The extension; None if it was not built for this torch, or somebody prefers Python."""
 
+
 def shown(name: str) -> str:
     """By which a profiler shows calls of the module `name`, and, with "Backward" behind it, their backward passes."""
     return f"NNKernels{name}"

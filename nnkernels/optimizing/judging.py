@@ -79,7 +79,7 @@ def kinds(model: Module) -> list[Kind]:
 
 
 def _is_prepared(module: Module) -> bool:
-    """Whether torch.ao is to quantise what is inside: by its `qconfig`, or by what it notes of a graph that it prepares."""
+    """Whether torch.ao is to quantise what is inside: it has a `qconfig`, or is a graph that torch.ao has prepared."""
     if isinstance(module, torch.fx.GraphModule) and "_observed_graph_module_attrs" in module.meta:
         return True
     return "qconfig" in module.__dict__
