@@ -3,10 +3,8 @@
 // Compiled against the torch that is installed and used only while that torch runs, since autograd has no stable ABI.
 // Whatever is not a plain call (subclasses, transforms, modes, tangents, a graph of the gradient) is handed to the
 // Python routes of nnkernels/autograd/, which stay the truth for everything.
-#include <ATen/SequenceNumber.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/record_function.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -230,8 +228,9 @@ PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Tensor y;
   {
     pybind11::gil_scoped_release unlocked;
-    const bool records = torch::autograd::compute_requires_grad(x);
-    RECORD_FUNCTION(g_names[call.activation], std::vector<c10::IValue>{x}, records ? at::sequence_number::peek() : -1);
+    const nnk::Shown shown(
+        g_names[call.activation], [&] { return std::vector<c10::IValue>{x}; },
+        [&] { return torch::autograd::compute_requires_grad(x); });
     y = inplace ? value_in_place(call, x, keeps_output) : value(call, x, keeps_output);
   }
   return THPVariable_Wrap(y);

@@ -26,7 +26,7 @@ from ..arguments import accepts, refusal
 from ..dispatch import Backend
 from ..registry import Activation, elementwise
 from . import jagged, node, recomputing, sharded
-from .context import check_alike, has_plain_data, writing
+from .context import check_alike, has_plain_data, shown_as, writing
 
 
 def call(
@@ -100,13 +100,13 @@ def _call(row: Activation, function: Any, x: Tensor, a: float, b: float, inplace
         from .saving import apply
 
         return apply(row, x, backend, a, b, inplace, policy)
-    return (_in_place if inplace else _Plain.apply)(x, row, backend, a, b)
+    return (_in_place if inplace else _plain)(x, row, backend, a, b)
 
 
 def _remembered(row: Activation, x: Tensor, backend: Backend, a: float, b: float, inplace: bool) -> Tensor:
     if inplace or row.keeps_output(a, b):  # what follows shares the output with backward as it is
-        return (_in_place if inplace else _Plain.apply)(x, row, backend, a, b)
-    y = _Plain.apply(x, row, backend, a, b)
+        return (_in_place if inplace else _plain)(x, row, backend, a, b)
+    y = _plain(x, row, backend, a, b)
     recomputing.remember(y, row.name, lambda x: backend.forward(row.name, x, a, b), x)
     return y
 
@@ -179,9 +179,14 @@ class _Plain(Function):
         return gradient(grad, ctx.saved_tensors[0], *ctx.constants), None, None, None, None
 
 
+def _plain(x: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:
+    return shown_as(row.module, _Plain).apply(x, row, backend, a, b)
+
+
 def _in_place(x: Tensor, row: Activation, backend: Backend, a: float, b: float) -> Tensor:
     # The copy belongs to the graph, by which second derivatives find their way from it to the input.
-    return _PlainInplace.apply(x, None if row.keeps_output(a, b) else x.clone(), row, backend, a, b)
+    function = shown_as(row.module, _PlainInplace)
+    return function.apply(x, None if row.keeps_output(a, b) else x.clone(), row, backend, a, b)
 
 
 def nothing_for_copy(ctx: Any, grad: Tensor) -> Tensor | None:

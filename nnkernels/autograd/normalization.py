@@ -193,6 +193,7 @@ def _of_operands(
     for_residual: Tensor | None = None,
     for_weight: Tensor | None = None,
     for_bias: Tensor | None = None,
+    *,
     narrowed: Tensor | None = None,
 ) -> Gradients:
     """The sum's gradient as that of each operand, in its type, with the others between them."""

@@ -40,6 +40,11 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.element_size() == 2 else torch.float64
 
 
+def summed_dtype(x: Tensor, addend: Tensor | None) -> torch.dtype:
+    """The type of x, or of its sum with the addend, which is the one that torch gives it."""
+    return x.dtype if addend is None else torch.promote_types(x.dtype, addend.dtype)
+
+
 class Kernels(Protocol):
     """The kernels of layer and rms norm with residual and activation, of a matrix or of a sum of two."""
 
@@ -53,7 +58,7 @@ class Kernels(Protocol):
         addend: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """f(norm(x + addend) (weight + offset) + bias + residual) of a matrix, in the norm's type, its rows'
-        statistics, and x + addend if there is an addend, in the wider of the two's types. With `gates` it is another
+        statistics, and x + addend if there is an addend, in the type `summed_dtype`. With `gates` it is another
         function of the same tensors.
 
         The statistics are those of that sum: the mean (if centred) and 1 / deviation.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.normalization import Norm, statistics_dtype
+from ..contracts.normalization import Norm, statistics_dtype, summed_dtype
 from ..native import index_of
 from .fused import _wide
 
@@ -25,7 +25,7 @@ def norm_act(
     bias: Tensor | None,
     addend: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    of = x.dtype if addend is None else torch.promote_types(x.dtype, addend.dtype)
+    of = summed_dtype(x, addend)
     if norm.dtype.itemsize > of.itemsize:  # these kernels write the type that they normalise
         total = None if addend is None else x + addend
         wide = (x if total is None else total).to(norm.dtype)

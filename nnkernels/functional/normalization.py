@@ -12,7 +12,7 @@ from ..arguments import accepts, number, refusal
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..broadcast import spread
-from ..contracts.normalization import Norm
+from ..contracts.normalization import Norm, summed_dtype
 from ..fusing import Inner, inner
 
 __all__ = ["add_layer_norm", "add_rms_norm", "gated_rms_norm", "layer_norm_act", "rms_norm_act"]
@@ -197,7 +197,7 @@ def add_layer_norm(
     given = {"input": input, "residual": residual, "weight": weight, "bias": bias}
     dims = _check("add_layer_norm", given, normalized_shape, eps)
     addend = _addend("add_layer_norm", residual, input)
-    dtype = _type("add_layer_norm", torch.promote_types(input.dtype, addend.dtype), dtype)
+    dtype = _type("add_layer_norm", summed_dtype(input, addend), dtype)
     norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, dtype)
     return autograd.call_of_sum(norm, input, addend, dims, weight, bias)
 
@@ -247,7 +247,7 @@ def add_rms_norm(
     given = {"input": input, "residual": residual, "weight": weight}
     dims = _check("add_rms_norm", given, normalized_shape, eps)
     addend = _addend("add_rms_norm", residual, input)
-    of = torch.promote_types(input.dtype, addend.dtype)
+    of = summed_dtype(input, addend)
     norm = _rms_norm("add_rms_norm", inner("add_rms_norm", "identity", {}), of, eps, dtype, offset)
     return autograd.call_of_sum(norm, input, addend, dims, weight, None)
 
@@ -325,7 +325,7 @@ def _addend(name: str, residual: Tensor, x: Tensor) -> Tensor:
     _check_given(name, "residual", residual)
     if residual.shape == x.shape:
         return residual
-    return _broadcast(name, residual, x, dtype=torch.promote_types(residual.dtype, x.dtype))
+    return _broadcast(name, residual, x, dtype=summed_dtype(x, residual))
 
 
 def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:

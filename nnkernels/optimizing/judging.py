@@ -60,12 +60,13 @@ class Kind:
 def kinds(model: Module) -> list[Kind]:
     """The modules that have an adapter, or for which somebody might expect one, by kind."""
     found: dict[tuple[str, str, Any], Kind] = {}
+    prepared = {id(inside) for module in model.modules() if _is_prepared(module) for inside in module.modules()}
     for name, module in model.named_modules():
         adapter, why = find(module)
         if adapter is None and not why:
             continue
         if adapter is not None:
-            examined = _examined(adapter, module)
+            examined = _examined(adapter, module, id(module) in prepared)
             if examined is None:
                 continue
             shown, why = examined
@@ -77,13 +78,20 @@ def kinds(model: Module) -> list[Kind]:
     return list(found.values())
 
 
-def _examined(adapter: type[Adapted], module: Module) -> tuple[str, str] | None:
+def _is_prepared(module: Module) -> bool:
+    """Whether torch.ao is to quantise what is inside: it has a `qconfig`, or is a graph that torch.ao has prepared."""
+    if isinstance(module, torch.fx.GraphModule) and "_observed_graph_module_attrs" in module.meta:
+        return True
+    return "qconfig" in module.__dict__
+
+
+def _examined(adapter: type[Adapted], module: Module, prepared: bool) -> tuple[str, str] | None:
     """How a module is shown, and why it has to be left."""
     if is_adapted(module):
         return None
     if "forward" in module.__dict__:
         return type(module).__name__, "its forward was set on the instance"
-    if "qconfig" in module.__dict__:
+    if prepared:
         return type(module).__name__, "it is to be quantised by tools that compare classes exactly"
     with adapted((adapter, [module])):
         why = module.examine()  # type: ignore[operator]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .. import _torch, functional, nn
+from ..contracts.normalization import summed_dtype
 from ..functional.elementwise import variant
 from ..fusing import inner
 from ..nn.batch_normalization import batch_norm_act
@@ -132,16 +133,11 @@ def _rms(
     )
 
 
-def summed_type(x: Tensor, addend: Tensor | None) -> torch.dtype:
-    """The type of x, or of its sum with the addend."""
-    return x.dtype if addend is None else torch.promote_types(x.dtype, addend.dtype)
-
-
 def _type_of(
     function: Callable[..., Tensor], arguments: tuple[Any, ...], x: Tensor, addend: Tensor | None = None
 ) -> torch.dtype:
     """Of what type torch's function makes its result: autocast has its own mind about norms, on each device another."""
-    kind, dtype = x.device.type, summed_type(x, addend)
+    kind, dtype = x.device.type, summed_dtype(x, addend)
     if not _torch.autocasts(kind):
         return dtype
     return _made(function, arguments, kind, dtype, torch.get_autocast_dtype(kind))
@@ -204,7 +200,7 @@ def norm_for_products(norm: Module, x: Tensor) -> Tensor:
 
 def sum_for_products(norm: Module, x: Tensor, addend: Tensor) -> tuple[Tensor, Tensor]:
     """The same of x + addend, and that sum."""
-    made = _normed(norm, x, addend, product_type(x.device, summed_type(x, addend)))
+    made = _normed(norm, x, addend, product_type(x.device, summed_dtype(x, addend)))
     if made is not NotImplemented:
         return made
     total = x + addend

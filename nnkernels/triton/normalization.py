@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts.normalization import Norm, statistics_dtype
+from ..contracts.normalization import Norm, statistics_dtype, summed_dtype
 from ..recording import launch
 from ..registry import elementwise
 from . import hardware
@@ -53,7 +53,7 @@ def norm_act(
     rows, cols = x.shape
     inner = norm.inner
     y = torch.empty(rows, cols, dtype=norm.dtype, device=x.device)
-    total = None if addend is None else torch.empty(rows, cols, dtype=_wider(x, addend), device=x.device)
+    total = None if addend is None else torch.empty(rows, cols, dtype=summed_dtype(x, addend), device=x.device)
     kept = statistics_dtype(x if total is None else total)
     statistics = torch.empty(1 + norm.centred, rows, dtype=kept, device=x.device)
     given = (
@@ -146,10 +146,6 @@ def norm_act_backward(
             grid = (-(-cols // block_cols), wanted)
             launch(gradients.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
     return grad_x, grad_residual, found[0], found[1], narrowed
-
-
-def _wider(x: Tensor, addend: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, addend.dtype)
 
 
 def _row_stride(x: Tensor | None) -> int:

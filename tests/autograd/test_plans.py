@@ -53,6 +53,10 @@ LAYOUTS = {
 }
 
 
+def is_ours_in_cpp(node):
+    return node.name().startswith("NNKernels") and not isinstance(node, torch.autograd.function.BackwardCFunction)
+
+
 def tensors(name, layout, dtype):
     generator = torch.Generator().manual_seed(0)
     made = [torch.randn(shape, generator=generator) for shape in ((6, 8, 10), *CALLS[name][1])]
@@ -77,8 +81,8 @@ def test_every_call_gives_the_same(name, layout, dtype):
         again, y = once(name, given)
         pairs = zip(first, again, strict=True)
         assert all(torch.equal(one, other) and one.stride() == other.stride() for one, other in pairs)
-    made_by = [y.grad_fn.name(), *(before.name() for before, _ in y.grad_fn.next_functions if before is not None)]
-    assert not has_cpp_node() or "NNKernelsFormBackward" in made_by
+    made_by = [y.grad_fn, *(before for before, _ in y.grad_fn.next_functions if before is not None)]
+    assert not has_cpp_node() or any(map(is_ours_in_cpp, made_by))
 
 
 @needs_node
@@ -130,10 +134,9 @@ def test_running_statistics_move_in_every_call():
     x = torch.randn(16, 4, 5, device=DEVICE)
     ours, theirs = nnkernels.nn.BatchNormAct1d(4).to(DEVICE), torch.nn.BatchNorm1d(4).to(DEVICE)
     for step in range(6):
-        before = ours.running_mean._version
         torch.testing.assert_close(ours(x + step), theirs(x + step), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours.running_var, theirs.running_var)
-        assert ours.running_mean._version > before
+        assert ours.running_mean._version == theirs.running_mean._version
 
 
 @needs_node

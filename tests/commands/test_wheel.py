@@ -20,11 +20,17 @@ assert torch.__version__.startswith("{torch}"), torch.__version__
 assert autograd.has_cpp_node(), native.node_versions()
 assert not isinstance(dispatch.named("cpu"), str), dispatch.named("cpu")
 assert native.build_info()["stable_abi_target"] == "2.11"
+
+
+def is_ours_in_cpp(node):
+    return node.name().startswith("NNKernels") and not isinstance(node, torch.autograd.function.BackwardCFunction)
+
+
 for name in ("silu", "gelu", "relu6", "elu"):
     x = torch.linspace(-5, 5, 1001, dtype=torch.float64)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     y, expected = getattr(functional, name)(ours), getattr(torch.nn.functional, name)(theirs)
-    assert y.grad_fn.name() == "NNKernelsActivationBackward", y.grad_fn.name()
+    assert is_ours_in_cpp(y.grad_fn), y.grad_fn
     y.square().sum().backward()
     expected.square().sum().backward()
     torch.testing.assert_close(y, expected)
@@ -33,7 +39,7 @@ for attempt in range(4):  # by then the plan of the form is C++'s
     x = torch.linspace(-3, 3, 60).reshape(6, 10).requires_grad_()
     y = functional.softmax(x, -1)
     y.square().sum().backward()
-assert y.grad_fn.name() == "NNKernelsFormBackward", y.grad_fn.name()
+assert is_ours_in_cpp(y.grad_fn), y.grad_fn
 torch.testing.assert_close(y, torch.softmax(x, -1))
 """
 

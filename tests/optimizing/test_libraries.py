@@ -45,6 +45,16 @@ def vision_tower():
     return transformers.CLIPVisionModel(config), {"pixel_values": torch.randn(2, 3, 16, 16)}
 
 
+def speech_encoder():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, conv_dim=(8, 8),
+        conv_kernel=(4, 4), conv_stride=(4, 4), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        mask_time_prob=0.0, layerdrop=0.0,
+    )  # fmt: skip
+    return transformers.Wav2Vec2Model(config), {"input_values": torch.randn(2, 400)}
+
+
 class Blocks(torch.nn.Module):
     """Two blocks as a UNet has them, the second with another width."""
 
@@ -99,6 +109,8 @@ MODELS = [
     language_model("Roberta", "ForMaskedLM", max_position_embeddings=40, **GATED),
     language_model("Electra", "ForMaskedLM", embedding_size=32, **GATED),
     language_model("DebertaV2", "ForMaskedLM", **GATED),
+    language_model("DistilBert", "ForMaskedLM", dim=32, hidden_dim=48, n_layers=2, n_heads=4),
+    pytest.param(speech_encoder, id="transformers-Wav2Vec2"),
     pytest.param(vision_tower, id="transformers-CLIP"),
     language_model("GPT2", "LMHeadModel"),
     pytest.param(unet_blocks, id="diffusers-resnet"),
@@ -307,3 +319,46 @@ def test_the_input_of_self_attention_is_cast_once():
         handle.remove()
     found, given = run()
     assert torch.equal(found, expected) and len({id(one) for one in given}) == 1 and given[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("named", "blocks"),
+    [
+        ("transformers-Bert", {"BertSelfOutput", "BertOutput", "BertSelfAttention"}),
+        ("transformers-Roberta", {"RobertaSelfOutput", "RobertaOutput", "RobertaSelfAttention"}),
+        ("transformers-DebertaV2", {"DebertaV2SelfOutput", "DebertaV2Output"}),
+        ("transformers-DistilBert", {"TransformerBlock"}),
+        ("transformers-Wav2Vec2", {"Wav2Vec2EncoderLayer"}),
+        ("transformers-CLIP", {"CLIPEncoderLayer"}),
+    ],
+)
+def test_blocks_with_the_same_source_are_known(named, blocks):
+    (build,) = (one.values[0] for one in MODELS if one.id == named)
+    model, _ = built(build)
+    nnkernels.optimize(model, always=True, verbose=False)
+    assert blocks <= {type(module).__name__ for module in model.modules() if is_adapted(module)}
+
+
+@pytest.mark.parametrize(
+    "named", ["transformers-Llama", "transformers-GPT2", "transformers-CLIP", "timm-vit_tiny_patch16_224"]
+)
+def test_the_second_norm_of_a_layer_is_one_with_the_sum_in_front_of_it(named, monkeypatch):
+    """Under autocast a product's 16 bits and the float32 stream go in, 16 bits for products and the stream come out."""
+    (build,) = (one.values[0] for one in MODELS if one.id == named)
+    model, example = built(build)
+    nnkernels.optimize(model, always=True, verbose=False)
+    types = set()
+
+    def watching(function):
+        def watched(x, addend, *args, **kwargs):
+            y, total = function(x, addend, *args, **kwargs)
+            types.add((x.dtype, addend.dtype, y.dtype, total.dtype))
+            return y, total
+
+        return watched
+
+    for name in ("add_layer_norm", "add_rms_norm"):
+        monkeypatch.setattr(nnkernels.functional, name, watching(getattr(nnkernels.functional, name)))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**example) if isinstance(example, dict) else model(example)
+    assert types == {(torch.bfloat16, torch.float32, torch.bfloat16, torch.float32)}

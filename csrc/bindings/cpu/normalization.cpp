@@ -99,7 +99,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_forward(const Tensor& x, const OptionalT
   const auto matrix = [&](bool wanted, ScalarType type) {
     return allocate(x, {wanted ? x.size(0) : 0, wanted ? x.size(1) : 0}, type);
   };
-  Tensor total = matrix(addend.has_value(), addend ? promoted(x.scalar_type(), addend->scalar_type()) : x.scalar_type());
+  Tensor total =
+      matrix(addend.has_value(), addend ? promoted(x.scalar_type(), addend->scalar_type()) : x.scalar_type());
   const Tensor& of = addend ? total : x;
   const NormCall call{of, residual, addend, weight, bias, activation, linear, gates, a, b, offset};
   call.check(needs);
@@ -116,7 +117,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_forward(const Tensor& x, const OptionalT
 }
 
 // The gradients of x, to which that of the sum is added, and the residual, and rows of partial sums of those of weight
-// and bias, one row being a vector; empty what is not wanted. That of x goes to `narrowed` as well, rounded to its type.
+// and bias, one row being a vector; empty what is not wanted. That of x goes to `narrowed` as well, rounded to its
+// type.
 std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, const Tensor& x,
                                                          const OptionalTensor& residual, const OptionalTensor& grad_sum,
                                                          const OptionalTensor& weight, const OptionalTensor& bias,
@@ -169,8 +171,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
       "bool linear, bool gates, float a, float b, float offset, float eps, bool centred) -> (Tensor, Tensor, Tensor)");
   m.def(
       "norm_backward(Tensor grad, Tensor x, Tensor? residual, Tensor? grad_sum, Tensor? weight, Tensor? bias, "
-      "Tensor statistics, Tensor(a!)? narrowed, int activation, bool linear, bool gates, float a, float b, float offset, "
-      "bool wants_residual, bool wants_parameters) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor statistics, Tensor(a!)? narrowed, int activation, bool linear, bool gates, float a, float b, "
+      "float offset, bool wants_residual, bool wants_parameters) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

@@ -1,7 +1,5 @@
 #include "form.h"
 
-#include <ATen/SequenceNumber.h>
-#include <ATen/record_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -202,8 +200,9 @@ Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tenso
   Tensors outputs;
   {
     pybind11::gil_scoped_release unlocked;
-    RECORD_FUNCTION(plan->name, (std::vector<c10::IValue>(tensors.begin(), tensors.end())),
-                    wanted ? at::sequence_number::peek() : -1);
+    const Shown shown(
+        plan->name, [&] { return std::vector<c10::IValue>(tensors.begin(), tensors.end()); },
+        [&] { return wanted != 0; });
     const Tensors found = plan->run(tensors);
     for (const Place& place : plan->results) outputs.push_back(at_place(place, found));
     if (wanted) {

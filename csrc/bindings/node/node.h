@@ -1,7 +1,9 @@
 // What the C++ nodes share: which calls are plain ones, and how a node is made and finds itself.
 #pragma once
 
+#include <ATen/SequenceNumber.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/record_function.h>
 #include <Python.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -10,7 +12,10 @@
 #include <torch/csrc/jit/frontend/tracer.h>
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 namespace nnk {
 
@@ -37,6 +42,28 @@ class PyLock {
 
  private:
   PyGILState_STATE state_;
+};
+
+// What a profiler shows of a call until the end of its scope. While nobody listens that is a look at an empty list, as
+// the dispatcher's for each of torch's operators; `inputs` and `records` (whether a node is made) are not even asked.
+class Shown {
+ public:
+  template <class Inputs, class Records>
+  Shown(const std::string& name, const Inputs& inputs, const Records& records) {
+    auto listeners = at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION);
+    if (C10_LIKELY(!listeners.has_value())) return;
+    guard_.emplace(std::move(*listeners));
+    const int64_t number = records() ? int64_t(at::sequence_number::peek()) : -1;
+    if (guard_->needsInputs()) {
+      const std::vector<c10::IValue> given = inputs();
+      guard_->before(name, &given, number);
+    } else {
+      guard_->before(name, number);
+    }
+  }
+
+ private:
+  std::optional<at::RecordFunction> guard_;
 };
 
 // Nodes are held by intrusive pointers since torch 2.14, by shared ones before.

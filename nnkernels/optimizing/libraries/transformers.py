@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ... import functional
+from ...contracts.normalization import summed_dtype
 from ..adapting import Adapted, Call, adapter_of_source, fingerprint, once, own_class
 from ..modules import (
     Named,
@@ -27,7 +28,6 @@ from ..modules import (
     norms_of_source,
     product_type,
     sum_for_products,
-    summed_type,
 )
 from .torch import Elsewhere, OnRows, rows
 
@@ -71,19 +71,19 @@ def _rms(
 
 def _llama(norm: Any, x: Tensor, named: Named, residual: Any, dtype: Any, addend: Any = None) -> Any:
     """weight * norm(x).to(type of x), which is of the wider of the two types."""
-    dtype = dtype or torch.promote_types(summed_type(x, addend), norm.weight.dtype)
+    dtype = dtype or torch.promote_types(summed_dtype(x, addend), norm.weight.dtype)
     return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype, addend)
 
 
 def _in_one(norm: Any, x: Tensor, named: Named, residual: Any, dtype: Any, addend: Any = None) -> Any:
     """(weight * norm(x)).to(type of x)."""
-    dtype = dtype or summed_type(x, addend)
+    dtype = dtype or summed_dtype(x, addend)
     return _rms(x, named, norm.weight, norm.variance_epsilon, 0.0, residual, dtype, addend)
 
 
 def _gemma(norm: Any, x: Tensor, named: Named, residual: Any, dtype: Any, addend: Any = None) -> Any:
     """((1 + weight) * norm(x)).to(type of x)."""
-    return _rms(x, named, norm.weight, norm.eps, 1.0, residual, dtype or summed_type(x, addend), addend)
+    return _rms(x, named, norm.weight, norm.eps, 1.0, residual, dtype or summed_dtype(x, addend), addend)
 
 
 @adapter_of_source("transformers.models.llama.modeling_llama.LlamaRMSNorm", "9635bcd843f3")
@@ -175,6 +175,52 @@ class BertOutput(Adapted):
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
         hidden = rows((self.dense.in_features,), elements, device, dtype)
         return [Call((hidden, _stream(len(hidden), self.dense.out_features, of=self.dense)), {})]
+
+
+class _PostNorm(Adapted):
+    """A layer with its norms behind, each at once with the sum in front of it; dropouts are the layer's own calls."""
+
+    def takes(self: Any) -> list[Module]:
+        return list(self.norms())
+
+    def norms(self: Any) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    def attended(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError
+
+    def fed(self: Any, x: Tensor) -> Tensor:
+        """What the second half adds."""
+        raise NotImplementedError
+
+    def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        between, behind = self.norms()
+        x = norm_of_sum(between, self.attended(hidden_states, *args, **kwargs), hidden_states)
+        return norm_of_sum(behind, self.fed(x), x)
+
+
+@adapter_of_source("transformers.models.distilbert.modeling_distilbert.TransformerBlock", "557d3ea40ca8")
+class DistilBertBlock(_PostNorm):
+    def norms(self: Any) -> tuple[Any, Any]:
+        return self.sa_layer_norm, self.output_layer_norm
+
+    def attended(self: Any, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return self.attention(x, attention_mask=attention_mask, **kwargs)[0]
+
+    def fed(self: Any, x: Tensor) -> Tensor:
+        return self.ffn(x)
+
+
+@adapter_of_source("transformers.models.wav2vec2.modeling_wav2vec2.Wav2Vec2EncoderLayer", "fad4845ae9cd")
+class Wav2Vec2EncoderLayer(_PostNorm):
+    def norms(self: Any) -> tuple[Any, Any]:
+        return self.layer_norm, self.final_layer_norm
+
+    def attended(self: Any, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return self.dropout(self.attention(x, attention_mask=attention_mask, **kwargs)[0])
+
+    def fed(self: Any, x: Tensor) -> Tensor:
+        return self.feed_forward(x)
 
 
 @adapter_of_source("transformers.models.bert.modeling_bert.BertSelfAttention", "cd1f843c2190")
