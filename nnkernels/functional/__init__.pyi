@@ -67,6 +67,9 @@ from .reducing import (
 from .scaling import (
     scale_act as scale_act,
 )
+from .sparsemax import (
+    sparsemax as sparsemax,
+)
 from .spiking import (
     lif as lif,
 )

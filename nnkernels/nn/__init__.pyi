@@ -73,6 +73,9 @@ from .reducing import (
 from .scaling import (
     LayerScale as LayerScale,
 )
+from .sparsemax import (
+    Sparsemax as Sparsemax,
+)
 from .spiking import (
     LIF as LIF,
 )
