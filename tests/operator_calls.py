@@ -91,11 +91,11 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
         _numbers(40, 5), _numbers(40, 5), _numbers(5), None, _silu(), 0.0, 0.0, 1, 5, 0, 1.0, True,
     ],
     "norm_forward": lambda: [
-        *(_numbers(6, 5) for _ in range(3)), _numbers(5), _numbers(5), _silu(), False, False, 0.0, 0.0, 1.0, 1e-5, True,
+        *(_numbers(6, 5) for _ in range(3)), _numbers(5), _numbers(5), _silu(), False, 2, 0.0, 0.0, 1.0, 1e-5, True,
     ],
     "norm_backward": lambda: [
         *(_numbers(6, 5) for _ in range(4)), _numbers(5), _numbers(5), torch.ones(2, 6, dtype=torch.float64),
-        _silu(), False, False, 0.0, 0.0, 1.0, True, True,
+        _silu(), False, 1, 0.0, 0.0, 1.0, True, True,
     ],
     "norm_statistics": lambda: [_x(), torch.zeros(4), torch.ones(4), 0.1, 1e-5, False, FRAME],
     "norm_apply": lambda: [_x(), _x(), _numbers(4), _numbers(4), _statistics(), _silu(), 0.0, 0.0, FRAME],

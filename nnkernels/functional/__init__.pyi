@@ -25,6 +25,7 @@ from .gated import (
     geglu as geglu,
     glu as glu,
     reglu as reglu,
+    situ_glu as situ_glu,
     swiglu as swiglu,
 )
 from .learned import (

@@ -32,6 +32,7 @@ from .gated import (
     GLU as GLU,
     Gated as Gated,
     ReGLU as ReGLU,
+    SiTUGLU as SiTUGLU,
     SwiGLU as SwiGLU,
 )
 from .learned import (

@@ -63,7 +63,7 @@ def norm_act(
         cols,
     )
     strides = (x.stride(0), _row_stride(addend), _row_stride(residual))
-    constants = (FORMULAS[inner.name].value, norm.centred, norm.gates)
+    constants = (FORMULAS[inner.name].value, norm.centred, int(norm.gates))
     with hardware.guard(x.device):
         if cols > _MOST_COLUMNS:
             launch(kernels.forward_long, (rows,))(*given, *strides, *constants, _LONG_TILE, num_warps=8)
@@ -104,8 +104,9 @@ def norm_act_backward(
     found = [None if parameter is None else torch.empty_like(parameter) for parameter in parameters]
     given = (grad, x, residual, weight, bias, statistics, sums)
     places = (inner.a, inner.b, norm.offset, rows, cols, grad.stride(0), x.stride(0), _row_stride(residual))
-    gate = FORMULAS[inner.name].value if norm.gates else None
-    formula = (gate, None if linear else FORMULAS[inner.name].d1, elementwise(inner.name).masks, norm.centred)
+    value = FORMULAS[inner.name].value if norm.gates else None
+    d1 = None if linear else FORMULAS[inner.name].d1
+    formula = (int(norm.gates), value, d1, elementwise(inner.name).masks, norm.centred)
     with hardware.guard(x.device):
         if sums is not None:
             launch(gradients.sums_long, (rows,))(*given, *places, *formula, _LONG_TILE, num_warps=8)

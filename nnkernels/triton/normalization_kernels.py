@@ -8,7 +8,10 @@ has to be known of the whole row first.
 import triton
 import triton.language as tl
 
+from ..contracts.normalization import Gate
 from .math import compute_type, is_fast
+
+AFTER, BEFORE = tl.constexpr(int(Gate.AFTER)), tl.constexpr(int(Gate.BEFORE))
 
 
 @triton.jit
@@ -43,6 +46,13 @@ def _load_sum(x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, COMPUTE
 
 
 @triton.jit
+def gated(x, gate, a, b, VALUE: tl.constexpr, FAST: tl.constexpr):
+    """x f(gate), and f(gate)."""
+    factor = VALUE(gate.to(x.dtype), tl.full((), a, x.dtype), tl.full((), b, x.dtype), FAST)
+    return x * factor, factor
+
+
+@triton.jit
 def load_weight(weight_ptr, inside, offset, COMPUTE: tl.constexpr):
     return load(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
 
@@ -65,8 +75,10 @@ def _result(
     normalised, weight, bias, residual, a, b, VALUE: tl.constexpr, GATES: tl.constexpr, FAST: tl.constexpr
 ):  # fmt: skip
     a, b = tl.full((), a, normalised.dtype), tl.full((), b, normalised.dtype)
-    if GATES:
+    if GATES == AFTER:
         return argument_of(normalised, weight, bias, None) * VALUE(residual.to(normalised.dtype), a, b, FAST)
+    elif GATES == BEFORE:
+        return argument_of(normalised, weight, bias, None)
     else:
         return VALUE(argument_of(normalised, weight, bias, residual), a, b, FAST)
 
@@ -137,6 +149,10 @@ def forward_rows(
     residual = residual_ptr
     if residual_ptr is not None:
         residual = load(residual_ptr + row * residual_stride + col, inside)
+    if GATES == BEFORE:
+        x, _ = gated(x, residual, a, b, VALUE, FAST)
+        if inside is not None:
+            x = tl.where(inside, x, 0.0)  # whatever f(0) is
     weight = weight_ptr
     if weight_ptr is not None:
         weight = load_weight(weight_ptr + col, col_inside, offset, COMPUTE)
@@ -194,7 +210,10 @@ def forward_long(
     addend_row, total_row = row * addend_stride, row * cols
     shift = tl.full((), 0.0, COMPUTE)
     if CENTRED:
-        shift = tl.sum(_load_sum(x_ptr + col, addend_ptr, addend_row + col, None, 0, None, COMPUTE), 0) / BLOCK_COLS
+        first = _load_sum(x_ptr + col, addend_ptr, addend_row + col, None, 0, None, COMPUTE)
+        if GATES == BEFORE:
+            first, _ = gated(first, load(residual_ptr + row * residual_stride + col, None), a, b, VALUE, FAST)
+        shift = tl.sum(first, 0) / BLOCK_COLS
     squares = tl.zeros((BLOCK_COLS,), COMPUTE)
     lows = squares
     moved = tl.full((), 0.0, tl.float64)
@@ -202,6 +221,10 @@ def forward_long(
     for start in range(0, cols, BLOCK_COLS):
         here = start + col
         x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, None, 0, here < cols, COMPUTE)
+        if GATES == BEFORE:
+            gate = load(residual_ptr + row * residual_stride + here, here < cols)
+            x, _ = gated(x, gate, a, b, VALUE, FAST)
+            x = tl.where(here < cols, x, 0.0)
         if CENTRED:
             count = tl.full((), tl.minimum(cols - start, BLOCK_COLS), tl.float64)
             x = tl.where(start + col < cols, x - shift, 0.0)
@@ -232,6 +255,8 @@ def forward_long(
         residual = residual_ptr
         if residual_ptr is not None:
             residual = load(residual_ptr + row * residual_stride + here, inside)
+        if GATES == BEFORE:
+            x, _ = gated(x, residual, a, b, VALUE, FAST)
         y = _result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
         store(y_ptr + row * cols + here, y, inside)
     _keep(statistics_ptr, high, low, deviation, row, rows, CENTRED)

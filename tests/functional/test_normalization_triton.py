@@ -11,32 +11,39 @@ from triton_tools import compile_ahead, compiles, spills
 
 @compiles
 @pytest.mark.parametrize(
-    ("name", "cols", "activation", "arch", "adds"),
+    ("name", "cols", "activation", "arch", "beside"),
     [
-        ("forward_rows", 4096, "gelu", "sm_90", False),
-        ("forward_rows", 4096, "identity", "sm_100", False),
-        ("forward_long", 32768, "silu", "sm_90", False),
-        ("sums_long", 32768, "silu", "sm_90", False),
-        ("forward_rows", 4096, "identity", "sm_90", True),
-        ("forward_long", 32768, "identity", "sm_90", True),
-        ("backward", 4096, "identity", "sm_90", True),
-        ("backward", 4096, "identity", "sm_80", False),
-        ("backward", 4096, "identity", "sm_100", False),
-        ("backward", 1024, "gelu", "sm_90", False),
-        ("backward", 32768, "silu", "sm_90", False),
-        ("add_partials", 4096, "identity", "sm_80", False),
+        ("forward_rows", 4096, "gelu", "sm_90", ""),
+        ("forward_rows", 4096, "identity", "sm_100", ""),
+        ("forward_long", 32768, "silu", "sm_90", ""),
+        ("sums_long", 32768, "silu", "sm_90", ""),
+        ("forward_rows", 4096, "identity", "sm_90", "sum"),
+        ("forward_long", 32768, "identity", "sm_90", "sum"),
+        ("backward", 4096, "identity", "sm_90", "sum"),
+        ("backward", 4096, "identity", "sm_80", ""),
+        ("backward", 4096, "identity", "sm_100", ""),
+        ("backward", 1024, "gelu", "sm_90", ""),
+        ("backward", 32768, "silu", "sm_90", ""),
+        ("add_partials", 4096, "identity", "sm_80", ""),
+        ("forward_rows", 4096, "silu", "sm_90", "gate"),
+        ("forward_long", 32768, "silu", "sm_90", "gate"),
+        ("sums_long", 32768, "silu", "sm_90", "gate"),
+        ("backward", 4096, "silu", "sm_90", "gate"),
+        ("backward", 4096, "silu", "sm_80", "gate"),
+        ("backward", 32768, "silu", "sm_100", "gate"),
     ],
 )
-def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tmp_path, monkeypatch):
+def test_kernels_compile_without_spilling(name, cols, activation, arch, beside, tmp_path, monkeypatch):
     from nnkernels.triton import hardware, normalization, normalization_backward, normalization_kernels
     from nnkernels.triton.activations import FORMULAS
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(hardware, "shared_memory", lambda device: 160 * 1024)
     kernel = getattr(normalization_kernels if name.startswith("forward") else normalization_backward, name)
+    adds, gates = beside == "sum", beside == "gate"
     identity = activation == "identity"
     x, long = torch.empty(1, cols, dtype=torch.bfloat16), cols > normalization._MOST_COLUMNS
-    walk = normalization._walk(cols, x, 2 + adds, identity)
+    walk = normalization._walk(cols, x, 2 + adds + gates, identity)
     block_rows, block_cols, num_warps = walk.block_rows, walk.block_cols, walk.num_warps
     if name == "forward_rows":
         block_rows, block_cols, num_warps = normalization._rows(cols, identity)
@@ -45,9 +52,10 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, adds, tm
     elif name == "add_partials":
         block_cols, num_warps = normalization._PARTIALS_TILE[1], 4
     constants = {"VALUE": FORMULAS[activation].value, "D1": None if identity else FORMULAS[activation].d1}
-    constants |= {"GATES": False, "GATE": None, "MASKS": False, "CENTRED": True, "FULL": True, "STAGES": walk.stages}
+    constants |= {"GATES": 2 * gates, "MASKS": False, "CENTRED": not gates, "FULL": True, "STAGES": walk.stages}
     constants |= {"BLOCK": normalization._PARTIALS_TILE[0], "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
-    missing = ("residual_ptr", "grad_residual_ptr", *(() if adds else ("addend_ptr", "total_ptr", "grad_sum_ptr")))
+    missing = () if gates else ("residual_ptr", "grad_residual_ptr")
+    missing += () if adds else ("addend_ptr", "total_ptr", "grad_sum_ptr")
     constants |= {**dict.fromkeys(missing), **({} if long else {"sums_ptr": None})}
     wide = ("statistics_ptr", "sums_ptr", "for_weight_ptr", "for_bias_ptr", "weight_partial_ptr", "bias_partial_ptr")
     types = dict.fromkeys(wide, "*fp32")
