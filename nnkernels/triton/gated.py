@@ -122,9 +122,9 @@ def forward(
     value = VALUE(gate, a, b, FAST)
     if BOUNDED == _LIMITS_VALUE:
         value = tl.where(value > limit, limit, value)
-    if CAPS & _GATE:
+    if _GATE & CAPS:
         value *= softcap_value(gate, tl.full((), gate_cap, COMPUTE), b, FAST)
-    if CAPS & _UP:
+    if _UP & CAPS:
         up = softcap_value(up, tl.full((), up_cap, COMPUTE), b, FAST)
     y = value * up
     store(places(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
@@ -176,12 +176,12 @@ def backward(
     near_gate, factor = bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
     slope = D1(near_gate, a, b, FAST)
     value = VALUE(near_gate, a, b, FAST)
-    if CAPS & _GATE:
+    if _GATE & CAPS:
         cap = tl.full((), gate_cap, COMPUTE)
         capped = softcap_value(gate, cap, b, FAST)
         slope = slope * capped + value * softcap_d1(gate, cap, b, FAST)
         value *= capped
-    if CAPS & _UP:
+    if _UP & CAPS:
         factor = softcap_value(up, tl.full((), up_cap, COMPUTE), b, FAST)
     grad_gate = times(grad * factor, slope, MASKS)
     if BOUNDED == _LIMITS_VALUE:
@@ -190,7 +190,7 @@ def backward(
     elif BOUNDED:
         grad_gate = tl.where(gate > limit, 0.0, grad_gate)
     grad_up = grad * value
-    if CAPS & _UP:
+    if _UP & CAPS:
         grad_up *= softcap_d1(up, tl.full((), up_cap, COMPUTE), b, FAST)
     if BOUNDED:
         grad_up = tl.where(tl.abs(up) > limit, 0.0, grad_up)
