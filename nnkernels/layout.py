@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -86,3 +87,14 @@ def empty_in(order: Sequence[int] | None, like: Tensor, shape: Sequence[int]) ->
         strides[dim] = step
         step *= max(shape[dim], 1)
     return like.new_empty_strided(shape, strides)
+
+
+def in_memory(order: tuple[int, ...] | None, x: Tensor) -> Tensor:
+    """The elements in the order of memory, as `memory_order` gives it; a copy only if they do not lie so."""
+    return (x if order is None else x.permute(order)).contiguous()
+
+
+def line_of(order: Sequence[int] | None, x: Tensor, dim: int) -> tuple[int, int]:
+    """The numbers along `dim` of what `in_memory` gives, and how far they lie apart: as many lines lie side by side."""
+    within = range(dim + 1, x.dim()) if order is None else order[order.index(dim) + 1 :]
+    return x.shape[dim], prod(x.shape[axis] for axis in within)

@@ -1,4 +1,4 @@
-"""Finding things by name, with an answer that helps where the name is wrong; and the backends' names.
+"""Finding things by name, with an answer that helps where the name is wrong; the names of the package and its backends.
 
 Nothing here needs torch, so that the command line can list names and refuse wrong ones at once.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+PACKAGE = __name__.partition(".")[0]
+"""Under which this package was imported, and under which it registers operators in Python: `nnkernels`, or what Hugging
+Face's `kernels` calls one version of it."""
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
 

@@ -8,6 +8,7 @@ namespace nnk::NNK_ISA {
 namespace {
 
 constexpr int64_t kTile = 512;
+constexpr double kInfinity = __builtin_inf();  // a cap that there is not
 
 // One operand's elements [begin, begin + count) as adjacent numbers of the compute type: in place where they are that
 // already, else in a tile.
@@ -197,7 +198,37 @@ Loop both_gradients_loop(int activation, Arithmetic arithmetic) {
   }
 }
 
-// Both gradients of any other gate, and of one whose value is limited, from the loops of value and slope.
+// y = cap tanh(x / cap)
+template <class T>
+void softcapped(double cap, Arithmetic arithmetic, const T* x, T* y, int64_t count) {
+  void* const data[] = {const_cast<T*>(x), y};
+  forward_loop(index_of_softcap, arithmetic)(cap, 0, data, count);
+}
+
+// y = grad (1 - tanh(x / cap)^2)
+template <class T>
+void softcap_gradient(double cap, Arithmetic arithmetic, const T* grad, const T* x, T* y, int64_t count) {
+  void* const data[] = {const_cast<T*>(grad), const_cast<T*>(x), y};
+  backward_loop(index_of_softcap, arithmetic)(cap, 0, data, count);
+}
+
+// Turns grad_gate, so far grad up f'(gate), and values, so far f(gate), to those of f(gate) softcap(gate).
+template <class T>
+void cap_gate(const GatedJob& job, Arithmetic arithmetic, const T* gate, const T* products, T* values, T* grad_gate,
+              int64_t count) {
+  alignas(64) T capped[kTile], slopes[kTile];
+  softcapped(job.gate_cap, arithmetic, gate, capped, count);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    grad_gate[i] *= capped[i];
+    slopes[i] = products[i] * values[i], values[i] *= capped[i];
+  }
+  softcap_gradient(job.gate_cap, arithmetic, slopes, gate, slopes, count);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) grad_gate[i] += slopes[i];
+}
+
+// Both gradients of any other gate, and of one that is limited or capped, from the loops of value and slope.
 template <class T>
 void separate_gradients(const GatedJob& job, Arithmetic arithmetic, void* const* data, int64_t count) {
   const T *grad = static_cast<const T*>(data[0]), *up = static_cast<const T*>(data[2]);
@@ -218,6 +249,9 @@ void separate_gradients(const GatedJob& job, Arithmetic arithmetic, void* const*
       values[i] = at_most(values[i], limit);
     }
   }
+  if (job.gate_cap < kInfinity) {
+    cap_gate(job, arithmetic, static_cast<const T*>(data[1]), products, values, static_cast<T*>(data[3]), count);
+  }
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) grad_up[i] = grad[i] * values[i];
 }
@@ -234,6 +268,15 @@ void forward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t 
   if (job.limits_value) {
     for (int64_t i = 0; i < count; ++i) values[i] = at_most(values[i], bounds.limit);
   }
+  alignas(64) T capped[kTile];
+  if (job.gate_cap < kInfinity) {
+    softcapped(job.gate_cap, arithmetic, gate, capped, count);
+    for (int64_t i = 0; i < count; ++i) values[i] *= capped[i];
+  }
+  if (job.up_cap < kInfinity) {
+    softcapped(job.up_cap, arithmetic, up, capped, count);
+    up = capped;
+  }
   T* y = ys.to_write();
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) y[i] = values[i] * up[i];
@@ -248,15 +291,23 @@ void backward(const GatedJob& job, Arithmetic arithmetic, int64_t begin, int64_t
   const T *gate = raw_gate, *up = raw_up;
   Bounds<T> bounds(job);
   bounds.apply(gate, up, count);
+  const bool caps_up = job.up_cap < kInfinity;
+  alignas(64) T capped[kTile];
+  if (caps_up) {
+    softcapped(job.up_cap, arithmetic, up, capped, count);
+    up = capped;
+  }
   T *grad_gate = grad_gates.to_write(), *grad_up = grad_ups.to_write();
 
   void* const data[] = {const_cast<T*>(grad), const_cast<T*>(gate), const_cast<T*>(up), grad_gate, grad_up};
-  const Loop loop = job.limits_value ? nullptr : both_gradients_loop(job.activation, arithmetic);
+  const Loop loop =
+      job.limits_value || job.gate_cap < kInfinity ? nullptr : both_gradients_loop(job.activation, arithmetic);
   if (loop) {
     loop(job.a, job.b, data, count);
   } else {
     separate_gradients<T>(job, arithmetic, data, count);
   }
+  if (caps_up) softcap_gradient(job.up_cap, arithmetic, grad_up, raw_up, grad_up, count);
   if (bounds.active) {
     const T limit = bounds.limit;
     const bool limits_gate = !job.limits_value;

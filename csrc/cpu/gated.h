@@ -18,8 +18,9 @@ struct GatedJob {
   int activation;
   Scalar scalar;
   double a, b;
-  double limit, offset;  // the gate is held below limit, up within +-limit and then moved by offset
-  bool limits_value;     // not the gate but f(gate) is held
+  double limit, offset;     // the gate is held below limit, up within +-limit and then moved by offset
+  bool limits_value;        // not the gate but f(gate) is held
+  double gate_cap, up_cap;  // another factor is gate_cap tanh(gate / gate_cap), and up is held so; infinity: neither
   int64_t rows, cols;
   GatedOperand operands[kMaxOperands];
 };

@@ -172,16 +172,36 @@ void add_rows(const RowNormJob& job, int64_t row, T* first, T* second) {
   }
 }
 
+// f(gate) of a row, and the row's products with it.
+template <class S, class T>
+void gate_row(const RowNormJob& job, Loop loop, int64_t row, T* factor, T* product, T* tile) {
+  for (int64_t col = 0; col < job.cols; col += kTile) {
+    const int64_t count = least(kTile, job.cols - col);
+    const T* gate = read<S>(job.residual, row * job.residual_stride + col, tile, count);
+    void* const data[] = {const_cast<T*>(gate), factor + col};
+    loop(job.a, job.b, data, count);
+    const T* x = read<S>(job.x, row * job.x_stride + col, tile, count);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) product[col + i] = x[i] * factor[col + i];
+  }
+}
+
 template <class S>
 void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   using T = typename Stored<S>::T;
   const Loop loop = forward_loop(job.activation, Stored<S>::arithmetic);
   const Columns<T> weights(job.weight, job.cols, T(1), T(job.offset)), biases(job.bias, job.cols, T(-0.0));
-  const Scratch<T> wide(sizeof(S) == sizeof(T) ? 0 : job.cols);
+  const bool gates_x = job.gates == GateAt::before;
+  const Scratch<T> wide(sizeof(S) == sizeof(T) && !gates_x ? 0 : job.cols), factors(gates_x ? job.cols : 0);
   alignas(64) T first[kTile], second[kTile];
   for (int64_t row = begin; row < end; ++row) {
     if (job.addend) add_rows<S>(job, row, first, second);
-    const T* x_row = read<S>(job.x, row * job.x_stride, static_cast<T*>(wide), job.cols);
+    const T* x_row = wide;
+    if (gates_x) {
+      gate_row<S, T>(job, loop, row, factors, wide, first);
+    } else {
+      x_row = read<S>(job.x, row * job.x_stride, static_cast<T*>(wide), job.cols);
+    }
     const Statistics<T> of = statistics_of(job, x_row);
     keep<KeptFor<S>>(job, row, of);
     for (int64_t col = 0; col < job.cols; col += kTile) {
@@ -190,9 +210,9 @@ void forward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
       T* y = place<S>(job.out, at, first);
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) y[i] = normalised(x[i], of) * weight[i] + bias[i];
-      if (job.gates) {
+      if (job.gates == GateAt::after) {
         multiply_by_gate<S>(job, loop, row, col, y, second, count);
-      } else {
+      } else if (!gates_x) {
         add_residual<S>(job, row, col, y, second, count);
         void* const data[] = {y, y};
         if (!job.linear) loop(job.a, job.b, data, count);
@@ -206,6 +226,9 @@ template <class S>
 void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
   using T = typename Stored<S>::T;
   const Loop loop = backward_loop(job.activation, Stored<S>::arithmetic);
+  const Loop value_loop = forward_loop(job.activation, Stored<S>::arithmetic);
+  const bool gates_x = job.gates == GateAt::before, linear = job.linear || gates_x;
+  const Scratch<T> products(gates_x ? job.cols : 0), factors(gates_x ? job.cols : 0);
   const Columns<T> weights(job.weight, job.cols, T(1), T(job.offset)), biases(job.bias, job.cols, T(-0.0));
   const Scratch<T> grad_row(job.cols), unwanted(2 * job.cols);
   alignas(64) T first[kTile], second[kTile], third[kTile], fourth[kTile];
@@ -220,25 +243,28 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
     T* weight_sums = sums_of(job.for_weight, row, unwanted);
     T* bias_sums = sums_of(job.for_bias, row, unwanted + job.cols);
     Sums sums;
-    // Of the activation's argument, where there is an activation.
+    if (gates_x) gate_row<S, T>(job, value_loop, row, factors, products, first);
+    const auto x_at = [&](int64_t col, int64_t count) {
+      if (gates_x) return static_cast<const T*>(products + col);
+      return read<S>(job.x, row * job.x_stride + col, static_cast<T*>(first), count);
+    };
+    // Of the activation's argument, where there is an activation behind the norm.
     const auto grad_at = [&](int64_t col, int64_t count) {
-      if (job.linear) return read<S>(job.grad, row * job.grad_stride + col, grad_row + col, count);
+      if (linear) return read<S>(job.grad, row * job.grad_stride + col, grad_row + col, count);
       return static_cast<const T*>(grad_row + col);
     };
     for (int64_t col = 0; col < job.cols; col += kTile) {
       const int64_t count = least(kTile, job.cols - col);
-      const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
-      const T *weight = weights + col, *bias = biases + col;
-      if (!job.linear) {
+      const T *x = x_at(col, count), *weight = weights + col, *bias = biases + col;
+      if (!linear) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < count; ++i) second[i] = normalised(x[i], of) * weight[i] + bias[i];
-        if (!job.gates) add_residual<S>(job, row, col, second, third, count);
+        if (job.gates == GateAt::nowhere) add_residual<S>(job, row, col, second, third, count);
         const T* given = read<S>(job.grad, row * job.grad_stride + col, third, count);
         T* for_residual = grad_row + col;
-        if (job.gates) {
+        if (job.gates == GateAt::after) {
           memcpy(grad_row + col, given, sizeof(T) * count);
-          multiply_by_gate<S>(job, forward_loop(job.activation, Stored<S>::arithmetic), row, col, grad_row + col,
-                              fourth, count);
+          multiply_by_gate<S>(job, value_loop, row, col, grad_row + col, fourth, count);
           for (int64_t i = 0; i < count; ++i) second[i] *= given[i];
           const T* gate = read<S>(job.residual, row * job.residual_stride + col, fourth, count);
           for_residual = second;
@@ -265,12 +291,22 @@ void backward_rows(const RowNormJob& job, int64_t begin, int64_t end) {
     const T total = job.centred ? T(sums.first / double(job.cols)) : T(0), along = T(sums.second / double(job.cols));
     for (int64_t col = 0; col < job.cols; col += kTile) {
       const int64_t count = least(kTile, job.cols - col), at = row * job.cols + col;
-      const T* x = read<S>(job.x, row * job.x_stride + col, first, count);
-      const T *grad = grad_at(col, count), *weight = weights + col;
+      const T *x = x_at(col, count), *grad = grad_at(col, count), *weight = weights + col;
       T* grad_x = place<S>(job.out, at, second);
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) {
         grad_x[i] = (grad[i] * weight[i] - normalised(x[i], of) * along - total) * of.scale;
+      }
+      if (gates_x) {
+        if (job.for_residual) {
+          const T* given = read<S>(job.x, row * job.x_stride + col, third, count);
+          for (int64_t i = 0; i < count; ++i) third[i] = grad_x[i] * given[i];
+          const T* gate = read<S>(job.residual, row * job.residual_stride + col, fourth, count);
+          void* const data[] = {third, const_cast<T*>(gate), third};
+          loop(job.a, job.b, data, count);
+          settle<S>(static_cast<const T*>(third), job.for_residual, at, count);
+        }
+        for (int64_t i = 0; i < count; ++i) grad_x[i] *= factors[col + i];
       }
       if (job.addend) {
         const T* more = read(job.addend, row * job.addend_stride + col, third, count);

@@ -7,10 +7,13 @@
 
 namespace nnk {
 
+// Where the activation is the residual's, and multiplies: what the weight gives, or x.
+enum class GateAt : int { nowhere = 0, after = 1, before = 2 };
+
 struct RowNormJob {
   bool backward, centred;
   bool linear;  // no activation
-  bool gates;   // the activation is the residual's, and multiplies
+  GateAt gates;
   int activation;
   Scalar scalar;
   double a, b, eps, offset;  // offset: added to the weight

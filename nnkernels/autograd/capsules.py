@@ -6,7 +6,6 @@ second derivative has need.
 
 from __future__ import annotations
 
-from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..contracts.capsules import ON_CHIP, fits_on_chip
 from ..dispatch import chosen
-from ..layout import empty_in, memory_order
+from ..layout import empty_in, in_memory, line_of, memory_order
 from ..reference import capsules as reference
 from . import route as routes
 from . import sharded
@@ -31,7 +30,7 @@ class _Squash(routes.Form):
         (x,) = tensors
         order = memory_order(x)
         y = empty_in(order, x, x.shape)
-        kernels.squash(_in_memory(order, x), _in_memory(order, y), *_frame(order, x, dim))
+        kernels.squash(in_memory(order, x), in_memory(order, y), *line_of(order, x, dim))
         return (y,)
 
     def keeps(self, dim: int, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
@@ -41,8 +40,8 @@ class _Squash(routes.Form):
         (x,) = kept
         order = memory_order(x)
         grad_x = empty_in(order, x, x.shape)
-        given = [_in_memory(order, tensor) for tensor in (grad, x, grad_x)]
-        kernels.squash_backward(*given, *_frame(order, x, dim))
+        given = [in_memory(order, tensor) for tensor in (grad, x, grad_x)]
+        kernels.squash_backward(*given, *line_of(order, x, dim))
         return (grad_x,)
 
     def differentiable(self, dim: int, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
@@ -112,14 +111,3 @@ def _refuse_what_is_too_large(caller: str, x: Tensor, *sizes: int) -> None:
         raise RuntimeError(
             f"nnkernels.backend('triton') cannot serve {caller} of {tuple(x.shape)}: a program holds {ON_CHIP} numbers"
         )
-
-
-def _in_memory(order: tuple[int, ...] | None, x: Tensor) -> Tensor:
-    """The elements in the order of memory; a copy only if they do not lie so."""
-    return (x if order is None else x.permute(order)).contiguous()
-
-
-def _frame(order: tuple[int, ...] | None, x: Tensor, dim: int) -> tuple[int, int]:
-    """Numbers of a vector, and how far they lie apart."""
-    within = range(dim + 1, x.dim()) if order is None else order[order.index(dim) + 1 :]
-    return x.shape[dim], prod(x.shape[axis] for axis in within)

@@ -16,12 +16,13 @@ from torch.library import custom_op
 from .. import dispatch
 from ..contracts.requirements import Requirements
 from ..fusing import Inner
+from ..names import PACKAGE
 from ..registry import IDENTITY
 from . import fused
 from .context import differentiable_gradients
 
 
-@custom_op("nnkernels::bias_act_drawn", mutates_args=())
+@custom_op(f"{PACKAGE}::bias_act_drawn", mutates_args=())
 def bias_act(
     x: Tensor,
     bias: Tensor | None,
@@ -43,7 +44,7 @@ def bias_act(
     return y.as_strided(x.shape, torch.empty_like(x, device="meta").stride())
 
 
-@custom_op("nnkernels::bias_act_drawn_backward", mutates_args=())
+@custom_op(f"{PACKAGE}::bias_act_drawn_backward", mutates_args=())
 def bias_act_backward(
     grad: Tensor,
     x: Tensor | None,

@@ -17,10 +17,11 @@ from ..contracts.gated import Gating
 from ..contracts.quantized import GRANULARITIES, LARGEST, Rounding
 from ..contracts.requirements import Requirements
 from ..fusing import Inner
+from ..names import PACKAGE
 from ..reference.quantized import empty_results
 
 
-@custom_op("nnkernels::quantize", mutates_args=())
+@custom_op(f"{PACKAGE}::quantize", mutates_args=())
 def _quantize(
     input: Tensor,
     up: Tensor | None,

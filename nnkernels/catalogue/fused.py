@@ -155,7 +155,7 @@ add(
         derivative="for the gate: n weight f'(gate), n the normalised x; else as rms_norm_act's",
         range="(-inf, inf)",
         source="Dao & Gu 2024, Transformers are SSMs; Yang, Kautz & Hatamizadeh 2025, Gated Delta Networks",
-        good_for="the end of linear attention (Qwen3-Next, Mamba-2 with norm_before_gate)",
+        good_for="the end of linear attention: Qwen3-Next, and Mamba-2 with norm_before_gate=False",
         drawback="checkpoints differ in whether the gate comes before the norm",
         example=Example(
             lambda F, x, gate, weight: F.gated_rms_norm(x, gate, 8, weight),

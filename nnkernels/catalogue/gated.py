@@ -70,3 +70,19 @@ add(
         picture=Picture(lambda F, x: F.reglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )
+add(
+    Gated(
+        "situ_glu",
+        "SiTUGLU",
+        formula="c tanh(g / c) sigmoid(g) d tanh(u / d), g the gate and u what it gates",
+        derivative="for g: v (s (1 - t^2) + c t s (1 - s)), s = sigmoid(g), t = tanh(g / c), v = d tanh(u / d); "
+        "for u: c t s (1 - tanh(u / d)^2)",
+        range="(-c d, c d)",
+        source="Moonshot AI 2026, Kimi K3",
+        good_for="experts of language models in narrow types: SwiGLU whose products stay below c d (100 in Kimi K3)",
+        drawback="two more hyperbolic tangents; no gradient far beyond the caps",
+        gate="sigmoid",
+        example=Example(lambda F, x: F.situ_glu(x), _SHAPES),
+        picture=Picture(lambda F, x: F.situ_glu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
+    )
+)

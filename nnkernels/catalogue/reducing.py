@@ -64,3 +64,18 @@ add(
         moment=_MOMENT,
     )
 )
+add(
+    Reducing(
+        "sparsemax",
+        "Sparsemax",
+        formula="max(x_i - t, 0), t such that they sum to 1",
+        derivative="[i = j] - 1/k for x_j where both outputs are positive, k of them, else 0",
+        range="[0, 1], summing to 1 along the dimension",
+        source="Martins & Astudillo 2016, From Softmax to Sparsemax",
+        good_for="attention and choices that leave most out, exactly",
+        drawback="no gradient for what is left out; its loss is not the negative log-likelihood",
+        example=Example(lambda F, x: F.sparsemax(x, 1), ((3, 5, 4),)),
+        picture=Picture(lambda F, x: F.sparsemax(_among_three(x), dim=0)[0], _HELD, *_AXES),
+        moment=_MOMENT,
+    )
+)

@@ -25,6 +25,7 @@ from . import (
     reducing,
     saving,
     scaling,
+    sparsemax,
     spiking,
 )
 
@@ -44,6 +45,7 @@ FAMILIES: dict[str, type] = {
     "reducing": reducing.Kernels,
     "saving": saving.Kernels,
     "scaling": scaling.Kernels,
+    "sparsemax": sparsemax.Kernels,
     "spiking": spiking.Kernels,
 }
 """The protocol of each family's kernels."""
@@ -62,6 +64,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import recurrent as cpu_recurrent
     from ..cpu import reducing as cpu_reducing
     from ..cpu import saving as cpu_saving
+    from ..cpu import sparsemax as cpu_sparsemax
     from ..cpu import spiking as cpu_spiking
     from ..reference import addressing as reference_addressing
     from ..reference import batch_normalization as reference_batch_normalization
@@ -78,6 +81,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import reducing as reference_reducing
     from ..reference import saving as reference_saving
     from ..reference import scaling as reference_scaling
+    from ..reference import sparsemax as reference_sparsemax
     from ..reference import spiking as reference_spiking
     from ..triton import addressing as triton_addressing
     from ..triton import batch_normalization as triton_batch_normalization
@@ -94,6 +98,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import reducing as triton_reducing
     from ..triton import saving as triton_saving
     from ..triton import scaling as triton_scaling
+    from ..triton import sparsemax as triton_sparsemax
     from ..triton import spiking as triton_spiking
 
     _addressing: tuple[addressing.Kernels, ...] = (cpu_addressing, triton_addressing, reference_addressing)
@@ -119,4 +124,5 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     _reducing: tuple[reducing.Kernels, ...] = (cpu_reducing, triton_reducing, reference_reducing)
     _saving: tuple[saving.Kernels, ...] = (cpu_saving, triton_saving, reference_saving)
     _scaling: tuple[scaling.Kernels, ...] = (triton_scaling, reference_scaling)
+    _sparsemax: tuple[sparsemax.Kernels, ...] = (cpu_sparsemax, triton_sparsemax, reference_sparsemax)
     _spiking: tuple[spiking.Kernels, ...] = (cpu_spiking, triton_spiking, reference_spiking)

@@ -11,7 +11,8 @@ from torch import Tensor
 class Gating(NamedTuple):
     """y = f(min(gate, limit)) (min(max(up, -limit), limit) + offset), f being `activation` with constants a, b.
 
-    With `limits_value` the first factor is min(f(gate), limit).
+    With `limits_value` the first factor is min(f(gate), limit). With caps, which stand beside no limit, gate and up go
+    through cap tanh(. / cap): y = f(gate) softcap(gate) softcap(up).
     """
 
     activation: str
@@ -23,11 +24,18 @@ class Gating(NamedTuple):
     limit: float  # infinity: none
     offset: float  # -0.0: none, since x + -0.0 is x even where x is -0.0
     limits_value: bool = False
+    gate_cap: float = math.inf  # infinity: no such factor
+    up_cap: float = math.inf  # infinity: up as it is
 
 
 def is_bounded(gating: Gating) -> bool:
     """Whether anything happens to gate and up besides the activation."""
     return gating.limit < math.inf or gating.offset != 0
+
+
+def caps(gating: Gating) -> int:
+    """Which caps there are: a bit for the gate's and another for up's."""
+    return (gating.gate_cap < math.inf) | (gating.up_cap < math.inf) << 1
 
 
 def halves(gating: Gating, packed: Tensor) -> tuple[Tensor, Tensor]:

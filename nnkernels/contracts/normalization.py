@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import torch
@@ -9,6 +10,17 @@ from torch import Tensor
 
 from ..registry import IDENTITY
 from .inner import Inner
+
+
+class Gate(IntEnum):
+    """Where the activation is the residual's, and multiplies."""
+
+    NOWHERE = 0
+    """f(norm(x) weight + bias + residual)"""
+    AFTER = 1
+    """(norm(x) weight + bias) f(residual)"""
+    BEFORE = 2
+    """norm(x f(residual)) weight + bias"""
 
 
 class Norm(NamedTuple):
@@ -20,7 +32,7 @@ class Norm(NamedTuple):
         centred: whether the mean is taken away.
         dtype: of the result.
         offset: added to the weight.
-        gates: whether the activation is the residual's, and multiplies: (norm(x) weight + bias) f(residual).
+        gates: whether the residual is a gate, and where.
     """
 
     inner: Inner
@@ -28,7 +40,7 @@ class Norm(NamedTuple):
     centred: bool
     dtype: torch.dtype
     offset: float = 0.0
-    gates: bool = False
+    gates: Gate = Gate.NOWHERE
 
     @property
     def is_linear(self) -> bool:
@@ -61,7 +73,7 @@ class Kernels(Protocol):
         statistics, and x + addend if there is an addend, in the type `summed_dtype`. With `gates` it is another
         function of the same tensors.
 
-        The statistics are those of that sum: the mean (if centred) and 1 / deviation.
+        The statistics are those of what is normalised, a sum or a product: the mean (if centred) and 1 / deviation.
 
         x, residual and addend are matrices of one shape with adjacent columns; weight and bias hold a number for each
         column. The residual has x's type.

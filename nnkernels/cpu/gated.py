@@ -29,5 +29,5 @@ def gated_backward(
     return grad_input, grad_up
 
 
-def _constants(gating: Gating) -> tuple[float, float, float, float, bool]:
-    return gating.a, gating.b, gating.limit, gating.offset, gating.limits_value
+def _constants(gating: Gating) -> tuple[float, float, float, float, bool, float, float]:
+    return gating.a, gating.b, gating.limit, gating.offset, gating.limits_value, gating.gate_cap, gating.up_cap

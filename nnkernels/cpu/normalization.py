@@ -80,6 +80,6 @@ def _operands(of: torch.dtype, matrices: Given, parameters: Given) -> list[Tenso
     return [*matrices, *(_wide(one, of) for one in parameters)]
 
 
-def _formula(norm: Norm) -> tuple[int | None, bool, bool, float, float, float]:
+def _formula(norm: Norm) -> tuple[int | None, bool, int, float, float, float]:
     inner = norm.inner
-    return index_of(inner.name), norm.is_linear, norm.gates, inner.a, inner.b, norm.offset
+    return index_of(inner.name), norm.is_linear, int(norm.gates), inner.a, inner.b, norm.offset

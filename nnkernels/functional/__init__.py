@@ -21,6 +21,7 @@ from . import (
     recurrent,
     reducing,
     scaling,
+    sparsemax,
     spiking,
 )
 from .elementwise import function_of as function_of
@@ -30,6 +31,7 @@ _FAMILIES = (
     learned,
     random,
     reducing,
+    sparsemax,
     pooling,
     gated,
     normalization,

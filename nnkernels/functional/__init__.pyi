@@ -25,6 +25,7 @@ from .gated import (
     geglu as geglu,
     glu as glu,
     reglu as reglu,
+    situ_glu as situ_glu,
     swiglu as swiglu,
 )
 from .learned import (
@@ -66,6 +67,9 @@ from .reducing import (
 )
 from .scaling import (
     scale_act as scale_act,
+)
+from .sparsemax import (
+    sparsemax as sparsemax,
 )
 from .spiking import (
     lif as lif,

@@ -23,7 +23,7 @@ from ..contracts.gated import Gating
 from ..fusing import inner
 from ..registry import Activation, catalogue
 
-__all__ = ["gated", "geglu", "glu", "reglu", "swiglu"]
+__all__ = ["gated", "geglu", "glu", "reglu", "situ_glu", "swiglu"]
 
 _VARIANTS = {row.variant: row.name for row in catalogue(Activation) if row.variant}
 
@@ -260,6 +260,64 @@ def reglu(
             interleaved=interleaved, gate_first=gate_first, limit=limit, offset=offset,
         )  # fmt: skip
     return _call("reglu", input, up, gating("relu", dim, interleaved, gate_first, limit, offset, {}))
+
+
+@shortcut
+def situ_glu(
+    input: Tensor,
+    up: Tensor | None = None,
+    dim: int = -1,
+    *,
+    beta: float = 4.0,
+    linear_beta: float | None = 25.0,
+    interleaved: bool = False,
+    gate_first: bool = True,
+) -> Tensor:
+    """beta tanh(gate / beta) sigmoid(gate) linear_beta tanh(up / linear_beta): a SwiGLU whose factors are capped.
+
+    Within the caps it is nearly SwiGLU; beyond, products are at most beta linear_beta, so that no activation grows out
+    of a narrow type. 16-bit numbers are computed in float32 and rounded once.
+
+    Args:
+        input: [gate, up] packed along `dim`, `(..., 2 n, ...)`, or the gate alone if `up` is given.
+        up: what the gate multiplies, alike in shape, dtype and device.
+        dim: the dimension that is halved; without meaning if `up` is given.
+        beta: the cap of the gate, greater than 0.
+        linear_beta: that of up; None leaves up as it is.
+        interleaved: whether gate and up alternate along `dim`.
+        gate_first: whether the gate comes first; not so in `torch.nn.functional.glu`.
+
+    Returns:
+        A tensor of shape `(..., n, ...)`, or of the gate's shape if `up` is given.
+
+    Raises:
+        ValueError: a cap that is not positive and finite.
+        RuntimeError, IndexError, ValueError, NotImplementedError: as `gated` does.
+
+    Source: Moonshot AI 2026, Kimi K3, equation 12: SiTU, a sigmoid tanh unit.
+
+    Example:
+        >>> import torch, nnkernels.functional as F
+        >>> F.situ_glu(torch.tensor([[0.0, 100.0, 5.0, 1000.0]]))
+        tensor([[  0., 100.]])
+    """
+    if has_torch_function((input, up)):
+        return handle_torch_function(
+            situ_glu, (input, up), input, up, dim,
+            beta=beta, linear_beta=linear_beta, interleaved=interleaved, gate_first=gate_first,
+        )  # fmt: skip
+    return _call("situ_glu", input, up, situ_gating(dim, interleaved, gate_first, beta, linear_beta))
+
+
+def situ_gating(dim: int, interleaved: bool, gate_first: bool, beta: float, linear_beta: float | None) -> Gating:
+    """What the options of a call of `situ_glu` say, checked as far as they can be without a tensor."""
+    given = {"beta": beta} | ({} if linear_beta is None else {"linear_beta": linear_beta})
+    caps = {name: number("situ_glu", name, cap) for name, cap in given.items()}
+    for name, cap in caps.items():
+        if not 0 < cap < math.inf:
+            raise ValueError(f"situ_glu(): {name} must be greater than 0 and finite, got {cap}")
+    chosen = gating("sigmoid", dim, interleaved, gate_first, None, 0.0, {})
+    return chosen._replace(gate_cap=caps["beta"], up_cap=caps.get("linear_beta", math.inf))
 
 
 def gelu_called(approximate: str) -> str:

@@ -12,7 +12,7 @@ from ..arguments import accepts, number, refusal
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..broadcast import spread
-from ..contracts.normalization import Norm, summed_dtype
+from ..contracts.normalization import Gate, Norm, summed_dtype
 from ..fusing import Inner, inner
 
 __all__ = ["add_layer_norm", "add_rms_norm", "gated_rms_norm", "layer_norm_act", "rms_norm_act"]
@@ -261,29 +261,36 @@ def gated_rms_norm(
     eps: float | None = None,
     activation: str = "silu",
     *,
+    norm_before_gate: bool = True,
+    group_size: int | None = None,
     dtype: torch.dtype | None = None,
     offset: float = 0.0,
     **constants: float,
 ) -> Tensor:
     """input / sqrt(mean(input^2) + eps) (weight + offset) f(gate), rounded once, in one pass each way.
 
-    It is the norm behind linear attention (Qwen3-Next, and Mamba-2 with `norm_before_gate`). Where the gate comes
-    first, as in Mamba-2 itself, give `gated(gate, "silu", up=input)` to `rms_norm_act`.
+    It is the norm behind linear attention. Qwen3-Next and its kin multiply by the gate what is normalised already;
+    Mamba-2 and its kin (Bamba, Zamba 2, Nemotron-H, Falcon-H1) normalise the product: `norm_before_gate=False`.
 
     Args:
         input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
         gate: of a shape that broadcasts to the input's.
         normalized_shape, weight, eps, dtype, offset: as `rms_norm_act`'s.
         activation: f, the name of a stateless activation, or "identity".
+        norm_before_gate: whether the mean square is that of the input; else it is that of input f(gate), and the result
+            is input f(gate) / sqrt(mean((input f(gate))^2) + eps) (weight + offset).
+        group_size: if given, each row, of one dimension, is cut into groups of so many numbers, each normalised by
+            itself, as Mamba-2 does for tensor parallelism. The weight, of the row's size, is then a pass of its own.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
         A contiguous tensor of the input's shape and of the type `dtype`.
 
     Raises:
+        ValueError: `group_size` does not divide the row's size, or `normalized_shape` has several sizes beside it.
         ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
 
-    Backward keeps the input, the gate and one number for each row.
+    Backward keeps the input, the gate and one number for each row or group.
 
     Source: Dao & Gu 2024, Transformers are SSMs; Yang, Kautz & Hatamizadeh 2025, Gated Delta Networks.
 
@@ -296,14 +303,33 @@ def gated_rms_norm(
     if has_torch_function(tensors):
         return handle_torch_function(
             gated_rms_norm, tensors, input, gate, normalized_shape, weight, eps, activation,
-            dtype=dtype, offset=offset, **constants,
+            norm_before_gate=norm_before_gate, group_size=group_size, dtype=dtype, offset=offset, **constants,
         )  # fmt: skip
     given = {"input": input, "gate": gate, "weight": weight}
     dims = _check("gated_rms_norm", given, normalized_shape, eps)
     chosen = inner("gated_rms_norm", activation, constants)
-    norm = _rms_norm("gated_rms_norm", chosen, input.dtype, eps, dtype, offset)._replace(gates=True)
+    where = Gate.AFTER if norm_before_gate else Gate.BEFORE
+    norm = _rms_norm("gated_rms_norm", chosen, input.dtype, eps, dtype, offset)._replace(gates=where)
     _check_given("gated_rms_norm", "gate", gate)
-    return autograd.call(norm, input, dims, _broadcast("gated_rms_norm", gate, input, "gate"), weight, None)
+    beside = _broadcast("gated_rms_norm", gate, input, "gate")
+    if group_size is None or (dims == 1 and group_size == input.shape[-1]):
+        return autograd.call(norm, input, dims, beside, weight, None)
+    return _in_groups(norm, input, beside, weight, dims, group_size)
+
+
+def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims: int, size: int) -> Tensor:
+    """The norm of groups of `size` numbers, not rounded before the weight, which differs from group to group."""
+    if dims != 1 or size < 1 or x.shape[-1] % size:
+        raise _ShapeError(
+            f"gated_rms_norm(): group_size={size} does not divide rows of shape {tuple(x.shape[x.dim() - dims :])}; "
+            "give a divisor of the one size that is normalised"
+        )
+    groups = [one.unflatten(-1, (x.shape[-1] // size, size)) for one in (x, gate)]
+    if weight is None:
+        return autograd.call(norm, groups[0], 1, groups[1], None, None).flatten(-2)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = autograd.call(norm._replace(dtype=wide), groups[0], 1, groups[1], None, None).flatten(-2)
+    return (y * (weight.to(wide) + norm.offset)).to(norm.dtype)
 
 
 def _rms_norm(

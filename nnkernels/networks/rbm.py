@@ -69,35 +69,41 @@ class RBM(Estimator):
 
     def learn(self, x: Tensor, y: Any) -> None:
         check("kind of visible units", self.visible, VISIBLE)
+        self._check_range(x)
         draws = self.generator(x)
         self.keep("weight", 0.01 * torch.randn(self.hidden, x.shape[1], generator=draws).to(x))
         self.keep("bias", x.new_zeros(self.hidden))
         mean = x.mean(0)
         self.keep("offset", torch.logit(mean.clamp(0.01, 0.99)) if self.visible == "bernoulli" else mean)
         velocity = [torch.zeros_like(one) for one in self.buffers()]
-        for epoch in range(self.epochs):
-            lr, momentum = self.lr * (1 - epoch / self.epochs), 0.5 if epoch < 5 else 0.9  # Hinton 2010, section 9
-            for at in torch.randperm(len(x), generator=draws).to(x.device).split(self.batch):
-                for one, moved, slope in zip(self.buffers(), velocity, self._slopes(x[at], draws), strict=True):
-                    one += moved.mul_(momentum).add_(slope, alpha=lr)
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(draws.initial_seed())
+            for epoch in range(self.epochs):
+                lr, momentum = self.lr * (1 - epoch / self.epochs), 0.5 if epoch < 5 else 0.9  # Hinton 2010, section 9
+                for at in torch.randperm(len(x), generator=draws).to(x.device).split(self.batch):
+                    for one, moved, slope in zip(self.buffers(), velocity, self._slopes(x[at]), strict=True):
+                        one += moved.mul_(momentum).add_(slope, alpha=lr)
 
-    def _slopes(self, x: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """How much more the units do under the data than in the dream: of the weight, the bias and the offset."""
-        seen = on = self(x)
-        dreamt = x
+    def _slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How much more the units do under the data than in the dream: of the weight, the bias and the offset.
+
+        Units of a dream are drawn from torch's generator of the device.
+        """
+        odds, dreamt = self._odds(x), x
+        seen = F.sigmoid(odds)
         for _ in range(self.steps):
-            dreamt = self.given(self.drawn(on, draws))
-            on = self(dreamt)
+            dreamt = self.given(F.bernoulli_straight_through(odds))
+            odds = self._odds(dreamt)
+        on = F.sigmoid(odds)
         return (seen.T @ x - on.T @ dreamt) / len(x), (seen - on).mean(0), (x - dreamt).mean(0)
 
-    @staticmethod
-    def drawn(likely: Tensor, draws: torch.Generator | None = None) -> Tensor:
-        """Units that are 1 with these probabilities, else 0; drawn on the CPU."""
-        return (torch.rand(likely.shape, generator=draws, dtype=likely.dtype) < likely.cpu()).to(likely)
+    def _odds(self, x: Tensor) -> Tensor:
+        """The log-odds of the hidden units."""
+        return torch.nn.functional.linear(x, self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_range(x)
-        return F.sigmoid(torch.nn.functional.linear(x, self.weight, self.bias))
+        return F.sigmoid(self._odds(x))
 
     def given(self, hidden: Tensor) -> Tensor:
         """The mean of the visible units, `(samples, features)`, where the hidden ones are `(samples, hidden)`."""
@@ -112,7 +118,7 @@ class RBM(Estimator):
         """-log of the probability of each of `(samples, features)`, up to a constant: `(samples,)`."""
         self._check_range(x)
         own = x @ self.offset if self.visible == "bernoulli" else -(x - self.offset).square().sum(1) / 2
-        return -own - F.softplus(torch.nn.functional.linear(x, self.weight, self.bias)).sum(1)
+        return -own - F.softplus(self._odds(x)).sum(1)
 
     def transform(self, x: Any) -> Any:
         """The probabilities of the hidden units, as an array: features for what comes next in a pipeline."""

@@ -24,6 +24,7 @@ from . import (
     recurrent,
     reducing,
     scaling,
+    sparsemax,
     spiking,
 )
 from .elementwise import module_of as module_of
@@ -33,6 +34,7 @@ _FAMILIES = (
     learned,
     random,
     reducing,
+    sparsemax,
     pooling,
     gated,
     alpha_dropout,

@@ -32,6 +32,7 @@ from .gated import (
     GLU as GLU,
     Gated as Gated,
     ReGLU as ReGLU,
+    SiTUGLU as SiTUGLU,
     SwiGLU as SwiGLU,
 )
 from .learned import (
@@ -72,6 +73,9 @@ from .reducing import (
 )
 from .scaling import (
     LayerScale as LayerScale,
+)
+from .sparsemax import (
+    Sparsemax as Sparsemax,
 )
 from .spiking import (
     LIF as LIF,

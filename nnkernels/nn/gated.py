@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.gated import gated, gating, gelu_called, glu
+from ..functional.gated import gated, gating, gelu_called, glu, situ_gating, situ_glu
 
-__all__ = ["GEGLU", "GLU", "Gated", "ReGLU", "SwiGLU"]
+__all__ = ["GEGLU", "GLU", "Gated", "ReGLU", "SiTUGLU", "SwiGLU"]
 
 
 class GLU(torch.nn.GLU):
@@ -166,3 +166,51 @@ class ReGLU(Gated):
 
     def extra_repr(self) -> str:
         return ", ".join(self._options())
+
+
+class SiTUGLU(torch.nn.Module):
+    """beta tanh(gate / beta) sigmoid(gate) linear_beta tanh(up / linear_beta); see `nnkernels.functional.situ_glu`.
+
+    Args:
+        dim: the dimension that is halved, if the module is called with one tensor.
+        beta: the cap of the gate.
+        linear_beta: that of up; None leaves up as it is.
+        interleaved: whether gate and up alternate along `dim` rather than being halves.
+        gate_first: whether the gate comes first; not so in `torch.nn.GLU`.
+
+    Shape: `(..., 2 n, ...)` to `(..., n, ...)`; called with gate and up, three of one shape.
+    Source: Moonshot AI 2026, Kimi K3.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> nnkernels.nn.SiTUGLU(linear_beta=None)
+        SiTUGLU(dim=-1, beta=4.0, linear_beta=None)
+    """
+
+    def __init__(
+        self,
+        dim: int = -1,
+        *,
+        beta: float = 4.0,
+        linear_beta: float | None = 25.0,
+        interleaved: bool = False,
+        gate_first: bool = True,
+    ) -> None:
+        super().__init__()
+        situ_gating(dim, interleaved, gate_first, beta, linear_beta)
+        self.dim = dim
+        self.beta = beta
+        self.linear_beta = linear_beta
+        self.interleaved = interleaved
+        self.gate_first = gate_first
+
+    def forward(self, input: Tensor, up: Tensor | None = None) -> Tensor:
+        return situ_glu(
+            input, up, self.dim, beta=self.beta, linear_beta=self.linear_beta, interleaved=self.interleaved,
+            gate_first=self.gate_first,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        order = f", interleaved={self.interleaved}, gate_first={self.gate_first}"
+        usual = not self.interleaved and self.gate_first
+        return f"dim={self.dim}, beta={self.beta}, linear_beta={self.linear_beta}{'' if usual else order}"

@@ -226,6 +226,9 @@ class GatedRMSNorm(torch.nn.RMSNorm):
         elementwise_affine: whether there is a weight, which starts at 1.
         device, dtype: of the weight.
         activation: f, the name of a stateless activation, or "identity".
+        norm_before_gate: whether f(gate) multiplies what is normalised, as in Qwen3-Next; else what is to be, as in
+            Mamba-2.
+        group_size: the size of the groups of a row that are normalised each by itself; None is the whole row.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Shape: input and output alike, `(*, *normalized_shape)`. The gate broadcasts to it.
@@ -249,21 +252,28 @@ class GatedRMSNorm(torch.nn.RMSNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         activation: str = "silu",
+        norm_before_gate: bool = True,
+        group_size: int | None = None,
         **constants: float,
     ) -> None:
         inner("GatedRMSNorm", activation, constants)
         _check_eps("GatedRMSNorm", eps)
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
         self.activation = activation
+        self.norm_before_gate = norm_before_gate
+        self.group_size = group_size
         self.constants: dict[str, Any] = constants
 
     def forward(self, input: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
         return functional.gated_rms_norm(
-            input, gate, self.normalized_shape, self.weight, self.eps, self.activation, **self.constants
-        )
+            input, gate, self.normalized_shape, self.weight, self.eps, self.activation,
+            norm_before_gate=self.norm_before_gate, group_size=self.group_size, **self.constants,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + _shown(self.activation, self.constants)
+        order = "" if self.norm_before_gate else ", norm_before_gate=False"
+        groups = "" if self.group_size is None else f", group_size={self.group_size}"
+        return super().extra_repr() + _shown(self.activation, self.constants) + order + groups
 
 
 def _start(norm: RMSNormAct | AddRMSNorm) -> None:

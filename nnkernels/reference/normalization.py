@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contracts.normalization import Norm, statistics_dtype
+from ..contracts.normalization import Gate, Norm, statistics_dtype
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
 
@@ -42,11 +42,13 @@ def norm_act_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     wide, inner = compute_dtype(x), norm.inner
     *mean, deviation = statistics.to(wide).unsqueeze(-1)
-    normalised = (x.to(wide) - (mean[0] if mean else 0.0)) * deviation
+    formula, constants = FORMULAS[inner.name], rounded(x, inner.a, inner.b)
+    before = residual.to(wide) if norm.gates is Gate.BEFORE and residual is not None else None
+    factor_of_x: Tensor | float = 1.0 if before is None else formula.value(before, *constants)
+    normalised = (x.to(wide) * factor_of_x - (mean[0] if mean else 0.0)) * deviation
     grad = grad.to(wide)
     for_residual = None
-    if not norm.is_linear:
-        formula, constants = FORMULAS[inner.name], rounded(x, inner.a, inner.b)
+    if not norm.is_linear and before is None:
         z = _affine(normalised, norm.offset, None if norm.gates else residual, weight, bias)
         at, factor = (z, 1.0) if residual is None or not norm.gates else (residual.to(wide), z)
         slope = formula.d1(at, *constants)
@@ -59,6 +61,12 @@ def norm_act_backward(
     if mean:
         grad_x = grad_x - weighted.mean(1, keepdim=True)
     grad_x = grad_x * deviation
+    if before is not None:
+        slope = formula.d1(before, *constants)
+        for_residual = grad_x * x.to(wide) * slope
+        if elementwise(inner.name).masks:
+            for_residual = torch.where(slope == 0, 0.0, for_residual)
+        grad_x = grad_x * factor_of_x
     if grad_sum is not None:
         grad_x = grad_x + grad_sum.to(wide)
     return (
@@ -83,15 +91,20 @@ def _composed(
     """The value, the mean if centred, and 1 / deviation."""
     along, inner = tuple(range(-dims, 0)), norm.inner
     z = x.to(compute_dtype(x))
+    formula, constants = FORMULAS[inner.name], rounded(x, inner.a, inner.b)
+    if norm.gates is Gate.BEFORE and residual is not None:
+        z = z * formula.value(residual.to(z.dtype), *constants)
     statistics = []
     if norm.centred:
         statistics.append(z.mean(along, keepdim=True))
         z = z - statistics[0]
     statistics.append(torch.rsqrt(z.square().mean(along, keepdim=True) + norm.eps))
     z = _affine(z * statistics[-1], norm.offset, None if norm.gates else residual, weight, bias)
-    at = residual.to(z.dtype) if norm.gates and residual is not None else z
-    y = FORMULAS[inner.name].value(at, *rounded(x, inner.a, inner.b))
-    return [(z * y if norm.gates else y).to(norm.dtype), *statistics]
+    if norm.gates is Gate.NOWHERE:
+        z = formula.value(z, *constants)
+    elif norm.gates is Gate.AFTER and residual is not None:
+        z = z * formula.value(residual.to(z.dtype), *constants)
+    return [z.to(norm.dtype), *statistics]
 
 
 def _affine(

@@ -13,17 +13,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..contracts.gated import Gating, gate_and_up, halves, is_bounded
+from ..contracts.gated import Gating, caps, gate_and_up, halves, is_bounded
 from ..layout import Geometry, plan
 from ..recording import launch
 from ..registry import elementwise
 from . import backend, hardware
 from .activations import FORMULAS
+from .derived import softcap_d1, softcap_value
 from .math import near
 from .tiles import describe_launch, load, own_tile, places, store, times
 
 HALVES, GATE_EVEN, GATE_ODD = 0, 1, 2
 _LIMITS_VALUE = tl.constexpr(2)  # of BOUNDED, which is 1 where the gate is limited and 0 where nothing is
+_GATE, _UP = tl.constexpr(1), tl.constexpr(2)  # bits of CAPS
 
 
 @triton.jit
@@ -90,6 +92,8 @@ def forward(
     b: tl.float64,
     limit: tl.float64,
     offset: tl.float64,
+    gate_cap: tl.float64,
+    up_cap: tl.float64,
     rows,
     cols,
     gate_stride,
@@ -97,6 +101,7 @@ def forward(
     y_stride,
     VALUE: tl.constexpr,
     BOUNDED: tl.constexpr,
+    CAPS: tl.constexpr,
     PAIRS: tl.constexpr,
     FLAT: tl.constexpr,
     EVEN: tl.constexpr,
@@ -113,9 +118,14 @@ def forward(
     )  # fmt: skip
     limit = tl.full((), limit, COMPUTE)
     gate, up = bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
-    value = VALUE(gate, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
+    a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
+    value = VALUE(gate, a, b, FAST)
     if BOUNDED == _LIMITS_VALUE:
         value = tl.where(value > limit, limit, value)
+    if _GATE & CAPS:
+        value *= softcap_value(gate, tl.full((), gate_cap, COMPUTE), b, FAST)
+    if _UP & CAPS:
+        up = softcap_value(up, tl.full((), up_cap, COMPUTE), b, FAST)
     y = value * up
     store(places(y_ptr, y_stride, row, first_col, col, FLAT), y, mask, full, EVEN)
 
@@ -131,6 +141,8 @@ def backward(
     b: tl.float64,
     limit: tl.float64,
     offset: tl.float64,
+    gate_cap: tl.float64,
+    up_cap: tl.float64,
     rows,
     cols,
     grad_stride,
@@ -142,6 +154,7 @@ def backward(
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     BOUNDED: tl.constexpr,
+    CAPS: tl.constexpr,
     PAIRS: tl.constexpr,
     FLAT: tl.constexpr,
     EVEN: tl.constexpr,
@@ -161,14 +174,24 @@ def backward(
     a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
     limit = tl.full((), limit, COMPUTE)
     near_gate, factor = bounded(gate, up, limit, tl.full((), offset, COMPUTE), BOUNDED)
-    grad_gate = times(grad * factor, D1(near_gate, a, b, FAST), MASKS)
+    slope = D1(near_gate, a, b, FAST)
     value = VALUE(near_gate, a, b, FAST)
+    if _GATE & CAPS:
+        cap = tl.full((), gate_cap, COMPUTE)
+        capped = softcap_value(gate, cap, b, FAST)
+        slope = slope * capped + value * softcap_d1(gate, cap, b, FAST)
+        value *= capped
+    if _UP & CAPS:
+        factor = softcap_value(up, tl.full((), up_cap, COMPUTE), b, FAST)
+    grad_gate = times(grad * factor, slope, MASKS)
     if BOUNDED == _LIMITS_VALUE:
         grad_gate = tl.where(value > limit, 0.0, grad_gate)
         value = tl.where(value > limit, limit, value)
     elif BOUNDED:
         grad_gate = tl.where(gate > limit, 0.0, grad_gate)
     grad_up = grad * value
+    if _UP & CAPS:
+        grad_up *= softcap_d1(up, tl.full((), up_cap, COMPUTE), b, FAST)
     if BOUNDED:
         grad_up = tl.where(tl.abs(up) > limit, 0.0, grad_up)
     if PAIRS == 0:
@@ -269,9 +292,9 @@ def _launch(
         strides = (0,) * len(tensors)
     with hardware.guard(tensors[0].device):
         launch(kernel, (programs,))(
-            *tensors, gating.a, gating.b, gating.limit, gating.offset, rows, cols, *strides, *formulas,
-            is_bounded(gating) * (1 + gating.limits_value), pairs, flat, cols % 16 == 0, block_rows, block_cols,
-            num_warps=hardware.NUM_WARPS,
+            *tensors, gating.a, gating.b, gating.limit, gating.offset, gating.gate_cap, gating.up_cap, rows, cols,
+            *strides, *formulas, is_bounded(gating) * (1 + gating.limits_value), caps(gating), pairs, flat,
+            cols % 16 == 0, block_rows, block_cols, num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
 
 

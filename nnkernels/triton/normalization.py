@@ -73,7 +73,7 @@ def norm_act(
         cols,
     )
     strides = (x.stride(0), _row_stride(addend), _row_stride(residual))
-    constants = (FORMULAS[inner.name].value, norm.centred, norm.gates)
+    constants = (FORMULAS[inner.name].value, norm.centred, int(norm.gates))
     with hardware.guard(x.device):
         if cols > _MOST_COLUMNS:
             splits, share = _shares(rows, cols, x)
@@ -128,8 +128,9 @@ def norm_act_backward(
         ]
     given = (grad, x, residual, weight, bias, statistics, sums)
     places = (inner.a, inner.b, norm.offset, rows, cols, grad.stride(0), x.stride(0), _row_stride(residual))
-    gate = FORMULAS[inner.name].value if norm.gates else None
-    formula = (gate, None if linear else FORMULAS[inner.name].d1, elementwise(inner.name).masks, norm.centred)
+    value = FORMULAS[inner.name].value if norm.gates else None
+    d1 = None if linear else FORMULAS[inner.name].d1
+    formula = (int(norm.gates), value, d1, elementwise(inner.name).masks, norm.centred)
     with hardware.guard(x.device):
         if sums is not None:
             launch(gradients.sums_long, (rows * splits,))(

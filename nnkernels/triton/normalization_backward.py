@@ -4,7 +4,19 @@ import triton
 import triton.language as tl
 
 from .math import compute_type, is_fast
-from .normalization_kernels import argument_of, load, load_weight, row_sum, row_sums, store, tile_columns, tile_rows
+from .normalization_kernels import (
+    AFTER,
+    BEFORE,
+    argument_of,
+    gated,
+    load,
+    load_weight,
+    row_sum,
+    row_sums,
+    store,
+    tile_columns,
+    tile_rows,
+)
 from .tiles import times
 
 
@@ -32,26 +44,26 @@ def _slope(
     residual,
     a,
     b,
-    GATE: tl.constexpr,
+    GATES: tl.constexpr,
+    VALUE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     FAST: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """The gradients of what the weight gives and of the residual. GATE is the value of f where the residual is a gate;
-    D1 is None where f is nothing."""
-    if D1 is None:
+    """The gradients of what the weight gives and of the residual; D1 is None where f is nothing."""
+    if D1 is None or GATES == BEFORE:
         return grad, grad
     else:
         a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
-        if GATE is None:
+        if GATES != AFTER:
             slope = D1(argument_of(normalised, weight, bias, residual), a, b, FAST)
             grad = times(grad, slope, MASKS)
             return grad, grad
         else:
             gate = residual.to(COMPUTE)
             affine = argument_of(normalised, weight, bias, None)
-            return grad * GATE(gate, a, b, FAST), times(grad * affine, D1(gate, a, b, FAST), MASKS)
+            return grad * VALUE(gate, a, b, FAST), times(grad * affine, D1(gate, a, b, FAST), MASKS)
 
 
 @triton.jit
@@ -73,7 +85,8 @@ def sums_long(
     residual_stride,
     splits,
     share,
-    GATE: tl.constexpr,
+    GATES: tl.constexpr,
+    VALUE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     CENTRED: tl.constexpr,
@@ -104,8 +117,10 @@ def sums_long(
         residual = residual_ptr
         if residual_ptr is not None:
             residual = load(residual_ptr + row * residual_stride + here, inside)
+        if GATES == BEFORE:
+            x, _ = gated(x, residual, a, b, VALUE, FAST)
         normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
-        grad, _ = _slope(grad, normalised, weight, bias, residual, a, b, GATE, D1, MASKS, FAST, COMPUTE)
+        grad, _ = _slope(grad, normalised, weight, bias, residual, a, b, GATES, VALUE, D1, MASKS, FAST, COMPUTE)
         if weight is not None:
             grad *= weight
         grad = tl.where(inside, grad, 0.0)
@@ -149,7 +164,8 @@ def backward(
     residual_stride,
     grad_sum_stride,
     splits,
-    GATE: tl.constexpr,
+    GATES: tl.constexpr,
+    VALUE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     CENTRED: tl.constexpr,
@@ -191,11 +207,17 @@ def backward(
         residual = residual_ptr
         if residual_ptr is not None:
             residual = load(residual_ptr + row * residual_stride + col, inside)
+        given = x
+        factor = x
+        if GATES == BEFORE:
+            x, factor = gated(x, residual, a, b, VALUE, FAST)
         normalised, deviation = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
-        grad, for_residual = _slope(grad, normalised, weight, bias, residual, a, b, GATE, D1, MASKS, FAST, COMPUTE)
+        grad, for_residual = _slope(
+            grad, normalised, weight, bias, residual, a, b, GATES, VALUE, D1, MASKS, FAST, COMPUTE
+        )
         if inside is not None:
             grad = tl.where(inside, grad, 0.0)
-        if grad_residual_ptr is not None:
+        if GATES != BEFORE and grad_residual_ptr is not None:
             store(grad_residual_ptr + row * cols + col, for_residual, inside)
         if for_weight_ptr is not None:
             for_weight += grad * normalised
@@ -215,6 +237,11 @@ def backward(
             if CENTRED:
                 grad_x -= _row_mean(sums_ptr + rows * splits, row, rows, splits, SPLITS)
         grad_x *= deviation
+        if GATES == BEFORE:
+            if grad_residual_ptr is not None:
+                slope = D1(residual.to(COMPUTE), tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
+                store(grad_residual_ptr + row * cols + col, times(grad_x * given, slope, MASKS), inside)
+            grad_x *= factor
         if grad_sum_ptr is not None:
             grad_x += load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
         store(grad_x_ptr + row * cols + col, grad_x, inside)

@@ -8,8 +8,11 @@ has to be known of the whole row first.
 import triton
 import triton.language as tl
 
+from ..contracts.normalization import Gate
 from .math import compute_type, is_fast
 from .waiting import publish, wait
+
+AFTER, BEFORE = tl.constexpr(int(Gate.AFTER)), tl.constexpr(int(Gate.BEFORE))
 
 
 @triton.jit
@@ -47,6 +50,13 @@ def _load_sum(
 
 
 @triton.jit
+def gated(x, gate, a, b, VALUE: tl.constexpr, FAST: tl.constexpr):
+    """x f(gate), and f(gate)."""
+    factor = VALUE(gate.to(x.dtype), tl.full((), a, x.dtype), tl.full((), b, x.dtype), FAST)
+    return x * factor, factor
+
+
+@triton.jit
 def load_weight(weight_ptr, inside, offset, COMPUTE: tl.constexpr):
     return load(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
 
@@ -69,8 +79,10 @@ def _result(
     normalised, weight, bias, residual, a, b, VALUE: tl.constexpr, GATES: tl.constexpr, FAST: tl.constexpr
 ):  # fmt: skip
     a, b = tl.full((), a, normalised.dtype), tl.full((), b, normalised.dtype)
-    if GATES:
+    if GATES == AFTER:
         return argument_of(normalised, weight, bias, None) * VALUE(residual.to(normalised.dtype), a, b, FAST)
+    elif GATES == BEFORE:
+        return argument_of(normalised, weight, bias, None)
     else:
         return VALUE(argument_of(normalised, weight, bias, residual), a, b, FAST)
 
@@ -172,6 +184,10 @@ def forward_rows(
         residual = residual_ptr
         if residual_ptr is not None:
             residual = load(residual_ptr + row * residual_stride + col, inside)
+        if GATES == BEFORE:
+            x, _ = gated(x, residual, a, b, VALUE, FAST)
+            if inside is not None:
+                x = tl.where(inside, x, 0.0)  # whatever f(0) is
         mean = tl.zeros((ROWS, 1, 1), COMPUTE)
         mean_low = mean
         if CENTRED:
@@ -257,6 +273,10 @@ def forward_long(
     if CENTRED:
         here = begin + col
         first = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < end, False, COMPUTE)
+        if GATES == BEFORE:
+            gate = load(residual_ptr + row * residual_stride + here, here < end)
+            first, _ = gated(first, gate, a, b, VALUE, FAST)
+            first = tl.where(here < end, first, 0.0)  # whatever f(0) is
         shift = tl.sum(first, 0) / tl.minimum(end - begin, BLOCK_COLS)
     squares = tl.zeros((BLOCK_COLS,), COMPUTE)
     lows = squares
@@ -265,6 +285,10 @@ def forward_long(
     for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
         x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < end, False, COMPUTE)
+        if GATES == BEFORE:
+            gate = load(residual_ptr + row * residual_stride + here, here < end)
+            x, _ = gated(x, gate, a, b, VALUE, FAST)
+            x = tl.where(here < end, x, 0.0)
         if CENTRED:
             count = tl.full((), tl.minimum(end - start, BLOCK_COLS), tl.float64)
             x = tl.where(here < end, x - shift, 0.0)
@@ -298,6 +322,8 @@ def forward_long(
         residual = residual_ptr
         if residual_ptr is not None:
             residual = load(residual_ptr + row * residual_stride + here, inside)
+        if GATES == BEFORE:
+            x, _ = gated(x, residual, a, b, VALUE, FAST)
         y = _result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
         store(y_ptr + row * cols + here, y, inside)
     if begin == 0:

@@ -16,6 +16,7 @@ from torch.library import triton_op, wrap_triton
 
 from ..contracts.random import line, threshold
 from ..contracts.requirements import Requirements
+from ..names import PACKAGE
 from .hardware import TILE_BYTES
 
 # Compilers look in an operator's source for its kernels by these names, to know when what they cached is stale.
@@ -24,7 +25,7 @@ from .random_kernels import rrelu as rrelu_kernel
 from .random_kernels import rrelu_backward as rrelu_backward_kernel
 
 
-@triton_op("nnkernels::rrelu_drawn", mutates_args=())
+@triton_op(f"{PACKAGE}::rrelu_drawn", mutates_args=())
 def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
     """x, times a slope drawn from [lower, upper] where x <= 0."""
     needs = Requirements("rrelu_drawn")
@@ -36,7 +37,7 @@ def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
     return y
 
 
-@triton_op("nnkernels::rrelu_drawn_backward", mutates_args=())
+@triton_op(f"{PACKAGE}::rrelu_drawn_backward", mutates_args=())
 def rrelu_backward(grad: Tensor, x: Tensor, seed: Tensor, lower: float, upper: float) -> Tensor:
     """grad, times the slopes that `rrelu` drew where x <= 0."""
     needs = Requirements("rrelu_drawn_backward")
@@ -51,7 +52,7 @@ def rrelu_backward(grad: Tensor, x: Tensor, seed: Tensor, lower: float, upper: f
     return grad_x
 
 
-@triton_op("nnkernels::dropout_drawn", mutates_args=())
+@triton_op(f"{PACKAGE}::dropout_drawn", mutates_args=())
 def dropout(x: Tensor, seed: Tensor, strides: Sequence[int], p: float) -> Tensor:
     """x / (1 - p), or 0 with probability p, in a dense tensor with these strides."""
     needs = Requirements("dropout_drawn")

@@ -21,6 +21,7 @@ FORMS = {
     "softmax": lambda: nn.Softmax(-1),
     "maxout": lambda: nn.Maxout(2),
     "lif": lambda: nn.LIF(),
+    "sparsemax": nn.Sparsemax,
     "squash": nn.Squash,
     "swiglu": nn.SwiGLU,
     "rrelu": nn.RReLU,

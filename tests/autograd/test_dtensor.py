@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "swiglu-two": (lambda gate, up: F.swiglu(gate, up=up), (SHAPE, SHAPE)),
     "geglu-pairs": (lambda x: F.geglu(x, interleaved=True), (SHAPE,)),
     "glu-first": (lambda x: F.glu(x, 1), (SHAPE,)),
+    "sparsemax": (lambda x: F.sparsemax(x, -1), (SHAPE,)),
     "softmax-causal": (lambda x: F.softmax(x, -1, causal=True), (SHAPE,)),
     "rms_norm_act": (lambda x, w: F.rms_norm_act(x, (6,), w, activation="silu"), (SHAPE, (6,))),
     "gated_rms_norm": (lambda x, z, w: F.gated_rms_norm(x, z, (6,), w), (SHAPE, SHAPE, (6,))),

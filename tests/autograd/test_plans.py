@@ -23,6 +23,7 @@ CALLS = {
     "apl": (F.apl, ((3, 8), (3, 8))),
     "maxout": (lambda x: F.maxout(x, 2, -1), ()),
     "lif": (F.lif, ()),
+    "sparsemax": (lambda x: F.sparsemax(x, 1), ()),
     "squash": (lambda x: F.squash(x, 1), ()),
     "addressing": (lambda x, key: F.content_addressing(x, key, key[..., 0]), ((6, 2, 10),)),
     "route": (lambda x: F.route(x.unflatten(1, (4, 2))), ()),

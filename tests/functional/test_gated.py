@@ -66,6 +66,52 @@ def test_accuracy_of_value_and_both_gradients(row: Activation, kind: str, chosen
     assert accuracy.errors(grad_gate, wide_grad * factor * slope)[normal].max() <= GRADIENT_LIMITS[dtype]
 
 
+def situ(gate: Tensor, up: Tensor, beta: float, linear_beta: float | None) -> Tensor:
+    """Kimi K3's SituAndMul."""
+    gate = beta * torch.tanh(gate / beta) * torch.sigmoid(gate)
+    return gate * (up if linear_beta is None else linear_beta * torch.tanh(up / linear_beta))
+
+
+@pytest.mark.parametrize("caps", [(4.0, 25.0), (0.5, 1e-3), (300.0, None)], ids=str)
+@pytest.mark.parametrize("kind", DTYPES)
+def test_accuracy_of_caps(kind: str, caps: tuple[float, float | None], chosen: str):
+    if INTERPRETED and kind in ("fp16", "fp64"):
+        pytest.skip("slow to interpret, and no other code than the other types'")
+    dtype = DTYPES[kind]
+    gate = gates(dtype).to(chosen)
+    generator = torch.Generator().manual_seed(1)
+    up, grad = (30 * torch.randn(gate.shape, generator=generator).to(chosen, dtype) for _ in range(2))
+    leaves = gate.requires_grad_(), up.requires_grad_()
+    beta, linear_beta = caps
+    if linear_beta and dtype != torch.float64:  # as the kernels take it
+        linear_beta = torch.tensor(linear_beta).item()
+    y = F.situ_glu(gate, up, beta=beta, linear_beta=linear_beta)
+    for_gate, for_up = torch.autograd.grad(y, leaves, grad)
+
+    z, u, g = (tensor.detach().double() for tensor in (gate, up, grad))
+    factor = u if linear_beta is None else linear_beta * torch.tanh(u / linear_beta)
+    slope = 1.0 if linear_beta is None else 1 / torch.cosh(u / linear_beta).square()
+    capped = beta * torch.tanh(z / beta)
+    terms = torch.sigmoid(z) / torch.cosh(z / beta).square(), capped * torch.sigmoid(z) * torch.sigmoid(-z)
+    exact = capped * torch.sigmoid(z) * factor, g * factor * sum(terms), g * capped * torch.sigmoid(z) * slope
+    # The terms have different signs below 0: the digits of their sum are theirs.
+    floors = 0.0, 2 * (g * factor).abs() * torch.minimum(terms[0], terms[1].abs()), 0.0
+    limit = VALUE_LIMITS[dtype] if dtype.itemsize == 2 else 3 * VALUE_LIMITS[dtype]  # for each of three factors
+    for mine, truth, floor in zip((y.detach(), for_gate, for_up), exact, floors, strict=True):
+        normal = truth.abs() >= 2.0 ** (-900 if dtype == torch.float64 else -100)  # no factor has lost digits
+        assert accuracy.errors(mine, truth, floor)[normal].max() <= limit
+
+
+def test_caps_keep_infinities_and_nan_and_have_second_derivatives(chosen: str):
+    gate = torch.tensor([math.inf, -math.inf, math.nan, 1.0, 1.0, 1.0], device=chosen)
+    up = torch.tensor([1.0, 1.0, 1.0, math.inf, -math.inf, math.nan], device=chosen)
+    y = F.situ_glu(gate, up, beta=2.0, linear_beta=3.0)
+    torch.testing.assert_close(y, situ(gate, up, 2.0, 3.0), equal_nan=True)
+    x = torch.linspace(-3, 3, 12, dtype=torch.float64, device=chosen).requires_grad_()
+    if not INTERPRETED:
+        assert torch.autograd.gradcheck(F.situ_glu, x) and torch.autograd.gradgradcheck(F.situ_glu, x)
+
+
 NAMED = {
     "glu": (F.glu, lambda x: eager.glu(x)),
     "swiglu": (F.swiglu, lambda x: composed(x, eager.silu)),
@@ -80,6 +126,11 @@ NAMED = {
         lambda x: composed(x, eager.gelu, -1, False, False),
     ),
     "reglu": (F.reglu, lambda x: composed(x, eager.relu)),
+    "situ_glu": (F.situ_glu, lambda x: situ(*x.chunk(2, -1), 4.0, 25.0)),
+    "situ_glu-without-a-cap": (
+        functools.partial(F.situ_glu, beta=0.7, linear_beta=None, interleaved=True, gate_first=False),
+        lambda x: situ(x[..., 1::2], x[..., ::2], 0.7, None),
+    ),
 }
 
 

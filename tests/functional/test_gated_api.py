@@ -50,6 +50,9 @@ BAD = {
     "integers for glu": (lambda: F.glu(torch.zeros(2, 4).long()), RuntimeError, r"int64.*\(2, 4\)"),
     "not a tensor": (lambda: F.glu([1.0, 2.0]), TypeError, "list"),
     "up is no tensor": (lambda: F.swiglu(torch.zeros(2), 3.0), TypeError, "'up'.*float"),
+    "cap": (lambda: F.situ_glu(torch.zeros(2), beta=0.0), ValueError, "beta .*0.0"),
+    "cap of up": (lambda: F.situ_glu(torch.zeros(2), linear_beta=math.inf), ValueError, "linear_beta .*inf"),
+    "module's cap": (lambda: nn.SiTUGLU(beta=-1.0), ValueError, "-1.0"),
     "module": (lambda: nn.Gated("silly"), ValueError, "silly"),
     "module's limit": (lambda: nn.SwiGLU(limit=-1.0), ValueError, "-1.0"),
 }
@@ -71,6 +74,10 @@ MODULES = {
     ),
     "GEGLU(dim=1, gate_first=False, approximate='tanh')": lambda: nn.GEGLU(1, approximate="tanh", gate_first=False),
     "ReGLU(dim=1)": lambda: nn.ReGLU(1),
+    "SiTUGLU(dim=1, beta=2.0, linear_beta=None)": lambda: nn.SiTUGLU(1, beta=2.0, linear_beta=None),
+    "SiTUGLU(dim=1, beta=4.0, linear_beta=25.0, interleaved=True, gate_first=False)": lambda: nn.SiTUGLU(
+        1, interleaved=True, gate_first=False
+    ),
 }
 
 
@@ -110,7 +117,7 @@ def test_subclasses_see_the_public_function():
 
 def test_rows_and_examples():
     rows = catalogue(Gated)
-    assert [row.name for row in rows] == ["glu", "swiglu", "geglu", "reglu"]
+    assert [row.name for row in rows] == ["glu", "swiglu", "geglu", "reglu", "situ_glu"]
     for row in rows:
         assert row.name in F.__all__ and row.module in nn.__all__
         assert all((row.formula, row.derivative, row.range, row.source, row.good_for, row.drawback))

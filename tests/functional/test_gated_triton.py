@@ -13,7 +13,7 @@ from nnkernels import registry
 
 
 @functools.cache
-def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even: bool = True) -> Any:
+def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even: bool = True, caps: int = 0) -> Any:
     """What `_launch` would have compiled for a packed tensor with long rows, or for pairs, which are flat."""
     from nnkernels.triton import gated, hardware
     from nnkernels.triton.activations import FORMULAS
@@ -22,6 +22,7 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even:
     block = (2048 if pairs else 4096) // DTYPES[dtype].itemsize
     tile = gated.tile_shape(1 if pairs else 64, 8192, block)
     constants = {"VALUE": formula.value, "D1": formula.d1, "MASKS": registry.elementwise(name).masks, "BOUNDED": False}
+    constants |= {"CAPS": caps}
     constants |= {"PAIRS": pairs, "FLAT": bool(pairs), "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
     constants |= {"rows": 1} if pairs else {}
     uneven = ("rows",) if even else ("rows", "cols")
@@ -35,6 +36,14 @@ def test_compiles_without_spilling(arch: str, name: str, fresh_cache, tmp_path):
     for dtype in ("bf16", "fp32") if arch == "sm_90" else ("bf16",):
         for kind in ("forward", "backward"):
             assert spills(_compiled(kind, name, dtype, arch), tmp_path) == 0, (kind, dtype)
+
+
+@compiles
+@pytest.mark.parametrize("arch", NVIDIA)
+def test_caps_compile_without_spilling(arch: str, fresh_cache, tmp_path):
+    for dtype in ("bf16", "fp32"):
+        for kind in ("forward", "backward"):
+            assert spills(_compiled(kind, "sigmoid", dtype, arch, caps=3), tmp_path) == 0, (kind, dtype)
 
 
 @compiles

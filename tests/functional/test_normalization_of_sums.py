@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from row_norms import EVERY_DTYPE, composition, each_backend, leaves, off, on_torch_alone, ours  # noqa: F401
@@ -229,16 +231,19 @@ def test_modules_of_a_sum():
 
 
 @EVERY_DTYPE
+@pytest.mark.parametrize("first", ["norm", "gate"])
 @pytest.mark.parametrize("activation", ["silu", "relu", "identity"])
 @pytest.mark.parametrize("shape", [(35, 24), (2, 3, 300)], ids=str)
-def test_a_gated_norm_is_the_composition(activation, shape, dtype, device):
+def test_a_gated_norm_is_the_composition(activation, shape, first, dtype, device):
     if INTERPRETED and (dtype not in (torch.float32, torch.bfloat16) or activation == "relu"):
         pytest.skip("interpreted, each row costs")
     x, weight, _, gate = leaves("rms_norm", shape, device, dtype)
-    y = F.gated_rms_norm(x, gate, shape[-1], weight, 1e-5, activation)
+    y = F.gated_rms_norm(x, gate, shape[-1], weight, 1e-5, activation, norm_before_gate=first == "norm")
     wide = [tensor.detach().double().requires_grad_() for tensor in (x, gate, weight)]
     factor = wide[1] * 1 if activation == "identity" else getattr(F, activation)(wide[1])
     exact = composition("rms_norm", wide[0], wide[2]) * factor
+    if first == "gate":
+        exact = composition("rms_norm", wide[0] * factor, wide[2])
     assert y.dtype == dtype and off(y, exact) <= accuracy.LIMITS[dtype]
     grad = torch.randn_like(y)
     found, truth = torch.autograd.grad(y, (x, gate, weight), grad), torch.autograd.grad(exact, wide, grad.double())
@@ -248,17 +253,48 @@ def test_a_gated_norm_is_the_composition(activation, shape, dtype, device):
 
 
 @on_torch_alone
-def test_a_gated_norm_in_every_context():
+@pytest.mark.parametrize("group_size", [None, 2])
+@pytest.mark.parametrize("before", [True, False], ids=["norm first", "gate first"])
+def test_a_gated_norm_in_every_context(before, group_size):
     x, weight, _, gate = leaves("rms_norm", (2, 3, 4), "cpu")
 
     def function(x, gate, weight):
-        return F.gated_rms_norm(x, gate, 4, weight, activation="mish", offset=0.5)
+        options = {"activation": "mish", "offset": 0.5, "norm_before_gate": before, "group_size": group_size}
+        return F.gated_rms_norm(x, gate, 4, weight, **options)
 
     assert torch.autograd.gradcheck(function, (x, gate, weight), check_forward_ad=True)
     for _ in range(4):
         assert torch.autograd.gradgradcheck(function, (x, gate, weight))
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, gate, weight), function(x, gate, weight))
+
+
+@on_torch_alone
+def test_gated_norms_of_mamba_2():
+    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+
+    for group_size, dtype in itertools.product((24, 8), (torch.float32, torch.bfloat16)):
+        theirs = MambaRMSNormGated(24, group_size, 1e-5).to(dtype)
+        torch.nn.init.normal_(theirs.weight)
+        ours = nn.GatedRMSNorm(24, 1e-5, dtype=dtype, norm_before_gate=False, group_size=group_size)
+        ours.load_state_dict(theirs.state_dict())
+        x, gate = torch.randn(2, 2, 5, 24, dtype=dtype).requires_grad_()
+        found, wanted = ours(x, gate), theirs(x, gate)
+        limits = {"rtol": 2**-7, "atol": 2**-8} if dtype == torch.bfloat16 else {}  # they round twice
+        torch.testing.assert_close(found, wanted, **limits)
+        grads = [torch.autograd.grad(y, (x, gate), y.detach(), retain_graph=True) for y in (found, wanted)]
+        torch.testing.assert_close(
+            *grads, **({"rtol": 2**-5, "atol": 2**-4} if limits else {"rtol": 1e-4, "atol": 1e-5})
+        )
+    assert repr(ours).endswith("norm_before_gate=False, group_size=8)")
+    for size in (7, 0, 48):
+        with pytest.raises(ValueError, match=rf"group_size={size} .*\(24,\)"):
+            F.gated_rms_norm(x, gate, 24, group_size=size)
+
+
+@on_torch_alone
+def test_the_module_and_the_types_of_a_gated_norm():
+    x, _, _, gate = leaves("rms_norm", (2, 3, 4), "cpu")
     module = nn.GatedRMSNorm(4, activation="leaky_relu", negative_slope=0.5)
     expected = torch.nn.RMSNorm(4)(x.float()) * torch.nn.functional.leaky_relu(gate.float(), 0.5)
     torch.testing.assert_close(module(x.float(), gate.float()), expected, rtol=1e-5, atol=1e-6)

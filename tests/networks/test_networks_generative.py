@@ -81,12 +81,29 @@ def test_contrastive_divergence_makes_likely_what_it_is_shown():
     assert rbm.score(bars()) > -0.01
 
 
-def test_a_dream_is_drawn_with_the_units_probabilities():
-    draws = torch.Generator().manual_seed(0)
-    likely = torch.tensor([0.0, 0.2, 0.7, 1.0])
-    drawn = RBM.drawn(likely.repeat(20_000, 1), draws)
-    assert set(drawn.unique().tolist()) == {0.0, 1.0}
-    torch.testing.assert_close(drawn.mean(0), likely, rtol=0, atol=0.01)
+def test_dreams_are_drawn_with_the_hidden_units_probabilities():
+    """Of steps of one dream: on average, the weights move by what the hidden units' states give, weighed by how likely
+    they are."""
+    torch.manual_seed(0)
+    rbm = RBM(2, "bernoulli", epochs=1).fit(every_picture(3))
+    for name in ("weight", "bias", "offset"):
+        getattr(rbm, name).normal_()
+    x, states = torch.tensor([[1.0, 0.0, 1.0]]), every_picture(2)
+    likely = torch.where(states == 1, rbm(x), 1 - rbm(x)).prod(1)
+    dreamt = rbm.given(states)
+    expected = rbm(x).T @ x - (likely[:, None] * rbm(dreamt)).T @ dreamt
+    found = rbm._slopes(x.expand(40_000, -1))[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
+
+
+def test_fitting_follows_its_seed_and_leaves_torchs_numbers_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, other = (RBM(4, "bernoulli", epochs=2, seed=seed).fit(bars()).weight for seed in (3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(RBM(4, "bernoulli", epochs=2, seed=3).fit(bars()).weight, one)
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("ask", [RBM(4, "bernoulli").fit, RBM(4, "bernoulli").fit(bars()).predict])

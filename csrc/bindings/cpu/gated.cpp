@@ -27,20 +27,24 @@ void launch_gated(const Requirements& needs, GatedJob job, std::array<Tensor, N>
 }
 
 void gated_forward(const Tensor& gate, const Tensor& up, Tensor y, int64_t activation, double a, double b, double limit,
-                   double offset, bool limits_value) {
+                   double offset, bool limits_value, double gate_cap, double up_cap) {
   const Requirements needs("gated");
   needs.activation(activation);
   needs.floating({"gate", gate});
   needs.alike({{"up", up}, {"y", y}}, {"gate", gate});
   needs.apart_or_same({{"y", y}}, {{"gate", gate}, {"up", up}});
+  needs.that(gate_cap > 0 && up_cap > 0, "gate_cap and up_cap are ", gate_cap, " and ", up_cap,
+             ", expected them above 0");
 
-  launch_gated<3>(needs,
-                  {false, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, limits_value, 0, 0, {}},
-                  {gate, up, y}, 1);
+  launch_gated<3>(
+      needs,
+      {false, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, limits_value, gate_cap, up_cap, 0, 0, {}},
+      {gate, up, y}, 1);
 }
 
 void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor grad_gate, Tensor grad_up,
-                    int64_t activation, double a, double b, double limit, double offset, bool limits_value) {
+                    int64_t activation, double a, double b, double limit, double offset, bool limits_value,
+                    double gate_cap, double up_cap) {
   const Requirements needs("gated_backward");
   const Argument for_gate{"grad_gate", grad_gate}, for_up{"grad_up", grad_up};
   needs.activation(activation);
@@ -48,9 +52,13 @@ void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Te
   needs.alike({{"grad", grad}, {"up", up}, for_gate, for_up}, {"gate", gate});
   needs.apart_or_same({for_gate, for_up}, {{"grad", grad}, {"gate", gate}, {"up", up}});
   needs.apart(for_gate, for_up);
+  needs.that(gate_cap > 0 && up_cap > 0, "gate_cap and up_cap are ", gate_cap, " and ", up_cap,
+             ", expected them above 0");
 
-  launch_gated<5>(needs, {true, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, limits_value, 0, 0, {}},
-                  {grad, gate, up, grad_gate, grad_up}, 2);
+  launch_gated<5>(
+      needs,
+      {true, static_cast<int>(activation), Scalar::f32, a, b, limit, offset, limits_value, gate_cap, up_cap, 0, 0, {}},
+      {grad, gate, up, grad_gate, grad_up}, 2);
 }
 
 }  // namespace
@@ -58,10 +66,10 @@ void gated_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Te
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def(
       "gated(Tensor gate, Tensor up, Tensor(a!) y, int activation, float a, float b, float limit, float offset, "
-      "bool limits_value) -> ()");
+      "bool limits_value, float gate_cap, float up_cap) -> ()");
   m.def(
       "gated_backward(Tensor grad, Tensor gate, Tensor up, Tensor(a!) grad_gate, Tensor(b!) grad_up, int activation, "
-      "float a, float b, float limit, float offset, bool limits_value) -> ()");
+      "float a, float b, float limit, float offset, bool limits_value, float gate_cap, float up_cap) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

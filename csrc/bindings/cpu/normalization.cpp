@@ -47,13 +47,15 @@ struct NormCall {
   const Tensor& x;  // what is normalised
   const OptionalTensor &residual, &addend, &weight, &bias;
   int64_t activation;
-  bool linear, gates;
+  bool linear;
+  int64_t gates;
   double a, b, offset;
 
   void check(const Requirements& needs) const {
     needs.activation(activation);
     check_norm_input(needs, {"x", x});
     check_norm_rows(needs, {"residual", residual}, {"x", x});
+    needs.in_range("gates", gates, 0, 2);
     needs.that(!gates || residual, "residual is missing, which is the gate");
     needs.vector({"weight", weight}, x.size(1), computing_type(x));
     needs.vector({"bias", bias}, x.size(1), computing_type(x));
@@ -62,7 +64,7 @@ struct NormCall {
   RowNormJob job(const Tensor& statistics) const {
     RowNormJob job{};
     job.linear = linear;
-    job.gates = gates;
+    job.gates = static_cast<GateAt>(gates);
     job.activation = static_cast<int>(activation);
     job.scalar = scalar_of(x);
     job.a = a;
@@ -91,8 +93,9 @@ void run_row_norm(const RowNormJob& job, int64_t chunk) {
 // The value, the statistics, and the sum with the addend, empty if there is none.
 std::tuple<Tensor, Tensor, Tensor> norm_forward(const Tensor& x, const OptionalTensor& residual,
                                                 const OptionalTensor& addend, const OptionalTensor& weight,
-                                                const OptionalTensor& bias, int64_t activation, bool linear, bool gates,
-                                                double a, double b, double offset, double eps, bool centred) {
+                                                const OptionalTensor& bias, int64_t activation, bool linear,
+                                                int64_t gates, double a, double b, double offset, double eps,
+                                                bool centred) {
   const Requirements needs("norm_forward");
   check_norm_input(needs, {"x", x});
   check_operand(needs, {"addend", addend}, {"x", x});
@@ -123,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, con
                                                          const OptionalTensor& residual, const OptionalTensor& grad_sum,
                                                          const OptionalTensor& weight, const OptionalTensor& bias,
                                                          const Tensor& statistics, const OptionalTensor& narrowed,
-                                                         int64_t activation, bool linear, bool gates, double a,
+                                                         int64_t activation, bool linear, int64_t gates, double a,
                                                          double b, double offset, bool wants_residual,
                                                          bool wants_parameters) {
   const Requirements needs("norm_backward");
@@ -168,10 +171,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& grad, con
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def(
       "norm_forward(Tensor x, Tensor? residual, Tensor? addend, Tensor? weight, Tensor? bias, int activation, "
-      "bool linear, bool gates, float a, float b, float offset, float eps, bool centred) -> (Tensor, Tensor, Tensor)");
+      "bool linear, int gates, float a, float b, float offset, float eps, bool centred) -> (Tensor, Tensor, Tensor)");
   m.def(
       "norm_backward(Tensor grad, Tensor x, Tensor? residual, Tensor? grad_sum, Tensor? weight, Tensor? bias, "
-      "Tensor statistics, Tensor(a!)? narrowed, int activation, bool linear, bool gates, float a, float b, "
+      "Tensor statistics, Tensor(a!)? narrowed, int activation, bool linear, int gates, float a, float b, "
       "float offset, bool wants_residual, bool wants_parameters) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
