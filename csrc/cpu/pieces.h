@@ -4,11 +4,11 @@
 // take the formula itself. What a number gives never depends on its neighbours.
 #pragma once
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "loops.h"
+
+#if defined(__AVX512F__)
+#include "vectors.h"
+#endif
 
 namespace nnk::NNK_ISA {
 
@@ -116,47 +116,71 @@ class Pieces {
     }
   }
 
-  // use(i, here, y) for f at x[0] to x[count - 1], 16 numbers a call, of which those in the mask `here` are meant;
-  // `formula` gives f at a number beyond the pieces.
-  template <class Formula, class Use>
-  void run(const Formula& formula, const float* x, int64_t count, const Use& use) const {
-    for (int64_t i = 0; i < count;) {
-      const __mmask16 here = count - i < 16 ? (1u << (count - i)) - 1 : kAll;
-      const __m512 numbers = _mm512_maskz_loadu_ps(here, x + i);
-      const __mmask16 inside = within(numbers);
-      if ((inside & here) == kAll) {
-        i = run_within(x, i, count, use);
+  // y = f(x), or y = f(x) grad; `formula` gives f at a number beyond the pieces.
+  template <class S, class Formula, class... Grad>
+  void run(const Formula& formula, const S* x, S* y, int64_t count, const Grad*... grad) const {
+    int64_t i = 0;
+    while (i + kStep <= count) {
+      if (within(load(x + i))) {
+        i = run_within(i, x, y, count, grad...);
       } else {
-        __m512 y = inside == kAll ? numbers : by_formula(formula, numbers);
-        if (inside) y = _mm512_mask_mov_ps(y, inside, (*this)(numbers));
-        use(i, here, y);
-        i += 16;
+        step(formula, x + i, y + i, (grad + i)...);
+        i += kStep;
       }
+    }
+    if (i < count) {
+      const size_t bytes = (count - i) * sizeof(S);
+      const auto padded = [&](const S* from) {
+        Padded<S> to{};
+        memcpy(to.numbers, from + i, bytes);
+        return to;
+      };
+      const Padded<S> tail = padded(x);
+      Padded<S> out;
+      step(formula, tail.numbers, out.numbers, padded(grad).numbers...);
+      memcpy(y + i, out.numbers, bytes);
     }
   }
 
-  static __m512 product(__m512 x, __m512 y) { return _mm512_fmadd_ps(x, y, all(-0.0)); }
-
  private:
-  // As `run`, up to the first vector that is not whole or not within the pieces; gives its place. The coefficients stay
-  // in registers, since nothing is called.
-  template <class Use>
-  __attribute__((noinline)) int64_t run_within(const float* x, int64_t i, int64_t count, const Use& use) const {
+  template <class S>
+  struct Padded {
+    S numbers[kStep];
+  };
+
+  // As `run`, from i up to numbers that are not all within the pieces; gives their place. The coefficients stay in
+  // registers, since nothing is called.
+  template <class S, class... Grad>
+  __attribute__((noinline)) int64_t run_within(int64_t i, const S* x, S* y, int64_t count, const Grad*... grad) const {
     const Pieces pieces = *this;
-    for (; i + 16 <= count; i += 16) {
-      const __m512 numbers = _mm512_loadu_ps(x + i);
-      if (__builtin_expect(within(numbers) != kAll, false)) break;
-      use(i, kAll, pieces(numbers));
+    for (; i + kStep <= count; i += kStep) {
+      const Vectors numbers = load(x + i);
+      if (__builtin_expect(!within(numbers), false)) break;
+      Vectors f{pieces(numbers.first), pieces(numbers.second)};
+      ((f = product(f, load(grad + i))), ...);
+      store(f, y + i);
     }
     return i;
   }
 
+  template <class S, class Formula, class... Grad>
+  void step(const Formula& formula, const S* x, S* y, const Grad*... grad) const {
+    const Vectors numbers = load(x);
+    Vectors f{anywhere(formula, numbers.first), anywhere(formula, numbers.second)};
+    ((f = product(f, load(grad))), ...);
+    store(f, y);
+  }
+
   template <class Formula>
-  __attribute__((noinline)) static __m512 by_formula(const Formula& formula, __m512 x) {
+  __attribute__((noinline)) __m512 anywhere(const Formula& formula, __m512 x) const {
+    const __mmask16 inside = within(x);
     alignas(64) float numbers[16];
     _mm512_store_ps(numbers, x);
-    for (int i = 0; i < 16; ++i) numbers[i] = formula(numbers[i]);
-    return _mm512_load_ps(numbers);
+    if (inside != kAll) {
+      for (int i = 0; i < 16; ++i) numbers[i] = formula(numbers[i]);
+    }
+    const __m512 y = _mm512_load_ps(numbers);
+    return inside ? _mm512_mask_mov_ps(y, inside, (*this)(x)) : y;
   }
 
   // f at x where `within`, anything elsewhere.
@@ -178,6 +202,7 @@ class Pieces {
   }
 
   // Not for NaN.
+  static bool within(const Vectors& x) { return (within(x.first) & within(x.second)) == kAll; }
   static __mmask16 within(__m512 x) {
     constexpr double last = kFirst + kPieces - 1 + 0.499;
     return _mm512_cmp_ps_mask(_mm512_abs_ps(x), all(last / cut.per_unit), _CMP_LT_OQ);
@@ -208,6 +233,18 @@ class Pieces {
 
   alignas(64) float coefficients_[kTerms][kPieces];
 };
+
+template <template <class> class Activation, class M>
+const auto& value_pieces() {
+  static const Pieces<M, Cuts<Activation>::value> pieces([](double x) { return Activation<Double>(0, 0).value(x); });
+  return pieces;
+}
+
+template <template <class> class Activation, class M>
+const auto& slope_pieces() {
+  static const Pieces<M, Cuts<Activation>::slope> pieces([](double x) { return Activation<Double>(0, 0).d1(x); });
+  return pieces;
+}
 
 #endif
 
