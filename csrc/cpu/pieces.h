@@ -83,12 +83,16 @@ struct Cuts<sqrtsoftplus> {
   static constexpr Cut value{2, 5, 3, Fold::none, 0, 0}, slope{2, 5, 3, Fold::none, 0, 0};
 };
 
-#if defined(__AVX512F__)
-
 template <class M>
 constexpr bool is_cut(const Cut& cut) {
+#if defined(__AVX512F__)
   return cut.per_unit > 0 && sizeof(typename M::T) == sizeof(float);
+#else
+  return false;
+#endif
 }
+
+#if defined(__AVX512F__)
 
 template <class M, const Cut& cut>
 class Pieces {

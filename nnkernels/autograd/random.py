@@ -216,14 +216,17 @@ class _RReLUForm(route.Form):
 
 
 class _DropoutForm(route.Form):
-    """Keeps the seed alone."""
+    """Keeps the seed and, where the kernels give them, its decisions."""
 
     family = "random"
     tensors = 1
 
     def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         seed = _draw_seed(tensors[0])
-        return kernels.dropout(tensors[0], seed, *spec), seed
+        if not records:
+            return kernels.dropout(tensors[0], seed, *spec), seed
+        y, *packed = kernels.dropout_kept(tensors[0], seed, *spec)
+        return y, seed, *packed
 
     def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         return made[1:]
@@ -232,7 +235,7 @@ class _DropoutForm(route.Form):
         return (*spec, made[0].stride())
 
     def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
-        return (kernels.dropout(grad, kept[0], *spec),)
+        return (kernels.dropout_again(grad, *spec, *kept),)
 
     def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
         p, strides = spec
