@@ -4,6 +4,7 @@
 #include "../activations.h"
 #include "../kernels.h"
 #include "convert.h"
+#include "isa.h"
 
 namespace nnk::NNK_ISA {
 
@@ -15,6 +16,10 @@ enum Arithmetic : int { kDouble, kSingle, kFast, kArithmetics };
 Loop forward_loop(int activation, Arithmetic arithmetic);
 Loop backward_loop(int activation, Arithmetic arithmetic);
 Loop double_backward_loop(int activation, Arithmetic arithmetic);
+
+// Whether a formula is done before memory is; tiles of what 16 bits are widened to lie in the first-level cache.
+template <class Formula, class M>
+constexpr bool is_light = M::precise && (__is_base_of(Masking, Formula) || __is_base_of(Straight<M>, Formula));
 
 // For 16-bit operands as they are stored, fast; null where the loops for tiles of floats serve.
 Loop forward_loop(int activation, Scalar stored);

@@ -51,21 +51,36 @@ void dropout(const T* x, T* y, const uint32_t* words, int64_t count, const Rando
 
 // Adjacent bits, lowest first, of whether a word is at least the threshold.
 void pack(const uint32_t* words, uint32_t threshold, int64_t count, uint8_t* bits) {
-  for (int64_t i = 0; i < count; i += 32) {
+  const auto packed = [&](int64_t i) {
     uint32_t mask = 0;
 #pragma omp simd reduction(| : mask)
     for (int j = 0; j < 32; ++j) mask |= static_cast<uint32_t>(words[i + j] >= threshold) << j;
-    memcpy(bits + i / 8, &mask, count - i < 32 ? (count - i + 7) / 8 : sizeof(mask));
+    return mask;
+  };
+  const int64_t whole = count / 32 * 32;
+  for (int64_t i = 0; i < whole; i += 32) {
+    const uint32_t mask = packed(i);
+    memcpy(bits + i / 8, &mask, sizeof(mask));
   }
+  if (whole == count) return;
+  const uint32_t rest = packed(whole);
+  memcpy(bits + whole / 8, &rest, (count - whole + 7) / 8);
 }
 
 // Words of 1 where a bit is set, and of 0 elsewhere.
 void unpack(const uint8_t* bits, int64_t count, uint32_t* words) {
-  for (int64_t i = 0; i < count; i += 32) {
-    uint32_t mask = 0;
-    memcpy(&mask, bits + i / 8, count - i < 32 ? (count - i + 7) / 8 : sizeof(mask));
+  const auto unpacked = [&](int64_t i, uint32_t mask) {
     for (int j = 0; j < 32; ++j) words[i + j] = mask >> j & 1;
+  };
+  const int64_t whole = count / 32 * 32;
+  uint32_t mask = 0;
+  for (int64_t i = 0; i < whole; i += 32) {
+    memcpy(&mask, bits + i / 8, sizeof(mask));
+    unpacked(i, mask);
   }
+  if (whole == count) return;
+  memcpy(&mask, bits + whole / 8, (count - whole + 7) / 8);
+  unpacked(whole, mask);
 }
 
 // 1 with probability sigmoid(x), drawn as the rarer of 0 and 1, whose probability keeps its digits on both sides.

@@ -69,7 +69,7 @@ auto sum_of_terms(const S* grad, const S* kept, int64_t count, bool masked, Resu
 }
 
 template <class M, bool log, class S, class Result, class T = typename M::T>
-void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked, S* grad_x, int64_t count,
+NNK_HD void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked, S* grad_x, int64_t count,
                      Result result) {
   int64_t done = 0;
   if constexpr (in_pairs<S>) {
@@ -85,6 +85,14 @@ void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked
   for (int64_t i = done; i < count; ++i) {
     store(gradient<M, log>(number(grad[i]), result(number(kept[i])), total, scale, masked), grad_x + i);
   }
+}
+
+// No exponential is taken.
+template <class S, class Result>
+NNK_WAITS_FOR_MEMORY void write_light_gradients(const S* grad, const S* kept, S total, S scale, S* grad_x,
+                                                int64_t count, Result result) {
+  using M = std::conditional_t<sizeof(S) == 8, Double, Single>;
+  write_gradients<M, false>(grad, kept, total, scale, false, grad_x, count, result);
 }
 
 // Adjacent numbers as loops read them: half-precision ones, for which there is no scalar instruction, in a tile.
@@ -113,6 +121,8 @@ void backward_row(const Job& job, bool masked, const S* grad, const S* kept, S* 
     if constexpr (std::is_same_v<S, Half>) {
       write_gradients<M, log>(g, v, T(total), T(job.scale), masked, tile, size, result);
       narrow(tile, grad_x + begin, size);
+    } else if constexpr (!log && std::is_same_v<S, T>) {
+      write_light_gradients(g, v, T(total), T(job.scale), grad_x + begin, size, result);
     } else {
       write_gradients<M, log>(g, v, T(total), T(job.scale), masked, grad_x + begin, size, result);
     }
