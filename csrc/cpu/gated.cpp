@@ -188,10 +188,10 @@ constexpr Loop shared_loop() {
 
 // The loop for both gradients of the usual gates, or null.
 Loop both_gradients_loop(int activation, Arithmetic arithmetic) {
-#define NNK_BOTH(name)                                                                                                 \
-  case index_of_##name: {                                                                                              \
+#define NNK_BOTH(name)                                                                                              \
+  case index_of_##name: {                                                                                           \
     constexpr Loop loops[] = {shared_loop<name, Double>(), shared_loop<name, Single>(), shared_loop<name, Fast>()}; \
-    return loops[arithmetic];                                                                                          \
+    return loops[arithmetic];                                                                                       \
   }
   switch (activation) {
     NNK_BOTH(sigmoid)

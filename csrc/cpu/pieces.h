@@ -24,8 +24,8 @@ enum class Fold {
 // A function on 32 pieces, centred on the multiples of their width: (|x| - root)^power times a polynomial on each. The
 // factor is there for the relative precision around a root.
 struct Cut {
-  float per_unit;      // pieces; their width is 1 / per_unit
-  int single, fast;    // degrees for the arithmetics Single and Fast
+  float per_unit;    // pieces; their width is 1 / per_unit
+  int single, fast;  // degrees for the arithmetics Single and Fast
   Fold fold;
   int power;
   double root;

@@ -97,9 +97,7 @@ void bernoulli(const typename M::T* x, typename M::T* y, const uint32_t* words, 
   }
 }
 
-bool drops(const RandomJob& job) {
-  return job.pass == RandomPass::dropout || job.pass == RandomPass::dropout_again;
-}
+bool drops(const RandomJob& job) { return job.pass == RandomPass::dropout || job.pass == RandomPass::dropout_again; }
 
 template <class T>
 void run_wide(const RandomJob& job, void* const* data, const void* bits, int64_t count) {

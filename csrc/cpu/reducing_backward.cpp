@@ -39,8 +39,8 @@ struct Kept {
   }
 };
 
-// So many sums at once, since each addition waits for the one before. In the order of memory: several runs of a row at a
-// time would be too many streams for the caches to see coming.
+// So many sums at once, since each addition waits for the one before. In the order of memory: several runs of a row at
+// a time would be too many streams for the caches to see coming.
 constexpr int64_t kSums = 64;
 
 template <bool log, class S, class Result>
@@ -58,7 +58,8 @@ auto sum_of_terms(const S* grad, const S* kept, int64_t count, bool masked, Resu
       }
     } else {
 #pragma GCC ivdep
-      for (int64_t j = 0; j < kSums; ++j) sums[j] += term<log>(number(grad[i + j]), result(number(kept[i + j])), masked);
+      for (int64_t j = 0; j < kSums; ++j)
+        sums[j] += term<log>(number(grad[i + j]), result(number(kept[i + j])), masked);
     }
   }
   for (int64_t j = 0; i < count; ++i, ++j) sums[j] += term<log>(number(grad[i]), result(number(kept[i])), masked);
@@ -70,7 +71,7 @@ auto sum_of_terms(const S* grad, const S* kept, int64_t count, bool masked, Resu
 
 template <class M, bool log, class S, class Result, class T = typename M::T>
 NNK_HD void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked, S* grad_x, int64_t count,
-                     Result result) {
+                            Result result) {
   int64_t done = 0;
   if constexpr (in_pairs<S>) {
     done = count / 2 * 2;

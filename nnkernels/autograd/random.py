@@ -3,7 +3,8 @@
 A plain call draws one number from torch's generator on the tensor's device, the seed. The kernel reads it from memory,
 so nothing waits for the GPU and each replay of a CUDA graph draws anew; `manual_seed`, `fork_rng` and checkpointing
 govern it as they govern torch's own random functions. Backward draws the same numbers again, so it keeps the seed and,
-for rrelu, the input or what `nnkernels.saving` says. The order in which elements are numbered is that of the output's
+for rrelu, the input or what `nnkernels.saving` says; dropout's kernels may give its decisions, one bit each, to be read
+instead. The order in which elements are numbered is that of the output's
 memory, so backward has to know the output's strides: a hook may hand the input back in others.
 
 Under torch.compile on a GPU the kernels are operators (`triton/random_ops.py`), and the seed is drawn within the graph.
