@@ -43,7 +43,12 @@ def leaves_of(inputs: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad: Tensor) -> Callable[[], tuple]:
-    """A call that takes the gradients again and again, from one graph."""
+    """A call that takes the gradients again and again, from one graph, which is that of a training loop under way.
+
+    The first calls of a kind go through Python and are recorded; the graphs of later ones are C++ alone.
+    """
+    for _ in range(WARM):
+        torch.autograd.grad(function(*inputs), leaves_of(inputs), grad)
     y = function(*inputs)
     return lambda: torch.autograd.grad(y, leaves_of(inputs), grad, retain_graph=True)
 
@@ -139,6 +144,9 @@ def line(case: Case, found: dict) -> str:
         text += f"   memory {found['ours']['peak_bytes'] / found['eager']['peak_bytes']:4.2f}"
     return text + ("   WRONG" if found["error"] > LIMIT * case.slack else "")
 
+
+WARM = 3
+"""Passes in both directions after which a call of a kind no longer enters Python."""
 
 LIMIT = 8.0
 """Epsilons of the type; eager in float64 is the truth."""

@@ -2,7 +2,7 @@
 #include "gated.h"
 
 #include "convert.h"
-#include "loops.h"
+#include "pieces.h"
 
 namespace nnk::NNK_ISA {
 namespace {
@@ -180,12 +180,19 @@ void both_gradients(double a, double b, void* const* data, int64_t count) {
 #define NNK_INDEX(name) index_of_##name,
 enum Index { NNK_ACTIVATIONS(NNK_INDEX) };
 
+// Null where value and slope, each from its own pieces, cost less.
+template <template <class> class Activation, class M>
+constexpr Loop shared_loop() {
+  if constexpr (is_cut<M>(Cuts<Activation>::value)) return nullptr;
+  return both_gradients<Activation, M>;
+}
+
 // The loop for both gradients of the usual gates, or null.
 Loop both_gradients_loop(int activation, Arithmetic arithmetic) {
-#define NNK_BOTH(name)                                                                                                 \
-  case index_of_##name: {                                                                                              \
-    constexpr Loop loops[] = {both_gradients<name, Double>, both_gradients<name, Single>, both_gradients<name, Fast>}; \
-    return loops[arithmetic];                                                                                          \
+#define NNK_BOTH(name)                                                                                              \
+  case index_of_##name: {                                                                                           \
+    constexpr Loop loops[] = {shared_loop<name, Double>(), shared_loop<name, Single>(), shared_loop<name, Fast>()}; \
+    return loops[arithmetic];                                                                                       \
   }
   switch (activation) {
     NNK_BOTH(sigmoid)

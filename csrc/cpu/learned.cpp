@@ -26,6 +26,7 @@ template <class M>
 struct Prelu {
   using T = typename M::T;
   static constexpr int K = 1;
+  static constexpr bool light = true;  // done before memory is
   T weight;
   explicit NNK_HD Prelu(T weight) : weight(weight) {}
 
@@ -43,6 +44,7 @@ template <class M>
 struct Swish {
   using T = typename M::T;
   static constexpr int K = 1;
+  static constexpr bool light = false;
   Gate<M, ScaledArgument<M>> gate;
   explicit NNK_HD Swish(T beta) : gate{ScaledArgument<M>({beta, T(0)})} {}
 
@@ -70,6 +72,7 @@ template <class M, int G, bool First>
 struct Apl {
   using T = typename M::T;
   static constexpr int K = 2 * G;
+  static constexpr bool light = false;
   T p[K];
   template <class... Parameters>
   explicit NNK_HD Apl(Parameters... p) : p{p...} {}
@@ -117,10 +120,15 @@ NNK_HD void forward_over(Indices<k...>, const T* const* at, const T* x, T* y, in
 }
 
 template <class F, bool Columns, class T = typename F::T>
-void forward_loop(const Rows& rows, const T* parameters, const T* x, T* y, int64_t count) {
+NNK_HD void forward_loop(const Rows& rows, const T* parameters, const T* x, T* y, int64_t count) {
   const T* at[F::K];
   for (int k = 0; k < F::K; ++k) at[k] = rows.of(parameters, k);
   forward_over<F, Columns>(UpTo<F::K>(), at, x, y, count);
+}
+
+template <class F, bool Columns, class T = typename F::T>
+NNK_WAITS_FOR_MEMORY void light_forward_loop(const Rows& rows, const T* parameters, const T* x, T* y, int64_t count) {
+  forward_loop<F, Columns>(rows, parameters, x, y, count);
 }
 
 template <class F, class T, int... k>
@@ -191,7 +199,7 @@ using Backward = void (*)(const Rows&, const T* parameters, const T* grad, const
 template <bool Columns>
 struct ForwardLoops {
   template <class F>
-  static constexpr Forward<typename F::T> loop = forward_loop<F, Columns>;
+  static constexpr Forward<typename F::T> loop = F::light ? light_forward_loop<F, Columns> : forward_loop<F, Columns>;
 };
 
 template <bool Columns, bool Sums>

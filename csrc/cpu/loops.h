@@ -3,6 +3,8 @@
 
 #include "../activations.h"
 #include "../kernels.h"
+#include "convert.h"
+#include "isa.h"
 
 namespace nnk::NNK_ISA {
 
@@ -15,6 +17,14 @@ Loop forward_loop(int activation, Arithmetic arithmetic);
 Loop backward_loop(int activation, Arithmetic arithmetic);
 Loop double_backward_loop(int activation, Arithmetic arithmetic);
 
+// Whether a formula is done before memory is; tiles of what 16 bits are widened to lie in the first-level cache.
+template <class Formula, class M>
+constexpr bool is_light = M::precise && (__is_base_of(Masking, Formula) || __is_base_of(Straight<M>, Formula));
+
+// For 16-bit operands as they are stored, fast; null where the loops for tiles of floats serve.
+Loop forward_loop(int activation, Scalar stored);
+Loop backward_loop(int activation, Scalar stored);
+
 // Elements [begin, end) of the job.
 void run(const Job& job, int64_t begin, int64_t end);
 
@@ -23,3 +33,7 @@ void run(const Job& job, int64_t begin, int64_t end);
 // The table of one pass: `loop` is a template <template <class> class Activation, class M> of Loop's type.
 #define NNK_TABLE_ROW(name) {loop<name, Double>, loop<name, Single>, loop<name, Fast>},
 #define NNK_TABLE constexpr Loop table[][kArithmetics] = {NNK_ACTIVATIONS(NNK_TABLE_ROW)}
+
+// The same of `stored_loop`, a constexpr function template <template <class> class Activation, class S> that gives one.
+#define NNK_STORED_TABLE_ROW(name) {stored_loop<name, BFloat16>(), stored_loop<name, Half>()},
+#define NNK_STORED_TABLE constexpr Loop stored_table[][2] = {NNK_ACTIVATIONS(NNK_STORED_TABLE_ROW)}

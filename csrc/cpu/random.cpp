@@ -10,7 +10,7 @@
 namespace nnk::NNK_ISA {
 namespace {
 
-constexpr int64_t kTile = 512;
+constexpr int64_t kTile = kRandomTile;
 
 struct Numbers {
   alignas(64) uint32_t words[kTile];  // or, for 16-bit tensors, twice as many halves, read through `memory`
@@ -49,6 +49,40 @@ void dropout(const T* x, T* y, const uint32_t* words, int64_t count, const Rando
   for (int64_t i = 0; i < count; ++i) y[i] = x[i] * (words[i] >= threshold ? scale : T(0));
 }
 
+// Adjacent bits, lowest first, of whether a word is at least the threshold.
+void pack(const uint32_t* words, uint32_t threshold, int64_t count, uint8_t* bits) {
+  const auto packed = [&](int64_t i) {
+    uint32_t mask = 0;
+#pragma omp simd reduction(| : mask)
+    for (int j = 0; j < 32; ++j) mask |= static_cast<uint32_t>(words[i + j] >= threshold) << j;
+    return mask;
+  };
+  const int64_t whole = count / 32 * 32;
+  for (int64_t i = 0; i < whole; i += 32) {
+    const uint32_t mask = packed(i);
+    memcpy(bits + i / 8, &mask, sizeof(mask));
+  }
+  if (whole == count) return;
+  const uint32_t rest = packed(whole);
+  memcpy(bits + whole / 8, &rest, (count - whole + 7) / 8);
+}
+
+// Words of 1 where a bit is set, and of 0 elsewhere.
+void unpack(const uint8_t* bits, int64_t count, uint32_t* words) {
+  const auto unpacked = [&](int64_t i, uint32_t mask) {
+    for (int j = 0; j < 32; ++j) words[i + j] = mask >> j & 1;
+  };
+  const int64_t whole = count / 32 * 32;
+  uint32_t mask = 0;
+  for (int64_t i = 0; i < whole; i += 32) {
+    memcpy(&mask, bits + i / 8, sizeof(mask));
+    unpacked(i, mask);
+  }
+  if (whole == count) return;
+  memcpy(&mask, bits + whole / 8, (count - whole + 7) / 8);
+  unpacked(whole, mask);
+}
+
 // 1 with probability sigmoid(x), drawn as the rarer of 0 and 1, whose probability keeps its digits on both sides.
 template <class M>
 void bernoulli(const typename M::T* x, typename M::T* y, const uint32_t* words, int64_t count) {
@@ -63,11 +97,13 @@ void bernoulli(const typename M::T* x, typename M::T* y, const uint32_t* words, 
   }
 }
 
+bool drops(const RandomJob& job) { return job.pass == RandomPass::dropout || job.pass == RandomPass::dropout_again; }
+
 template <class T>
 void run_wide(const RandomJob& job, void* const* data, const void* bits, int64_t count) {
   const uint32_t* words = static_cast<const uint32_t*>(bits);
   const T* first = static_cast<const T*>(data[0]);
-  if (job.pass == RandomPass::dropout) return dropout(first, static_cast<T*>(data[1]), words, count, job);
+  if (drops(job)) return dropout(first, static_cast<T*>(data[1]), words, count, job);
   if (job.pass == RandomPass::rrelu) return rrelu(first, first, static_cast<T*>(data[1]), words, count, job);
   if (job.pass == RandomPass::bernoulli) {
     return bernoulli<std::conditional_t<sizeof(T) == 8, Double, Single>>(first, static_cast<T*>(data[1]), words, count);
@@ -81,7 +117,7 @@ void run_narrow(const RandomJob& job, void* const* data, const void* bits, int64
   widen(static_cast<const Narrow*>(data[0]), first, count);
   const uint16_t* halves = static_cast<const uint16_t*>(bits);
   void* out = data[1];
-  if (job.pass == RandomPass::dropout) {
+  if (drops(job)) {
     dropout(first, first, static_cast<const uint32_t*>(bits), count, job);
   } else if (job.pass == RandomPass::bernoulli) {
     bernoulli<Fast>(first, first, static_cast<const uint32_t*>(bits), count);
@@ -124,7 +160,12 @@ void random_run(const RandomJob& job, int64_t begin, int64_t end) {
   while (begin < end) {
     const int64_t tile = begin / kTile * kTile;
     const int64_t stop = end < tile + kTile ? end : tile + kTile;
-    philox(job.seed, tile / elements, (stop - tile + elements - 1) / elements, bits);
+    if (job.pass == RandomPass::dropout_again) {
+      unpack(job.bits + tile / 8, stop - tile, numbers.words);
+    } else {
+      philox(job.seed, tile / elements, (stop - tile + elements - 1) / elements, bits);
+      if (job.bits) pack(numbers.words, job.threshold, stop - tile, job.bits + tile / 8);
+    }
     while (begin < stop) {
       const int64_t row = begin / cols, col = begin % cols;
       const int64_t count = stop - begin < cols - col ? stop - begin : cols - col;

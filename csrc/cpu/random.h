@@ -1,5 +1,5 @@
-// The activations that draw random numbers, dropout and Bernoulli units. Nothing drawn is stored: the seed is enough to
-// draw it again.
+// The activations that draw random numbers, dropout and Bernoulli units. The seed is enough to draw them again; reading
+// dropout's decisions, one bit each, is cheaper.
 #pragma once
 
 #include "../kernels.h"
@@ -7,11 +7,14 @@
 
 namespace nnk {
 
+constexpr int64_t kRandomTile = 512;  // elements
+
 enum class RandomPass : int {
   rrelu = 0,           // x -> y
   rrelu_backward = 1,  // grad, x -> grad_x
-  dropout = 2,         // x -> y; its backward pass is the same with grad
+  dropout = 2,         // x -> y
   bernoulli = 3,       // x -> y
+  dropout_again = 4,   // x -> y as `bits` tell; with grad it is dropout's backward pass
 };
 
 struct RandomJob {
@@ -25,6 +28,8 @@ struct RandomJob {
   uint32_t threshold;
   int64_t rows, cols;
   Operand operands[3];
+  // One for each element, set where dropout keeps it; written forward unless null. Then parts begin at whole tiles.
+  uint8_t* bits = nullptr;
 };
 
 }  // namespace nnk

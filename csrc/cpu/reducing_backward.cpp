@@ -39,42 +39,39 @@ struct Kept {
   }
 };
 
-// Two runs of pairs at once.
-template <bool log, class Result>
-float sum_of_pairs(const BFloat16* grad, const BFloat16* kept, int64_t count, bool masked, Result result) {
-  const int64_t run = count / 64 * 32;
-  float a = 0, b = 0, c = 0, d = 0;
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int64_t i = 0; i < run / 2; ++i) {
-    const Pair16 g = load_pair(grad + 2 * i), h = load_pair(grad + run + 2 * i);
-    const Pair16 v = load_pair(kept + 2 * i), w = load_pair(kept + run + 2 * i);
-    a += term<log>(g.low(), result(v.low()), masked), b += term<log>(g.high(), result(v.high()), masked);
-    c += term<log>(h.low(), result(w.low()), masked), d += term<log>(h.high(), result(w.high()), masked);
-  }
-  for (int64_t i = 2 * run; i < count; ++i) a += term<log>(number(grad[i]), result(number(kept[i])), masked);
-  return (a + b) + (c + d);
-}
+// So many sums at once, since each addition waits for the one before. In the order of memory: several runs of a row at
+// a time would be too many streams for the caches to see coming.
+constexpr int64_t kSums = 64;
 
-// Four runs at once, since each addition waits for the one before.
 template <bool log, class S, class Result>
 auto sum_of_terms(const S* grad, const S* kept, int64_t count, bool masked, Result result) {
   using T = decltype(number(*kept));
-  if constexpr (in_pairs<S>) return sum_of_pairs<log>(grad, kept, count, masked, result);
-  const int64_t run = count / 64 * 16;
-  const auto at = [&](int64_t i) { return term<log>(number(grad[i]), result(number(kept[i])), masked); };
-  T a = 0, b = 0, c = 0, d = 0;
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int64_t i = 0; i < run; ++i) {
-    a += at(i), b += at(i + run), c += at(i + 2 * run), d += at(i + 3 * run);
+  alignas(64) T sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums) {
+    if constexpr (in_pairs<S>) {
+#pragma GCC ivdep
+      for (int64_t j = 0; j < kSums / 2; ++j) {
+        const Pair16 g = load_pair(grad + i + 2 * j), v = load_pair(kept + i + 2 * j);
+        sums[j] += term<log>(g.low(), result(v.low()), masked);
+        sums[kSums / 2 + j] += term<log>(g.high(), result(v.high()), masked);
+      }
+    } else {
+#pragma GCC ivdep
+      for (int64_t j = 0; j < kSums; ++j)
+        sums[j] += term<log>(number(grad[i + j]), result(number(kept[i + j])), masked);
+    }
   }
-#pragma omp simd reduction(+ : a)
-  for (int64_t i = 4 * run; i < count; ++i) a += at(i);
-  return (a + b) + (c + d);
+  for (int64_t j = 0; i < count; ++i, ++j) sums[j] += term<log>(number(grad[i]), result(number(kept[i])), masked);
+  for (int64_t width = kSums / 2; width > 0; width /= 2) {
+    for (int64_t j = 0; j < width; ++j) sums[j] += sums[width + j];
+  }
+  return sums[0];
 }
 
 template <class M, bool log, class S, class Result, class T = typename M::T>
-void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked, S* grad_x, int64_t count,
-                     Result result) {
+NNK_HD void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked, S* grad_x, int64_t count,
+                            Result result) {
   int64_t done = 0;
   if constexpr (in_pairs<S>) {
     done = count / 2 * 2;
@@ -89,6 +86,14 @@ void write_gradients(const S* grad, const S* kept, T total, T scale, bool masked
   for (int64_t i = done; i < count; ++i) {
     store(gradient<M, log>(number(grad[i]), result(number(kept[i])), total, scale, masked), grad_x + i);
   }
+}
+
+// No exponential is taken.
+template <class S, class Result>
+NNK_WAITS_FOR_MEMORY void write_light_gradients(const S* grad, const S* kept, S total, S scale, S* grad_x,
+                                                int64_t count, Result result) {
+  using M = std::conditional_t<sizeof(S) == 8, Double, Single>;
+  write_gradients<M, false>(grad, kept, total, scale, false, grad_x, count, result);
 }
 
 // Adjacent numbers as loops read them: half-precision ones, for which there is no scalar instruction, in a tile.
@@ -117,6 +122,8 @@ void backward_row(const Job& job, bool masked, const S* grad, const S* kept, S* 
     if constexpr (std::is_same_v<S, Half>) {
       write_gradients<M, log>(g, v, T(total), T(job.scale), masked, tile, size, result);
       narrow(tile, grad_x + begin, size);
+    } else if constexpr (!log && std::is_same_v<S, T>) {
+      write_light_gradients(g, v, T(total), T(job.scale), grad_x + begin, size, result);
     } else {
       write_gradients<M, log>(g, v, T(total), T(job.scale), masked, grad_x + begin, size, result);
     }

@@ -29,8 +29,19 @@ Loop loop_for(const Job& job, Arithmetic arithmetic) {
   return double_backward_loop(job.activation, arithmetic);
 }
 
+Loop stored_loop_for(const Job& job) {
+  switch (job.pass) {
+    case Pass::forward: return forward_loop(job.activation, job.scalar);
+    case Pass::backward: return backward_loop(job.activation, job.scalar);
+    case Pass::double_backward: break;
+  }
+  return nullptr;
+}
+
 template <class Narrow>
-void run_tiled(const Job& job, Loop loop, void* const* data, int64_t count) {
+void run_narrow(const Job& job, void* const* data, int64_t count) {
+  if (const Loop loop = stored_loop_for(job)) return loop(job.a, job.b, data, count);
+  const Loop loop = loop_for(job, kFast);
   alignas(64) float tiles[kMaxOperands][kTile];
   void* pointers[kMaxOperands];
   const Shape shape = shape_of(job.pass);
@@ -48,8 +59,8 @@ void run_adjacent(const Job& job, void* const* data, int64_t count) {
   switch (job.scalar) {
     case Scalar::f64: return loop_for(job, kDouble)(job.a, job.b, data, count);
     case Scalar::f32: return loop_for(job, kSingle)(job.a, job.b, data, count);
-    case Scalar::bf16: return run_tiled<BFloat16>(job, loop_for(job, kFast), data, count);
-    case Scalar::f16: return run_tiled<Half>(job, loop_for(job, kFast), data, count);
+    case Scalar::bf16: return run_narrow<BFloat16>(job, data, count);
+    case Scalar::f16: return run_narrow<Half>(job, data, count);
   }
 }
 

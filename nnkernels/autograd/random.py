@@ -3,7 +3,8 @@
 A plain call draws one number from torch's generator on the tensor's device, the seed. The kernel reads it from memory,
 so nothing waits for the GPU and each replay of a CUDA graph draws anew; `manual_seed`, `fork_rng` and checkpointing
 govern it as they govern torch's own random functions. Backward draws the same numbers again, so it keeps the seed and,
-for rrelu, the input or what `nnkernels.saving` says. The order in which elements are numbered is that of the output's
+for rrelu, the input or what `nnkernels.saving` says; dropout's kernels may give its decisions, one bit each, to be read
+instead. The order in which elements are numbered is that of the output's
 memory, so backward has to know the output's strides: a hook may hand the input back in others.
 
 Under torch.compile on a GPU the kernels are operators (`triton/random_ops.py`), and the seed is drawn within the graph.
@@ -216,14 +217,17 @@ class _RReLUForm(route.Form):
 
 
 class _DropoutForm(route.Form):
-    """Keeps the seed alone."""
+    """Keeps the seed and, where the kernels give them, its decisions."""
 
     family = "random"
     tensors = 1
 
     def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         seed = _draw_seed(tensors[0])
-        return kernels.dropout(tensors[0], seed, *spec), seed
+        if not records:
+            return kernels.dropout(tensors[0], seed, *spec), seed
+        y, *packed = kernels.dropout_kept(tensors[0], seed, *spec)
+        return y, seed, *packed
 
     def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         return made[1:]
@@ -232,7 +236,7 @@ class _DropoutForm(route.Form):
         return (*spec, made[0].stride())
 
     def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
-        return (kernels.dropout(grad, kept[0], *spec),)
+        return (kernels.dropout_again(grad, *spec, *kept),)
 
     def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
         p, strides = spec

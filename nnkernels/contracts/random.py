@@ -72,5 +72,17 @@ class Kernels(Protocol):
     ) -> Tensor:
         """x / (1 - p), or 0 with probability p, as is chosen for a dense output with these strides (else x's own)."""
 
+    def dropout_kept(self, x: Tensor, seed: Tensor, p: float) -> tuple[Tensor, ...]:
+        """`dropout` and, where reading them costs less than drawing again, its decisions: one bit for each element.
+
+        They are numbered as the output's elements lie in memory, and set where one is kept.
+        """
+
+    def dropout_again(self, grad: Tensor, p: float, strides: tuple[int, ...], seed: Tensor, *packed: Tensor) -> Tensor:
+        """grad / (1 - p), or 0 where `dropout_kept` dropped an element of an output with these strides.
+
+        `packed` are the decisions, if there are any.
+        """
+
     def bernoulli(self, x: Tensor, seed: Tensor) -> Tensor:
         """1 with probability sigmoid(x), else 0; NaN of NaN."""

@@ -36,8 +36,22 @@ def dropout(
     y = out
     if y is None:
         y = torch.empty_like(x) if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype)
-    torch.ops.nnkernels.dropout_into(y, x, seed, threshold(p), 1 / (1 - p))
+    torch.ops.nnkernels.dropout_into(y, x, seed, threshold(p), 1 / (1 - p), None)
     return y
+
+
+def dropout_kept(x: Tensor, seed: Tensor, p: float) -> tuple[Tensor, ...]:
+    y, packed = torch.empty_like(x), torch.empty(-(-x.numel() // 8), dtype=torch.uint8)
+    torch.ops.nnkernels.dropout_into(y, x, seed, threshold(p), 1 / (1 - p), packed)
+    return y, packed
+
+
+def dropout_again(grad: Tensor, p: float, strides: tuple[int, ...], seed: Tensor, *packed: Tensor) -> Tensor:
+    if not packed:
+        return dropout(grad, seed, p, strides)
+    grad_x = torch.empty_strided(grad.shape, strides, dtype=grad.dtype)
+    torch.ops.nnkernels.dropout_again_into(grad_x, grad, *packed, 1 / (1 - p))
+    return grad_x
 
 
 def bernoulli(x: Tensor, seed: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ def scale_act(
     y = torch.empty_like(x, dtype=dtype)
     if residual is None:
         torch.mul(framed(x, frame), factors, out=framed(y, frame))
+    elif x.dtype == residual.dtype == factors.dtype == dtype:
+        torch.addcmul(framed(residual, frame), framed(x, frame), factors, out=framed(y, frame))
     else:
         torch.add(framed(x, frame) * factors, framed(residual, frame), out=framed(y, frame))
     return y

@@ -100,6 +100,14 @@ def dropout(
     return y.copy_(times_kept(x, seed, y.stride(), p))
 
 
+def dropout_kept(x: Tensor, seed: Tensor, p: float) -> tuple[Tensor, ...]:
+    return (dropout(x, seed, p),)
+
+
+def dropout_again(grad: Tensor, p: float, strides: tuple[int, ...], seed: Tensor, *packed: Tensor) -> Tensor:
+    return dropout(grad, seed, p, strides)
+
+
 def composed_rrelu(x: Tensor, lower: float, upper: float) -> Tensor:
     """`rrelu` with torch's own random numbers."""
     wide = x.to(compute_dtype(x))

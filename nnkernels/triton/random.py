@@ -75,6 +75,14 @@ def dropout(
     return y
 
 
+def dropout_kept(x: Tensor, seed: Tensor, p: float) -> tuple[Tensor, ...]:
+    return (dropout(x, seed, p),)
+
+
+def dropout_again(grad: Tensor, p: float, strides: tuple[int, ...], seed: Tensor, *packed: Tensor) -> Tensor:
+    return dropout(grad, seed, p, strides)
+
+
 def bernoulli(x: Tensor, seed: Tensor) -> Tensor:
     from . import random_kernels
 

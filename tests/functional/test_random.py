@@ -92,6 +92,22 @@ def test_every_backend_gives_what_the_reference_gives(name, dtype, bounds):
         torch.testing.assert_close(got, wanted, rtol=rounding, atol=5 * tolerance)
 
 
+@BACKENDS
+@EVERY_DTYPE
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7), (3, 701), (2, 512), (2, 3, 4, 130)], ids=str)
+def test_dropout_decides_again_as_before(name, dtype, shape):
+    """From what was kept of the decisions as from the seed, whatever the layout of the gradient."""
+    x, grad = (torch.randn(shape, device=DEVICE).to(dtype) for _ in range(2))
+    seed, mine = torch.tensor(2**61 + 77, device=DEVICE), kernels(name)
+    y, *packed = mine.dropout_kept(x, seed, 0.3)
+    assert torch.equal(y, mine.dropout(x, seed, 0.3))
+    drawn = mine.dropout(grad, seed, 0.3, y.stride())
+    assert torch.equal(mine.dropout_again(grad, 0.3, y.stride(), seed, *packed), drawn)
+    turned = grad.movedim(0, -1).contiguous().movedim(-1, 0) if grad.dim() else grad
+    assert torch.equal(mine.dropout_again(turned, 0.3, y.stride(), seed, *packed), drawn)
+    assert torch.equal(mine.dropout_again(grad, 0.3, y.stride(), seed), drawn)
+
+
 # The distribution
 
 
@@ -210,7 +226,8 @@ def test_threads_draw_the_same(function, threads):
                     mine.rrelu(x, seed, LOWER, UPPER) + mine.rrelu_backward(grad, x, seed, (1,), LOWER, UPPER)
                 )
             else:
-                results.append(mine.dropout(x, seed, 0.5))
+                y, *packed = mine.dropout_kept(x, seed, 0.5)
+                results.append(y + mine.dropout_again(grad, 0.5, (1,), seed, *packed))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*results)

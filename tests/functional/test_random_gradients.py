@@ -22,6 +22,7 @@ from torch import Tensor
 
 import nnkernels
 import nnkernels.functional as F
+from nnkernels import dispatch
 
 GRADS = {
     "alike": torch.ones_like,
@@ -150,11 +151,13 @@ def test_a_second_backward_gives_the_same(function):
 @pytest.mark.parametrize("inplace", [False, True])
 @FUNCTIONS
 def test_backward_keeps_a_seed_and_at_most_one_tensor(function, inplace):
+    """Of dropout bits, and those only where the C++ kernels decide and are not asked to write into the input."""
     kept = []
+    in_bits = DEVICE == "cpu" and not inplace and not isinstance(dispatch.named("cpu"), str)
     x = torch.randn(1000, device=DEVICE, requires_grad=True) * 1
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         y = F.rrelu(x, training=True, inplace=inplace) if function == "rrelu" else F.dropout(x, inplace=inplace)
-    assert sorted(t.numel() for t in kept) == ([1, 1000] if function == "rrelu" else [1])
+    assert sorted(t.numel() for t in kept) == ([1, 1000] if function == "rrelu" else [1, 125] if in_bits else [1])
     if function == "rrelu":
         assert next(t for t in kept if t.numel() > 1).data_ptr() == x.data_ptr()
     assert (y is x) == inplace

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 import nnkernels
 import nnkernels.functional as F
+from nnkernels import accuracy
 
 LAYOUTS = {
     "0-dim": lambda: torch.randn(()),
@@ -117,3 +118,23 @@ def test_more_than_2_to_the_31_elements(backend):
     with nnkernels.backend(backend.name):
         y = F.relu(x)
     assert y[-5:].tolist() == [0.0] * 5 and y[2**31 - 2 : 2**31 + 1].tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_a_number_gives_the_same_among_any_others(row, backend, device, dtype):
+    """Vectors are whole, or not, or hold numbers for which another formula is taken: none of that may show."""
+    a, b = accuracy.constants_of(row)
+    x = (torch.linspace(-12, 12, 1021).repeat(3) * torch.tensor([1.0, 0.1, 40.0]).repeat_interleave(1021)).to(dtype)
+    x[::97] = torch.tensor(float("nan"))
+    x = x.to(device)
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        grad = torch.full_like(x, 0.7)
+        return torch.stack([backend.forward(row.name, x, a, b), backend.backward(row.name, grad, x, a, b)])
+
+    whole = both(x)
+    for order in (torch.randperm(x.numel()), x.cpu().float().argsort()):
+        torch.testing.assert_close(both(x[order]), whole[:, order], rtol=0, atol=0, equal_nan=True)
+    for start, length in ((0, 1), (5, 15), (64, 31), (7, 33), (1021, 47)):
+        part = slice(start, start + length)
+        torch.testing.assert_close(both(x[part].clone()), whole[:, part], rtol=0, atol=0, equal_nan=True)

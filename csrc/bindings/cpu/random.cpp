@@ -11,17 +11,22 @@ namespace {
 
 // Inputs come first, the output last.
 template <size_t N>
-void launch_random(const Requirements& needs, RandomJob job, const Tensor& seed, std::array<Tensor, N> operands) {
+void launch_random(const Requirements& needs, RandomJob job, std::array<Tensor, N> operands) {
   const Geometry geometry = rows_of(needs, operands, 1);
   const int64_t elements = geometry.rows * geometry.cols;
   if (elements == 0) return;
   job.scalar = scalar_of(operands[N - 1]);
-  job.seed = seed_of(seed);
   job.rows = geometry.rows;
   job.cols = geometry.cols;
   for (size_t i = 0; i < N; ++i) job.operands[i] = {operands[i].mutable_data_ptr(), geometry.row_strides[i]};
   constexpr int64_t kCost = 2;  // of an element that draws, beside one that does not
-  in_parallel(elements, kCost, [&](int64_t begin, int64_t end) { random_run(job, begin, end); });
+  in_tiles(elements, kRandomTile, kCost, [&](int64_t begin, int64_t end) { random_run(job, begin, end); });
+}
+
+// One for each element of a tensor that a kernel reads or writes.
+uint8_t* bits_of(const Requirements& needs, const OptionalTensor& packed, const Tensor& like) {
+  needs.vector({"packed", packed}, (like.numel() + 7) / 8, ScalarType::Byte);
+  return packed ? static_cast<uint8_t*>(packed->mutable_data_ptr()) : nullptr;
 }
 
 void rrelu_into(Tensor y, const Tensor& x, const Tensor& seed, double scale, double offset) {
@@ -31,7 +36,7 @@ void rrelu_into(Tensor y, const Tensor& x, const Tensor& seed, double scale, dou
   needs.apart_or_same({"y", y}, {"x", x});
   check_seed(needs, {"seed", seed});
 
-  launch_random<2>(needs, {RandomPass::rrelu, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed, {x, y});
+  launch_random<2>(needs, {RandomPass::rrelu, Scalar::f32, seed_of(seed), scale, offset, 0, 0, 0, {}}, {x, y});
 }
 
 void rrelu_backward_into(Tensor grad_x, const Tensor& grad, const Tensor& x, const Tensor& seed, double scale,
@@ -42,11 +47,12 @@ void rrelu_backward_into(Tensor grad_x, const Tensor& grad, const Tensor& x, con
   needs.apart_or_same({{"grad_x", grad_x}}, {{"grad", grad}, {"x", x}});
   check_seed(needs, {"seed", seed});
 
-  launch_random<3>(needs, {RandomPass::rrelu_backward, Scalar::f32, 0, scale, offset, 0, 0, 0, {}}, seed,
+  launch_random<3>(needs, {RandomPass::rrelu_backward, Scalar::f32, seed_of(seed), scale, offset, 0, 0, 0, {}},
                    {grad, x, grad_x});
 }
 
-void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t threshold, double scale) {
+void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t threshold, double scale,
+                  OptionalTensor packed) {
   const Requirements needs("dropout_into");
   needs.floating({"x", x});
   needs.alike({"y", y}, {"x", x});
@@ -54,8 +60,19 @@ void dropout_into(Tensor y, const Tensor& x, const Tensor& seed, int64_t thresho
   check_seed(needs, {"seed", seed});
   check_threshold(needs, threshold);
 
+  uint8_t* bits = bits_of(needs, packed, x);
   const uint32_t least = static_cast<uint32_t>(threshold);
-  launch_random<2>(needs, {RandomPass::dropout, Scalar::f32, 0, scale, 0, least, 0, 0, {}}, seed, {x, y});
+  launch_random<2>(needs, {RandomPass::dropout, Scalar::f32, seed_of(seed), scale, 0, least, 0, 0, {}, bits}, {x, y});
+}
+
+void dropout_again_into(Tensor y, const Tensor& x, const Tensor& packed, double scale) {
+  const Requirements needs("dropout_again_into");
+  needs.floating({"x", x});
+  needs.alike({"y", y}, {"x", x});
+  needs.apart_or_same({"y", y}, {"x", x});
+
+  uint8_t* bits = bits_of(needs, packed, x);
+  launch_random<2>(needs, {RandomPass::dropout_again, Scalar::f32, 0, scale, 0, 1, 0, 0, {}, bits}, {x, y});
 }
 
 void bernoulli_into(Tensor y, const Tensor& x, const Tensor& seed) {
@@ -65,7 +82,7 @@ void bernoulli_into(Tensor y, const Tensor& x, const Tensor& seed) {
   needs.apart_or_same({"y", y}, {"x", x});
   check_seed(needs, {"seed", seed});
 
-  launch_random<2>(needs, {RandomPass::bernoulli, Scalar::f32, 0, 0, 0, 0, 0, 0, {}}, seed, {x, y});
+  launch_random<2>(needs, {RandomPass::bernoulli, Scalar::f32, seed_of(seed), 0, 0, 0, 0, 0, {}}, {x, y});
 }
 
 }  // namespace
@@ -73,7 +90,8 @@ void bernoulli_into(Tensor y, const Tensor& x, const Tensor& seed) {
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def("rrelu_into(Tensor(a!) y, Tensor x, Tensor seed, float scale, float offset) -> ()");
   m.def("rrelu_backward_into(Tensor(a!) grad_x, Tensor grad, Tensor x, Tensor seed, float scale, float offset) -> ()");
-  m.def("dropout_into(Tensor(a!) y, Tensor x, Tensor seed, int threshold, float scale) -> ()");
+  m.def("dropout_into(Tensor(a!) y, Tensor x, Tensor seed, int threshold, float scale, Tensor(b!)? packed) -> ()");
+  m.def("dropout_again_into(Tensor(a!) y, Tensor x, Tensor packed, float scale) -> ()");
   m.def("bernoulli_into(Tensor(a!) y, Tensor x, Tensor seed) -> ()");
 }
 
@@ -81,6 +99,7 @@ STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
   m.impl("rrelu_into", TORCH_BOX(&rrelu_into));
   m.impl("rrelu_backward_into", TORCH_BOX(&rrelu_backward_into));
   m.impl("dropout_into", TORCH_BOX(&dropout_into));
+  m.impl("dropout_again_into", TORCH_BOX(&dropout_again_into));
   m.impl("bernoulli_into", TORCH_BOX(&bernoulli_into));
 }
 

@@ -60,10 +60,18 @@ LearnedColumns widen_rows(int operands, LearnedJob* job) {
   return columns;
 }
 
-// Blocks of fixed size, so that sums are the same for any number of threads: about kItem elements, and enough of them
-// for each channel that the partial sums are few beside the data.
+constexpr int64_t kItem = 16384;  // elements, about
+
+// In the order of memory.
 void cut(LearnedJob* job) {
-  constexpr int64_t kItem = 16384;
+  job->inner_block = std::min(job->inner, kItem);
+  job->channel_block = std::clamp<int64_t>(kItem / job->inner_block, 1, job->channels);
+  job->outer_block = std::max<int64_t>(1, kItem / (job->inner_block * job->channels));
+}
+
+// Blocks of fixed size, so that sums are the same for any number of threads, and enough elements of a channel in each
+// that the partial sums are few beside the data.
+void cut_for_sums(LearnedJob* job) {
   if (job->inner == 1) {
     job->inner_block = 1, job->channel_block = 128, job->outer_block = 256;
     return;
@@ -90,7 +98,7 @@ bool lay_out(int dims, const int64_t* sizes, const int64_t* const* strides, int 
     for (int n = 0; n < operands; ++n) job->operands[n].outer_stride = geometry.row_strides[n];
   }
   *columns = widen_rows(operands, job);
-  cut(job);
+  (operands == 3 ? cut_for_sums : cut)(job);
   return true;
 }
 
