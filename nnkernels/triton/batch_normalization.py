@@ -13,7 +13,7 @@ from ..recording import launch
 from ..reference.batch_normalization import merge as merge_processes
 from ..registry import elementwise
 from . import batch_normalization_kernels as kernels
-from . import group_normalization_kernels as group_kernels
+from . import group_normalization as alone
 from . import hardware
 from .activations import FORMULAS
 from .widths import power_of_two, tile_width
@@ -28,9 +28,6 @@ _STEPS = 8  # tiles of a program, for which it prepares its channels' numbers on
 _MOST_COLS = 256  # channels of a tile: more rows of it instead
 _PROGRAMS = 4096  # that sum; how many there are may not depend on the device, or the sums would
 _FEW_PROGRAMS = 512  # enough for a GPU; what more of them leave costs memory's time
-_MOST_IN_CACHE = 2**17  # bytes of a group that one program works on alone
-_GROUP_TILE = 8192  # elements
-_GROUP_WARPS = 16
 
 
 class _Tiles(NamedTuple):
@@ -78,8 +75,9 @@ def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: 
     )  # fmt: skip
     block = min(1024, power_of_two(length))
     launch(kernels.merge, (frame.sets,))(
-        partial, statistics, mean, var, momentum, eps, frame.sets, length, raw, block, num_warps=_NUM_WARPS
-    )
+        partial, statistics, mean, var, momentum, eps, frame.sets, length, frame.channels, frame.group, tiles.chunks, raw,
+        tiles.cols, block, num_warps=_NUM_WARPS,
+    )  # fmt: skip
     return statistics
 
 
@@ -97,8 +95,8 @@ def forward(
     inner: Inner, operands: Operands, frame: Frame, eps: float, running: Running | None, gather: Gather | None
 ) -> tuple[Tensor, Tensor]:
     x = operands.x
-    if gather is None and _is_alone(frame, x):
-        return _forward_alone(inner, operands, frame, eps)
+    if gather is None and (unit := alone.unit_of(frame, x)) is not None:
+        return alone.forward(inner, operands, frame, eps, running, unit)
     if gather is not None:
         if x.numel() == 0:
             own = torch.zeros(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
@@ -139,6 +137,8 @@ def backward(
     reduce: Reduce | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     x = operands.x
+    if reduce is None and not is_fixed and (unit := alone.unit_of(frame, x)) is not None:
+        return alone.backward(inner, grad, operands, frame, statistics, wants_residual, wants_parameters, unit)
     grad_x = torch.empty_like(x)
     grad_residual = torch.empty_like(x) if wants_residual else None
     lanes, wide = frame.batch * frame.channels, statistics.dtype
@@ -146,15 +146,6 @@ def backward(
     totals = torch.empty(2, frame.sets, dtype=wide, device=x.device)
     given = (grad, *operands, statistics)
     formula, masks = FORMULAS[inner.name].d1, elementwise(inner.name).masks
-    if reduce is None and not is_fixed and _is_alone(frame, x):
-        block_group, block_inner, warps = _alone(frame)
-        with hardware.guard(x.device):
-            launch(group_kernels.backward, (frame.sets,))(
-                *given, found, grad_x, grad_residual, inner.a, inner.b, frame.sets, lanes,
-                frame.channels // frame.group, frame.group, frame.inner, formula, masks, frame.inner % 16 == 0,
-                block_group, block_inner, num_warps=warps,
-            )  # fmt: skip
-        return grad_x, grad_residual, found.view(2, frame.batch, -1).sum(1)
     shape = (frame.rows, frame.channels, frame.inner, frame.group, frame.channels * frame.inner)
     if x.numel() == 0:
         found.zero_()
@@ -175,7 +166,7 @@ def backward(
             block_group = min(power_of_two(frame.group), 1024 // block)
             launch(kernels.add_up, (frame.sets,))(
                 partial, statistics, operands.weight, found, totals, frame.sets, lanes, frame.channels, frame.group,
-                tiles.chunks, block_group, block, num_warps=_NUM_WARPS,
+                tiles.chunks, tiles.cols, block_group, block, num_warps=_NUM_WARPS,
             )  # fmt: skip
     if not is_fixed:
         if reduce is not None:
@@ -188,29 +179,3 @@ def backward(
                     tiles.col_steps, formula, masks, *tiles[4:], num_warps=_NUM_WARPS,
                 )  # fmt: skip
     return grad_x, grad_residual, found.view(2, frame.batch, -1).sum(1) if frame.batch > 1 else found
-
-
-def _is_alone(frame: Frame, x: Tensor) -> bool:
-    """Whether each set lies in one piece and is small enough for one program."""
-    length = frame.group * frame.inner
-    return (frame.batch > 1 or frame.group > 1) and frame.rows == 1 and length * x.element_size() <= _MOST_IN_CACHE
-
-
-def _alone(frame: Frame) -> tuple[int, int, int]:
-    """Channels and elements of a tile of a group, and warps."""
-    block_inner = min(power_of_two(frame.inner), _GROUP_TILE // 2)
-    block_group = min(power_of_two(frame.group), max(1, _GROUP_TILE // block_inner))
-    return block_group, block_inner, max(1, min(_GROUP_WARPS, block_group * block_inner // 512))
-
-
-def _forward_alone(inner: Inner, operands: Operands, frame: Frame, eps: float) -> tuple[Tensor, Tensor]:
-    x = operands.x
-    y = torch.empty_like(x)
-    statistics = torch.empty(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
-    block_group, block_inner, warps = _alone(frame)
-    with hardware.guard(x.device):
-        launch(group_kernels.forward, (frame.sets,))(
-            *operands, statistics, y, inner.a, inner.b, eps, frame.sets, frame.channels // frame.group, frame.group,
-            frame.inner, FORMULAS[inner.name].value, frame.inner % 16 == 0, block_group, block_inner, num_warps=warps,
-        )  # fmt: skip
-    return y, statistics
