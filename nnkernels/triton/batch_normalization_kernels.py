@@ -2,9 +2,8 @@
 
 A tensor is `batch` x `rows` x `channels` x `inner` elements (`contracts.batch_normalization.Frame`). A program works on
 tiles of rows, `row_stride` apart, and of adjacent elements: channels where `inner` is 1 (COLS), else the inner elements
-of one channel. It leaves partial sums, which one program for each set of elements that is normalised together adds up
-in float64: the order never depends on the machine. Those of COLS lie side by side for all channels, [batch, chunks,
-channels], as their programs write them, others behind each other for each channel, [batch, channels, chunks].
+of one channel. It leaves partial sums, which lie behind each other for each channel and are added up by one program for
+each set of elements that is normalised together, in float64: the order never depends on the machine.
 
 A sum of squares is taken about the mean of the program's first tile. If that is a share f of what the program sees,
 their distance is at most sqrt((1 - f) / f) standard deviations, so that few bits cancel however great the mean is.
@@ -88,25 +87,6 @@ def _channels(first_col, lane, channels, COLS: tl.constexpr, BLOCK_COLS: tl.cons
 
 
 @triton.jit
-def _partial(batch, channel, chunk, channels, chunks, COLS: tl.constexpr):
-    """Where a channel's partial sums lie of the elements in `chunk`."""
-    if COLS:
-        return (batch * chunks + chunk).to(tl.int64) * channels + channel
-    else:
-        return (batch * channels + channel).to(tl.int64) * chunks + chunk
-
-
-@triton.jit
-def _part_of_set(number, part, channels, group, chunks, COLS: tl.constexpr):
-    """Where a set's partial sums lie, numbered in the order in which they do."""
-    of, chunk = part // chunks, part % chunks
-    if COLS:
-        of, chunk = part % group, part // group
-    lane = number * group + of
-    return _partial(lane // channels, lane % channels, chunk, channels, chunks, COLS)
-
-
-@triton.jit
 def _parameters(
     statistics_ptr, weight_ptr, bias_ptr, sets, batch, channel, there, channels, group, COMPUTE: tl.constexpr
 ):  # fmt: skip
@@ -164,7 +144,7 @@ def moments(
     mean = total / count
     squares -= total * mean
     channel, there = _channels(first_col, lane, channels, COLS, BLOCK_COLS)
-    out = partial_ptr + _partial(batch, channel, chunk, channels, chunks, COLS)
+    out = partial_ptr + (batch * channels + channel).to(tl.int64) * chunks + chunk
     plane = lanes.to(tl.int64) * chunks
     tl.store(out, tl.zeros_like(shift) + count, mask=there)
     tl.store(out + plane, shift, mask=there)
@@ -182,10 +162,10 @@ def move(pointer, found, momentum, mask):
     tl.store(pointer, kept.to(pointer.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["sets", "length", "chunks"])
+@triton.jit(do_not_specialize=["sets", "length"])
 def merge(
-    partial_ptr, statistics_ptr, mean_ptr, var_ptr, momentum: tl.float64, eps: tl.float64, sets, length, channels,
-    group, chunks, RAW: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr,
+    partial_ptr, statistics_ptr, mean_ptr, var_ptr, momentum: tl.float64, eps: tl.float64, sets, length,
+    RAW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One set's statistics from its `length` partial ones (Chan, Golub & LeVeque 1979); moves the running ones.
 
@@ -193,28 +173,25 @@ def merge(
     """
     number = tl.program_id(0)
     plane = sets.to(tl.int64) * length
+    first = partial_ptr + number.to(tl.int64) * length
     counts = tl.zeros([BLOCK], tl.float64)
     means = tl.zeros([BLOCK], tl.float64)
     for start in range(0, length, BLOCK):
-        part = start + tl.arange(0, BLOCK)
-        there = part < length
-        at = partial_ptr + _part_of_set(number, part, channels, group, chunks, COLS)
-        count = tl.load(at, mask=there, other=0.0).to(tl.float64)
-        shift = tl.load(at + plane, mask=there, other=0.0).to(tl.float64)
+        at = start + tl.arange(0, BLOCK)
+        count = tl.load(first + at, mask=at < length, other=0.0).to(tl.float64)
+        shift = tl.load(first + plane + at, mask=at < length, other=0.0).to(tl.float64)
         counts += count
-        means += count * (shift + tl.load(at + 2 * plane, mask=there, other=0.0))
+        means += count * (shift + tl.load(first + 2 * plane + at, mask=at < length, other=0.0))
     count = tl.sum(counts, 0)
     mean = tl.sum(means, 0) / count
     squares = tl.zeros([BLOCK], tl.float64)
     for start in range(0, length, BLOCK):
-        part = start + tl.arange(0, BLOCK)
-        there = part < length
-        at = partial_ptr + _part_of_set(number, part, channels, group, chunks, COLS)
-        weight = tl.load(at, mask=there, other=0.0).to(tl.float64)
-        shift = tl.load(at + plane, mask=there, other=0.0).to(tl.float64)
-        away = shift + tl.load(at + 2 * plane, mask=there, other=0.0) - mean
-        squares += tl.load(at + 3 * plane, mask=there, other=0.0)
-        squares += tl.where(there, weight * away * away, 0.0)
+        at = start + tl.arange(0, BLOCK)
+        weight = tl.load(first + at, mask=at < length, other=0.0).to(tl.float64)
+        shift = tl.load(first + plane + at, mask=at < length, other=0.0).to(tl.float64)
+        away = shift + tl.load(first + 2 * plane + at, mask=at < length, other=0.0) - mean
+        squares += tl.load(first + 3 * plane + at, mask=at < length, other=0.0)
+        squares += tl.where(at < length, weight * away * away, 0.0)
     total = tl.sum(squares, 0)
     center = mean.to(statistics_ptr.dtype.element_ty)
     out = statistics_ptr + number
@@ -318,7 +295,7 @@ def sums(
         total, along = tl.sum(total, 0, keep_dims=True), tl.sum(along, 0, keep_dims=True)
         if not COLS:
             total, along = tl.sum(total, 1, keep_dims=True), tl.sum(along, 1, keep_dims=True)
-        out = partial_ptr + _partial(batch, channel, chunk, channels, chunks, COLS)
+        out = partial_ptr + (batch * channels + channel).to(tl.int64) * chunks + chunk
         tl.store(out, total, mask=there)
         tl.store(out + lanes.to(tl.int64) * chunks, along, mask=there)
 
@@ -326,7 +303,7 @@ def sums(
 @triton.jit(do_not_specialize=["sets", "lanes", "chunks"])
 def add_up(
     partial_ptr, statistics_ptr, weight_ptr, sums_ptr, totals_ptr, sets, lanes, channels, group, chunks,
-    COLS: tl.constexpr, BLOCK_GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """For each of a set's channels the sums of dz and of dz times the normalised value, [2, lanes], and for the set the
     same, each channel's times its weight, [2, sets]."""
@@ -343,7 +320,7 @@ def add_up(
         along = tl.zeros([BLOCK_GROUP, BLOCK], tl.float64)
         for start in range(0, chunks, BLOCK):
             chunk = start + tl.arange(0, BLOCK)[None, :]
-            at = _partial(lane // channels, lane % channels, chunk, channels, chunks, COLS)
+            at = lane.to(tl.int64) * chunks + chunk
             there = (of < group) & (chunk < chunks)
             total += tl.load(partial_ptr + at, mask=there, other=0.0)
             along += tl.load(partial_ptr + plane + at, mask=there, other=0.0)
