@@ -13,24 +13,24 @@ from ..recording import launch
 from ..reference.batch_normalization import merge as merge_processes
 from ..registry import elementwise
 from . import batch_normalization_kernels as kernels
-from . import group_normalization_kernels as group_kernels
+from . import group_normalization as alone
 from . import hardware
 from .activations import FORMULAS
 from .widths import power_of_two, tile_width
 
 _NUM_WARPS = 4
-_TILE_BYTES = 2048  # of each operand
-_SUM_TILE_BYTES = 4096
-# How many tiles are under way at once. On an H100 the four passes over 205 million elements, channels last, take
-# 1.51 ms with one, 1.34 with two and 1.24 with three: computing takes almost as long as memory.
-_STAGES = 3
-_STEPS = 8  # tiles of a program, for which it prepares its channels' numbers once
+_TILE_BYTES = 4096  # of each operand
+# How many tiles are under way at once, since computing takes almost as long as memory; more of them where channels do
+# not lie side by side, or little is computed.
+_STAGES, _MORE_STAGES = 3, 4
+# Tiles of a program, for which it prepares its channels' numbers once; channels last; and there where it leaves sums.
+_STEPS, _COLUMN_STEPS, _SUM_STEPS = 8, 16, 32
 _MOST_COLS = 256  # channels of a tile: more rows of it instead
-_PROGRAMS = 4096  # that sum; how many there are may not depend on the device, or the sums would
-_FEW_PROGRAMS = 512  # enough for a GPU; what more of them leave costs memory's time
-_MOST_IN_CACHE = 2**17  # bytes of a group that one program works on alone
-_GROUP_TILE = 8192  # elements
-_GROUP_WARPS = 16
+# Sums of columns are exchanged between warps, which costs those as much as several tiles: few warps of long programs
+# exchange less. How many programs there are may not depend on the device, or sums would.
+_ENOUGH_PROGRAMS, _SUM_PROGRAMS, _MOMENTS_PROGRAMS = 1536, 512, 256
+_PROGRAMS, _COLUMN_PROGRAMS = 8192, 2048  # that leave sums, at most
+_MOMENTS_WARPS = 2
 
 
 class _Tiles(NamedTuple):
@@ -47,34 +47,37 @@ class _Tiles(NamedTuple):
     stages: int
 
 
-def _tiles(frame: Frame, size: int, sums: bool) -> _Tiles:
-    """For elements of `size` bytes."""
-    elements = (_SUM_TILE_BYTES if sums else _TILE_BYTES) // size
+def _tiles(frame: Frame, size: int, enough: int, sums: bool = False) -> _Tiles:
+    """For elements of `size` bytes; so many programs are `enough`, and few are best where they leave `sums`."""
+    elements = _TILE_BYTES // size
     is_cols = frame.inner == 1
     cols, lanes = (frame.channels, 1) if is_cols else (frame.inner, frame.channels)
     block_cols = tile_width(cols, min(elements, _MOST_COLS) if is_cols else elements)
     block_rows = min(power_of_two(frame.rows), elements // block_cols)
     across, down = -(-cols // block_cols), -(-frame.rows // block_rows)
     tiles = frame.batch * lanes * across * down
-    steps = max(1, min(_STEPS, tiles // _FEW_PROGRAMS), tiles // _PROGRAMS if sums else 0)
+    longest = (_SUM_STEPS if sums else _COLUMN_STEPS) if is_cols else _STEPS
+    most = _COLUMN_PROGRAMS if is_cols else _PROGRAMS
+    steps = max(1, min(longest, tiles // enough), tiles // most if sums else 0)
     col_steps = 1 if is_cols else min(across, steps)
     row_steps = min(down, max(1, steps // col_steps))
     col_chunks, row_chunks = -(-across // col_steps), -(-down // row_steps)
     chunks = row_chunks * (1 if is_cols else col_chunks)
     programs = frame.batch * lanes * row_chunks * col_chunks
-    return _Tiles(programs, chunks, row_steps, col_steps, is_cols, cols % 16 == 0, block_rows, block_cols, _STAGES)
+    stages = _STAGES if is_cols else _MORE_STAGES
+    return _Tiles(programs, chunks, row_steps, col_steps, is_cols, cols % 16 == 0, block_rows, block_cols, stages)
 
 
 def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: bool) -> Tensor:
     lanes = frame.batch * frame.channels
-    tiles = _tiles(frame, x.element_size(), True)
+    tiles = _tiles(frame, x.element_size(), _MOMENTS_PROGRAMS, True)._replace(stages=_MORE_STAGES)
     partial = torch.empty(4, lanes, tiles.chunks, dtype=statistics_dtype(x), device=x.device)
     statistics = torch.empty(4, frame.sets, dtype=partial.dtype, device=x.device)
     mean, var, momentum = running or (None, None, 0.0)
     length = frame.group * tiles.chunks
     launch(kernels.moments, (tiles.programs,))(
         x, partial, lanes, frame.rows, frame.channels, frame.inner, frame.channels * frame.inner, tiles.row_steps,
-        tiles.col_steps, tiles.chunks, *tiles[4:], num_warps=_NUM_WARPS,
+        tiles.col_steps, tiles.chunks, *tiles[4:], num_warps=_MOMENTS_WARPS if tiles.cols else _NUM_WARPS,
     )  # fmt: skip
     block = min(1024, power_of_two(length))
     launch(kernels.merge, (frame.sets,))(
@@ -97,8 +100,8 @@ def forward(
     inner: Inner, operands: Operands, frame: Frame, eps: float, running: Running | None, gather: Gather | None
 ) -> tuple[Tensor, Tensor]:
     x = operands.x
-    if gather is None and _is_alone(frame, x):
-        return _forward_alone(inner, operands, frame, eps)
+    if gather is None and (unit := alone.unit_of(frame, x)) is not None:
+        return alone.forward(inner, operands, frame, eps, running, unit)
     if gather is not None:
         if x.numel() == 0:
             own = torch.zeros(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
@@ -117,7 +120,7 @@ def apply(inner: Inner, operands: Operands, frame: Frame, statistics: Tensor) ->
     y = torch.empty_like(x)
     if x.numel() == 0:
         return y
-    tiles = _tiles(frame, x.element_size(), False)
+    tiles = _tiles(frame, x.element_size(), _ENOUGH_PROGRAMS)
     with hardware.guard(x.device):
         launch(kernels.apply, (tiles.programs,))(
             *operands, statistics, y, inner.a, inner.b, frame.sets, frame.rows, frame.channels, frame.inner,
@@ -139,6 +142,8 @@ def backward(
     reduce: Reduce | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     x = operands.x
+    if reduce is None and not is_fixed and (unit := alone.unit_of(frame, x)) is not None:
+        return alone.backward(inner, grad, operands, frame, statistics, wants_residual, wants_parameters, unit)
     grad_x = torch.empty_like(x)
     grad_residual = torch.empty_like(x) if wants_residual else None
     lanes, wide = frame.batch * frame.channels, statistics.dtype
@@ -146,22 +151,13 @@ def backward(
     totals = torch.empty(2, frame.sets, dtype=wide, device=x.device)
     given = (grad, *operands, statistics)
     formula, masks = FORMULAS[inner.name].d1, elementwise(inner.name).masks
-    if reduce is None and not is_fixed and _is_alone(frame, x):
-        block_group, block_inner, warps = _alone(frame)
-        with hardware.guard(x.device):
-            launch(group_kernels.backward, (frame.sets,))(
-                *given, found, grad_x, grad_residual, inner.a, inner.b, frame.sets, lanes,
-                frame.channels // frame.group, frame.group, frame.inner, formula, masks, frame.inner % 16 == 0,
-                block_group, block_inner, num_warps=warps,
-            )  # fmt: skip
-        return grad_x, grad_residual, found.view(2, frame.batch, -1).sum(1)
     shape = (frame.rows, frame.channels, frame.inner, frame.group, frame.channels * frame.inner)
     if x.numel() == 0:
         found.zero_()
         totals.zero_()
     else:
         sums = wants_parameters or not is_fixed
-        tiles = _tiles(frame, x.element_size(), sums)
+        tiles = _tiles(frame, x.element_size(), _SUM_PROGRAMS if sums else _ENOUGH_PROGRAMS, sums)
         partial = torch.empty(2, lanes, tiles.chunks, dtype=wide, device=x.device) if sums else None
         with hardware.guard(x.device):
             launch(kernels.sums, (tiles.programs,))(
@@ -181,36 +177,10 @@ def backward(
         if reduce is not None:
             reduce(totals)
         if x.numel() > 0:
-            tiles = _tiles(frame, x.element_size(), False)
+            tiles = _tiles(frame, x.element_size(), _ENOUGH_PROGRAMS)
             with hardware.guard(x.device):
                 launch(kernels.spread, (tiles.programs,))(
                     *given, totals, grad_x, grad_residual, inner.a, inner.b, frame.sets, *shape, tiles.row_steps,
                     tiles.col_steps, formula, masks, *tiles[4:], num_warps=_NUM_WARPS,
                 )  # fmt: skip
     return grad_x, grad_residual, found.view(2, frame.batch, -1).sum(1) if frame.batch > 1 else found
-
-
-def _is_alone(frame: Frame, x: Tensor) -> bool:
-    """Whether each set lies in one piece and is small enough for one program."""
-    length = frame.group * frame.inner
-    return (frame.batch > 1 or frame.group > 1) and frame.rows == 1 and length * x.element_size() <= _MOST_IN_CACHE
-
-
-def _alone(frame: Frame) -> tuple[int, int, int]:
-    """Channels and elements of a tile of a group, and warps."""
-    block_inner = min(power_of_two(frame.inner), _GROUP_TILE // 2)
-    block_group = min(power_of_two(frame.group), max(1, _GROUP_TILE // block_inner))
-    return block_group, block_inner, max(1, min(_GROUP_WARPS, block_group * block_inner // 512))
-
-
-def _forward_alone(inner: Inner, operands: Operands, frame: Frame, eps: float) -> tuple[Tensor, Tensor]:
-    x = operands.x
-    y = torch.empty_like(x)
-    statistics = torch.empty(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
-    block_group, block_inner, warps = _alone(frame)
-    with hardware.guard(x.device):
-        launch(group_kernels.forward, (frame.sets,))(
-            *operands, statistics, y, inner.a, inner.b, eps, frame.sets, frame.channels // frame.group, frame.group,
-            frame.inner, FORMULAS[inner.name].value, frame.inner % 16 == 0, block_group, block_inner, num_warps=warps,
-        )  # fmt: skip
-    return y, statistics

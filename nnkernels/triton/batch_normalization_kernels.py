@@ -133,7 +133,9 @@ def moments(
                 batch, first_row, first_col, lane, outer, step, rows, channels, inner, row_stride, COLS, BLOCK_ROWS,
                 BLOCK_COLS,
             )  # fmt: skip
-            off = tl.where(mask, load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN) - shift, 0.0)
+            off = load_or_zero(x_ptr + at, mask, full, COMPUTE, EVEN) - shift
+            if not full:
+                off = tl.where(mask, off, 0.0)
             total += off
             squares += off * off
     total, squares = tl.sum(total, 0, keep_dims=True), tl.sum(squares, 0, keep_dims=True)
@@ -151,12 +153,13 @@ def moments(
 
 
 @triton.jit
-def _move(pointer, found, momentum):
-    kept = tl.load(pointer).to(tl.float64)
+def move(pointer, found, momentum, mask):
+    """A running statistic towards the one found, in float64."""
+    kept = tl.load(pointer, mask=mask, other=0.0).to(tl.float64)
     kept += momentum * (found - kept)
     if pointer.dtype.element_ty.primitive_bitwidth < 64:
         kept = kept.to(tl.float32)
-    tl.store(pointer, kept.to(pointer.dtype.element_ty))
+    tl.store(pointer, kept.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["sets", "length"])
@@ -197,8 +200,8 @@ def merge(
     tl.store(out + 2 * sets, mean - center)
     tl.store(out + 3 * sets, total if RAW else 1 / tl.sqrt(total / count + eps))
     if mean_ptr is not None:
-        _move(mean_ptr + number, mean, momentum)
-        _move(var_ptr + number, total / (count - 1), momentum)
+        move(mean_ptr + number, mean, momentum, True)
+        move(var_ptr + number, total / (count - 1), momentum, True)
 
 
 @triton.jit(do_not_specialize=["sets"])

@@ -45,7 +45,8 @@ def several_tiles_for_each_program(monkeypatch):
     if HAS_TRITON:
         from nnkernels.triton import batch_normalization
 
-        monkeypatch.setattr(batch_normalization, "_FEW_PROGRAMS", 4)
+        for enough in ("_ENOUGH_PROGRAMS", "_SUM_PROGRAMS", "_MOMENTS_PROGRAMS"):
+            monkeypatch.setattr(batch_normalization, enough, 4)
 
 
 @pytest.mark.parametrize("kind", DTYPES)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from norms import leaves, truth, widened, worst
+from norms import leaves, off, truth, widened, worst
 from torch.autograd.graph import saved_tensors_hooks
 from triton_tools import HAS_TRITON, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret
 
@@ -39,7 +40,8 @@ def several_tiles_for_each_program(monkeypatch):
     if HAS_TRITON:
         from nnkernels.triton import batch_normalization
 
-        monkeypatch.setattr(batch_normalization, "_FEW_PROGRAMS", 4)
+        for enough in ("_ENOUGH_PROGRAMS", "_SUM_PROGRAMS", "_MOMENTS_PROGRAMS"):
+            monkeypatch.setattr(batch_normalization, enough, 4)
 
 
 @pytest.mark.parametrize("kind", DTYPES)
@@ -63,6 +65,53 @@ def test_a_mean_far_greater_than_the_spread(layout, chosen):
     y = F.group_norm_act(inputs[0], 3, *inputs[2:], activation="gelu", residual=inputs[1])
     grad = torch.cos(torch.arange(y.numel())).view(y.shape).to(chosen)
     assert worst(y, truth(*wide, "gelu", 3), inputs, wide, grad, 3) < 16
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="sets what Triton's programs hold")
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("least", [8, 64])
+@pytest.mark.parametrize("shape, groups, layout", [
+    ((2, 8, 6, 40), 4, "contiguous"), ((3, 20, 4, 16), 4, "contiguous"), ((2, 24, 9, 5), 3, "last"),
+    ((3, 20, 6, 8), 10, "last"), ((2, 14, 30), 14, "contiguous"),
+], ids=lambda one: str(one).replace(", ", "x"))  # fmt: skip
+def test_groups_that_are_no_single_tile(shape, groups, layout, least, kind, chosen, monkeypatch):
+    """Of several lines and tiles; several side by side, the last of them fewer."""
+    from nnkernels.triton import group_normalization
+
+    for name, value in {"_HELD_ELEMENTS": 0, "_TILE_BYTES": 64, "_COLUMNS_TILE_BYTES": 256}.items():
+        monkeypatch.setattr(group_normalization, name, value)
+    monkeypatch.setattr(group_normalization, "_SEGMENT_BYTES", least)
+    monkeypatch.setattr(group_normalization, "_MOST_ADDED", 4)
+    inputs = leaves(shape, chosen, DTYPES[kind], layout, 30.0)
+    wide = widened(inputs)
+    y = F.group_norm_act(inputs[0], groups, *inputs[2:], activation="silu", residual=inputs[1])
+    grad = torch.cos(torch.arange(y.numel())).view(shape).to(chosen, DTYPES[kind])
+    assert worst(y, truth(*wide, "silu", groups), inputs, wide, grad, groups) < 16
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="sets what Triton's programs hold")
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+def test_groups_that_several_programs_share(layout, chosen, monkeypatch):
+    from nnkernels.triton import group_normalization
+
+    monkeypatch.setattr(group_normalization, "_MOST_IN_CACHE", 0)
+    inputs = leaves((2, 12, 10, 12), chosen, torch.float32, layout, 1e3)
+    wide = widened(inputs)
+    y = F.group_norm_act(inputs[0], 4, *inputs[2:], activation="silu", residual=inputs[1])
+    grad = torch.cos(torch.arange(y.numel())).view(y.shape).to(chosen)
+    assert worst(y, truth(*wide, "silu", 4), inputs, wide, grad, 4) < 16
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+def test_gradients_of_16_bit_parameters_are_theirs(layout, chosen):
+    x, _, weight, bias = leaves((3, 6, 4, 8), chosen, torch.bfloat16, layout)
+    weight, bias = (tensor.detach().bfloat16().requires_grad_() for tensor in (weight, bias))
+    wide = widened((x, weight, bias))
+    y, exact = (F.group_norm_act(one[0], 3, *one[1:], activation="silu") for one in ((x, weight, bias), wide))
+    grad = torch.cos(torch.arange(y.numel())).view(y.shape).to(chosen)
+    found = torch.autograd.grad(y, (weight, bias), grad.bfloat16())
+    for got, want in zip(found, torch.autograd.grad(exact, wide[1:], grad.bfloat16().double()), strict=True):
+        assert got.dtype == torch.bfloat16 and off(got, want, grad.norm().item()) < 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -159,14 +208,41 @@ def test_the_module_is_torchs():
 
 @compiles
 @pytest.mark.parametrize("arch", NVIDIA)
+@pytest.mark.parametrize("kind", ["planes", "columns", "held"])
 @pytest.mark.parametrize("name", ["forward", "backward"])
-def test_kernels_compile(name, arch, fresh_cache):
+def test_kernels_compile(name, kind, arch, fresh_cache):
+    from nnkernels.contracts.batch_normalization import Frame
+    from nnkernels.triton import group_normalization
     from nnkernels.triton import group_normalization_kernels as kernels
     from nnkernels.triton.activations import FORMULAS
 
+    frames = {"planes": (16, 1, 320, 4096, 10), "columns": (16, 1024, 320, 1, 10), "held": (4, 256, 1280, 1, 40)}
+    unit = group_normalization.unit_of(Frame(*frames[kind]), torch.empty(0, dtype=torch.bfloat16))
+    names = (
+        "COLS",
+        "ONE",
+        "HELD",
+        "WHOLE",
+        "ALIGN",
+        "TILES",
+        "BLOCK_ROWS",
+        "BLOCK_COLS",
+        "BLOCK_GROUPS",
+        "BLOCK_GROUP",
+    )
     formula = FORMULAS["silu"]
-    constants = {"VALUE": formula.value, "D1": formula.d1, "MASKS": False, "EVEN": True, "residual_ptr": None}
-    constants |= {"grad_residual_ptr": None, "BLOCK_GROUP": 2, "BLOCK_INNER": 4096}
-    wide = dict.fromkeys(("weight_ptr", "bias_ptr", "statistics_ptr", "sums_ptr"), "*fp32")
-    compiled = compile_ahead(getattr(kernels, name), arch, "bf16", constants, 16, wide, ("group",))
-    assert "ld.global.v4.b32" in compiled.asm["ptx"] and "st.global.v4.b32" in compiled.asm["ptx"]
+    constants = dict(zip(names, unit[5:], strict=True)) | {"VALUE": formula.value, "D1": formula.d1, "MASKS": False}
+    constants |= {
+        "residual_ptr": None,
+        "grad_residual_ptr": None,
+        "STAGES": 3,
+        "BLOCK_SAMPLES": 16,
+        "BLOCK_CHANNELS": 16,
+    }
+    wide = dict.fromkeys(("weight_ptr", "bias_ptr", "statistics_ptr", "sums_ptr", "columns_ptr", "totals_ptr"), "*fp32")
+    wide |= dict.fromkeys(("mean_ptr", "var_ptr", "parameters_ptr"), "*fp32") | {"counts_ptr": "*i32"}
+    uneven = ("group", "lines", "width") if kind != "planes" else ("group", "lines", "height")
+    constants |= {"lines": 1} if unit.lines == 1 else {}
+    compiled = compile_ahead(getattr(kernels, name), arch, "bf16", constants, unit.num_warps, wide, uneven)
+    assert re.search(r"(ld\.global\S*\.v4\.b32|cp\.async)", compiled.asm["ptx"])
+    assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
