@@ -16,6 +16,7 @@ from . import (
     fused,
     gated,
     learned,
+    linear,
     normalization,
     pooling,
     quantized,
@@ -35,6 +36,7 @@ FAMILIES: dict[str, type] = {
     "fused": fused.Kernels,
     "gated": gated.Kernels,
     "learned": learned.Kernels,
+    "linear": linear.Kernels,
     "normalization": normalization.Kernels,
     "pooling": pooling.Kernels,
     "quantized": quantized.Kernels,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import fused as cpu_fused
     from ..cpu import gated as cpu_gated
     from ..cpu import learned as cpu_learned
+    from ..cpu import linear as cpu_linear
     from ..cpu import normalization as cpu_normalization
     from ..cpu import pooling as cpu_pooling
     from ..cpu import radial as cpu_radial
@@ -69,6 +72,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import fused as reference_fused
     from ..reference import gated as reference_gated
     from ..reference import learned as reference_learned
+    from ..reference import linear as reference_linear
     from ..reference import normalization as reference_normalization
     from ..reference import pooling as reference_pooling
     from ..reference import quantized as reference_quantized
@@ -85,6 +89,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import fused as triton_fused
     from ..triton import gated as triton_gated
     from ..triton import learned as triton_learned
+    from ..triton import linear as triton_linear
     from ..triton import normalization as triton_normalization
     from ..triton import pooling as triton_pooling
     from ..triton import quantized as triton_quantized
@@ -106,6 +111,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     _fused: tuple[fused.Kernels, ...] = (cpu_fused, triton_fused, reference_fused)
     _gated: tuple[gated.Kernels, ...] = (cpu_gated, triton_gated, reference_gated)
     _learned: tuple[learned.Kernels, ...] = (cpu_learned, triton_learned, reference_learned)
+    _linear: tuple[linear.Kernels, ...] = (cpu_linear, triton_linear, reference_linear)
     _normalization: tuple[normalization.Kernels, ...] = (
         cpu_normalization,
         triton_normalization,

@@ -201,7 +201,10 @@ def _backward_down(
     cols_left = tl.minimum(cols - first_col, BLOCK_COLS).to(tl.int32)
     inside, whole = col < cols_left, cols_left == BLOCK_COLS
     if HAS_X:
-        bias = tl.load(bias_ptr + first_col + col, mask=inside, other=0.0).to(COMPUTE)
+        if bias_ptr is not None:
+            bias = tl.load(bias_ptr + first_col + col, mask=inside, other=0.0).to(COMPUTE)
+        else:
+            bias = tl.zeros((1, BLOCK_COLS), COMPUTE)
     start = first_row * cols + first_col
     grad_ptr += start
     grad_x_ptr += start

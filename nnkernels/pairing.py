@@ -1,0 +1,93 @@
+"""Torch's product, then a backend's own kernels in one pass: what serves where no kernel does both at once."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from .contracts import elementwise, fused, gated, pooling
+from .contracts.gated import Gating
+from .contracts.inner import Inner
+from .contracts.linear import Ending, keeps_result
+from .registry import IDENTITY
+
+
+class Pair:
+    """The kernels of `contracts/linear.py`, of torch's products and those of other families of one backend."""
+
+    def __init__(
+        self, activations: elementwise.Backend, ends: fused.Kernels, gates: gated.Kernels, pools: pooling.Kernels
+    ) -> None:
+        self.activations, self.ends, self.gates, self.pools = activations, ends, gates, pools
+
+    def linear_act(
+        self, ending: Ending, x: Tensor, weight: Tensor, bias: Tensor | None, keeps: bool
+    ) -> tuple[Tensor, Tensor]:
+        z = linear(x, weight, bias)
+        inner = ending.inner
+        if inner.name == IDENTITY.name:
+            return z, z
+        if keeps and not keeps_result(inner):
+            return self.activations.forward(*_at(inner, z)), z
+        y = self.activations.forward(*_at(inner, z), z)
+        return y, y
+
+    def activation_backward(self, inner: Inner, grad: Tensor, kept: Tensor, sums: bool) -> tuple[Tensor, Tensor | None]:
+        if inner.name == IDENTITY.name:
+            return grad, grad.sum(0) if sums else None
+        matrix = fused.Matrix(*grad.shape, fused.ALONG_COLS, grad.shape[1])
+        if grad.numel() == 0:
+            return grad, grad.sum(0) if sums else None
+        return self.ends.bias_act_backward(inner, grad, kept, None, 0.0, None, matrix, sums)
+
+    def hidden_backward(
+        self, inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        d, total = self.activation_backward(inner, grad @ weight, kept, sums)
+        return d, kept if keeps_result(inner) else self.activations.forward(*_at(inner, kept)), total
+
+    def linear_gated(
+        self,
+        gating: Gating,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        up_weight: Tensor | None,
+        up_bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        gate = linear(x, weight, bias)
+        up = None if up_weight is None else linear(x, up_weight, up_bias)
+        return self.gates.gated(gating, gate, up), gate, up
+
+    def gated_hidden_backward(
+        self, gating: Gating, grad: Tensor, weight: Tensor, gate: Tensor, up: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        return *self.gates.gated_backward(gating, grad @ weight, gate, up), self.gates.gated(gating, gate, up)
+
+    def linear_maxout(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        z = linear(x, weight, bias)
+        y = z.new_empty((*z.shape[:-1], z.shape[-1] // pieces))
+        winners = None
+        if keeps:
+            winners = z.new_empty(pooling.packed_bytes(y.numel(), pieces), dtype=torch.uint8)
+        self.pools.maxout(z, y, winners, pieces, 1)
+        return y, winners
+
+    def maxout_backward(self, grad: Tensor, winners: Tensor, pieces: int) -> Tensor:
+        wide = grad.new_empty((grad.shape[0], pieces * grad.shape[1]))
+        self.pools.maxout_backward(grad, winners, wide, pieces, 1)
+        return wide
+
+
+def as_matrix(x: Tensor) -> Tensor:
+    """The rows of `x`, (*, n), one below the other and adjacent."""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1]).contiguous()
+
+
+def _at(inner: Inner, z: Tensor) -> tuple[str, Tensor, float, float]:
+    return inner.name, z, inner.a, inner.b
