@@ -36,11 +36,10 @@ class Pair:
         return y, y
 
     def activation_backward(self, inner: Inner, grad: Tensor, kept: Tensor, sums: bool) -> tuple[Tensor, Tensor | None]:
-        if inner.name == IDENTITY.name:
+        if inner.name == IDENTITY.name or grad.numel() == 0:
             return grad, grad.sum(0) if sums else None
-        matrix = fused.Matrix(*grad.shape, fused.ALONG_COLS, grad.shape[1])
-        if grad.numel() == 0:
-            return grad, grad.sum(0) if sums else None
+        rows, cols = grad.shape
+        matrix = fused.Matrix(rows, cols, fused.ALONG_COLS, cols)
         return self.ends.bias_act_backward(inner, grad, kept, None, 0.0, None, matrix, sums)
 
     def hidden_backward(
