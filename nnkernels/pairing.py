@@ -35,36 +35,25 @@ class Pair:
         y = self.activations.forward(*_at(inner, z), z)
         return y, y
 
-    def activation_backward(self, inner: Inner, grad: Tensor, kept: Tensor, sums: bool) -> tuple[Tensor, Tensor | None]:
+    def activation_backward(
+        self, inner: Inner, grad: Tensor, kept: Tensor, sums: bool, again: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        h = None
+        if again:
+            h = kept if keeps_result(inner) else self.activations.forward(*_at(inner, kept))
         if inner.name == IDENTITY.name or grad.numel() == 0:
-            return grad, grad.sum(0) if sums else None
+            return grad, grad.sum(0) if sums else None, h
         rows, cols = grad.shape
         matrix = fused.Matrix(rows, cols, fused.ALONG_COLS, cols)
-        return self.ends.bias_act_backward(inner, grad, kept, None, 0.0, None, matrix, sums)
+        return *self.ends.bias_act_backward(inner, grad, kept, None, 0.0, None, matrix, sums), h
 
-    def hidden_backward(
-        self, inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        d, total = self.activation_backward(inner, grad @ weight, kept, sums)
-        return d, kept if keeps_result(inner) else self.activations.forward(*_at(inner, kept)), total
+    def gated(self, gating: Gating, gate: Tensor, up: Tensor | None) -> Tensor:
+        return self.gates.gated(gating, gate, up)
 
-    def linear_gated(
-        self,
-        gating: Gating,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        up_weight: Tensor | None,
-        up_bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        gate = linear(x, weight, bias)
-        up = None if up_weight is None else linear(x, up_weight, up_bias)
-        return self.gates.gated(gating, gate, up), gate, up
-
-    def gated_hidden_backward(
-        self, gating: Gating, grad: Tensor, weight: Tensor, gate: Tensor, up: Tensor | None
+    def gated_backward(
+        self, gating: Gating, grad: Tensor, gate: Tensor, up: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        return *self.gates.gated_backward(gating, grad @ weight, gate, up), self.gates.gated(gating, gate, up)
+        return *self.gates.gated_backward(gating, grad, gate, up), self.gates.gated(gating, gate, up)
 
     def linear_maxout(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool

@@ -84,7 +84,7 @@ class _LinearAct(_Product):
         self, kernels: ModuleType, spec: Ending, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
     ) -> Gradients:
         x, weight, bias, z = kept
-        d, total = kernels.activation_backward(spec.inner, as_matrix(grad), as_matrix(z), wanted[2])
+        d, total, _ = kernels.activation_backward(spec.inner, as_matrix(grad), as_matrix(z), wanted[2], False)
         return *_of_product(wanted, d, x, weight), _like(total, bias)
 
     def composed(self, spec: Ending, *tensors: Any) -> Tensor:
@@ -112,7 +112,7 @@ class _Mlp(_Product):
         if z is None:
             _, z = kernels.linear_act(spec.ending, x, w1, b1, True)
         grad = as_matrix(grad)
-        d, h, total = kernels.hidden_backward(spec.ending.inner, grad, w2.contiguous(), as_matrix(z), wanted[2])
+        d, total, h = kernels.activation_backward(spec.ending.inner, grad @ w2, as_matrix(z), wanted[2], wanted[3])
         return (
             *_of_product(wanted, d, x, w1),
             _like(total, b1),
@@ -136,8 +136,9 @@ class _GatedMlp(_Product):
 
     def forward(self, kernels: ModuleType, spec: GatedHidden, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         x, w_gate, w_up, w_down, b_gate, b_up, b_down = tensors
-        h, *kept = kernels.linear_gated(spec.gating, x, w_gate, b_gate, w_up, b_up)
-        return torch_functional.linear(h, w_down, b_down), *(one for one in kept if one is not None)
+        parts = _gate_and_up(x, w_gate, w_up, b_gate, b_up)
+        h = kernels.gated(spec.gating, *parts)
+        return torch_functional.linear(h, w_down, b_down), *(part for part in parts if part is not None)
 
     def keeps(self, spec: GatedHidden, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         hidden: Gradients = (None, None) if spec.recompute else (*made[1:], None)[:2]
@@ -148,9 +149,9 @@ class _GatedMlp(_Product):
     ) -> Gradients:
         x, w_gate, w_up, w_down, b_gate, b_up, b_down, gate, up = kept
         if gate is None:
-            _, gate, up = kernels.linear_gated(spec.gating, x, w_gate, b_gate, w_up, b_up)
+            gate, up = _gate_and_up(x, w_gate, w_up, b_gate, b_up)
         grad, gate, up = as_matrix(grad), as_matrix(gate), None if up is None else as_matrix(up)
-        for_gate, for_up, h = kernels.gated_hidden_backward(spec.gating, grad, w_down.contiguous(), gate, up)
+        for_gate, for_up, h = kernels.gated_backward(spec.gating, grad @ w_down, gate, up)
         for_x, for_w_gate = _of_product(wanted, for_gate, x, w_gate)
         for_w_up = None
         if for_up is not None:
@@ -167,8 +168,7 @@ class _GatedMlp(_Product):
 
     def composed(self, spec: GatedHidden, *tensors: Any) -> Tensor:
         x, w_gate, w_up, w_down, b_gate, b_up, b_down = tensors
-        up = None if w_up is None else torch_functional.linear(x, w_up, b_up)
-        h = gated.call(spec.gating, torch_functional.linear(x, w_gate, b_gate), up)
+        h = gated.call(spec.gating, *_gate_and_up(x, w_gate, w_up, b_gate, b_up))
         return torch_functional.linear(h, w_down, b_down)
 
 
@@ -192,6 +192,13 @@ class _MaxoutLinear(_Product):
     def composed(self, spec: int, *tensors: Any) -> Tensor:
         z = torch_functional.linear(*tensors)
         return pooling.call(z, spec, z.dim() - 1)
+
+
+def _gate_and_up(
+    x: Tensor, w_gate: Tensor, w_up: Tensor | None, b_gate: Tensor | None, b_up: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    up = None if w_up is None else torch_functional.linear(x, w_up, b_up)
+    return torch_functional.linear(x, w_gate, b_gate), up
 
 
 def _of_product(

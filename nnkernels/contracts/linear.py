@@ -49,29 +49,18 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """f(x W^T + b), and what backward is to keep if it `keeps` anything: z, or the result itself."""
 
-    def activation_backward(self, inner: Inner, grad: Tensor, kept: Tensor, sums: bool) -> tuple[Tensor, Tensor | None]:
-        """d = grad f'(z) of matrices, and the sums of d's columns where they are asked for."""
+    def activation_backward(
+        self, inner: Inner, grad: Tensor, kept: Tensor, sums: bool, again: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """d = grad f'(z) of matrices, the sums of d's columns, and f(z) again, where they are asked for."""
 
-    def hidden_backward(
-        self, inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """d = (grad W) f'(z) of matrices, f(z), and the sums of d's columns where they are asked for."""
+    def gated(self, gating: Gating, gate: Tensor, up: Tensor | None) -> Tensor:
+        """f(gate) up, of two matrices or of one that holds both."""
 
-    def gated_hidden_backward(
-        self, gating: Gating, grad: Tensor, weight: Tensor, gate: Tensor, up: Tensor | None
+    def gated_backward(
+        self, gating: Gating, grad: Tensor, gate: Tensor, up: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The gradients of gate and up that grad W gives, or of one packed tensor and None, and f(gate) up."""
-
-    def linear_gated(
-        self,
-        gating: Gating,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        up_weight: Tensor | None,
-        up_bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """f(gate) up, the gate and up; or f(gate) up, gate and up in one tensor, as `weight` has them, and None."""
+        """The gradients of gate and up, or of the one that holds both and None; and f(gate) up again."""
 
     def linear_maxout(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ..pairing import Pair
-from . import fused, gated, pooling
+from . import fused, pooling
+from . import gated as gates
 from .backend import Reference
 
-_PAIR = Pair(Reference(), fused, gated, pooling)
+_PAIR = Pair(Reference(), fused, gates, pooling)
 
 linear_act = _PAIR.linear_act
 activation_backward = _PAIR.activation_backward
-hidden_backward = _PAIR.hidden_backward
-linear_gated = _PAIR.linear_gated
-gated_hidden_backward = _PAIR.gated_hidden_backward
+gated = _PAIR.gated
+gated_backward = _PAIR.gated_backward
 linear_maxout = _PAIR.linear_maxout
 maxout_backward = _PAIR.maxout_backward

@@ -1,7 +1,9 @@
-"""What stands behind products, in Triton; each function is told in `contracts/linear.py`.
+"""What stands behind torch's products, in Triton; each function is told in `contracts/linear.py`.
 
-A product and what stands behind it are one kernel where `linear_table` knows that to be faster; else torch's product and
-a kernel that changes it in place.
+A product and what stands behind it are one kernel where `linear_table` says that this was measured to be faster; else
+torch's product, whose own end serves where it has one, and a kernel that changes it in place. Backward makes the hidden
+activation again in the pass that multiplies by its derivative; at the end of the product before it the loads of that
+pass were in the way, and it took no less time (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -11,100 +13,119 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.gated import Gating, halves, is_bounded
+from .. import _torch
+from ..contracts.fused import ALONG_COLS, Matrix
+from ..contracts.gated import Gating
 from ..contracts.inner import Inner
 from ..contracts.linear import Ending, keeps_result
 from ..contracts.pooling import packed_bytes, width
 from ..pairing import Pair, as_matrix
 from ..recording import launch
-from ..registry import elementwise
-from . import fused, gated, hardware, linear_kernels, pooling
+from . import fused, hardware, linear_kernels, linear_table, pooling
+from . import gated as gates
 from .activations import FORMULAS
 from .backend import TritonBackend
 from .linear_table import Tiles
 
-_PAIR = Pair(TritonBackend(), fused, gated, pooling)
+_PAIR = Pair(TritonBackend(), fused, gates, pooling)
 
-activation_backward = _PAIR.activation_backward
+gated = _PAIR.gated
 maxout_backward = _PAIR.maxout_backward
 
 
-def forward(
-    tiles: Tiles, inner: Inner, x: Tensor, weight: Tensor, bias: Tensor | None, keeps: bool
+def linear_act(ending: Ending, x: Tensor, weight: Tensor, bias: Tensor | None, keeps: bool) -> tuple[Tensor, Tensor]:
+    inner = ending.inner
+    if not ending.exact and serves(x, weight, bias):
+        stores = keeps and not keeps_result(inner)
+        if linear_table.torch_ends(inner, stores) and bias is not None and x.dim() > 1:
+            y = _torch.linear_relu(as_matrix(x), weight, bias).view(*x.shape[:-1], len(weight))
+            return y, y
+        tiles = linear_table.of_activation(inner, stores, *_sizes(x, weight))
+        if tiles is not None:
+            return product_act(tiles, inner, x, weight, bias, stores)
+    return _PAIR.linear_act(ending, x, weight, bias, keeps)
+
+
+def activation_backward(
+    inner: Inner, grad: Tensor, kept: Tensor, sums: bool, again: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    if not again or keeps_result(inner) or grad.numel() == 0:
+        return _PAIR.activation_backward(inner, grad, kept, sums, again)
+    h = torch.empty_like(kept)
+    rows, cols = grad.shape
+    matrix = Matrix(rows, cols, ALONG_COLS, cols)
+    return *fused.backward(inner, grad, kept, None, 0.0, None, matrix, sums, h), h
+
+
+def gated_backward(
+    gating: Gating, grad: Tensor, gate: Tensor, up: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    h = torch.empty_like(grad)
+    return *gates.gradients(gating, grad, gate, up, h), h
+
+
+def linear_maxout(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
+) -> tuple[Tensor, Tensor | None]:
+    if serves(x, weight, bias) and len(weight) // pieces % 8 == 0:
+        tiles = linear_table.of_maxout(pieces, keeps, *_sizes(x, weight))
+        if tiles is not None:
+            return product_maxout(tiles, x, weight, bias, pieces, keeps)
+    return _PAIR.linear_maxout(x, weight, bias, pieces, keeps)
+
+
+def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether kernels of products take such tensors: 16 bits, and rows that the copy engine can fetch."""
+    return (
+        x.element_size() == 2
+        and linear_table.knows(x.device)
+        and x.is_contiguous()
+        and weight.is_contiguous()
+        and (bias is None or bias.is_contiguous())
+        and x.numel() > 0
+        and weight.numel() > 0
+        and max(x.numel() // x.shape[-1], *weight.shape) < 2**31
+        and weight.shape[0] % 8 == 0
+        and weight.shape[1] % 8 == 0
+        and all(one is None or one.data_ptr() % 16 == 0 for one in (x, weight))
+    )
+
+
+def product_act(
+    tiles: Tiles, inner: Inner, x: Tensor, weight: Tensor, bias: Tensor | None, stores: bool
 ) -> tuple[Tensor, Tensor]:
-    """f(x W^T + b) of a matrix, and the pre-activation if it is to be kept; else the result again."""
-    (rows, depth), cols = x.shape, weight.shape[0]
-    y = x.new_empty((rows, cols))
-    z = torch.empty_like(y) if keeps else y
+    """f(x W^T + b), and the pre-activation if it `stores` that; else the result again."""
+    (rows, cols, depth), shape = _sizes(x, weight), (*x.shape[:-1], len(weight))
+    y = x.new_empty(shape)
+    z = torch.empty_like(y) if stores else y
     _launch(
-        linear_kernels.forward, tiles, x, weight, bias, y, z, inner.a, inner.b, rows, cols, depth,
-        FORMULAS[inner.name].value, keeps, of=y,
+        linear_kernels.forward, tiles, rows, cols, x, weight, bias, y, z, inner.a, inner.b, rows, cols, depth,
+        FORMULAS[inner.name].value, stores,
     )  # fmt: skip
     return y, z
 
 
-def backward(
-    tiles: Tiles, inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What `hidden_backward` says."""
-    (rows, depth), cols = grad.shape, weight.shape[1]
-    d, again = torch.empty_like(kept), not keeps_result(inner)
-    h = torch.empty_like(kept) if again else kept
-    partial = grad.new_empty((-(-rows // tiles.rows), cols), dtype=torch.float32) if sums else None
-    formula = FORMULAS[inner.name]
-    _launch(
-        linear_kernels.backward, tiles, grad, weight, kept, d, h, partial, inner.a, inner.b, rows, cols, depth,
-        formula.value, formula.d1, elementwise(inner.name).masks, again, sums, of=d,
-    )  # fmt: skip
-    return d, h, None if partial is None else partial.sum(0)
-
-
-def gated_forward(
-    tiles: Tiles, gating: Gating, x: Tensor, weights: tuple[Tensor, Tensor], biases: tuple[Any, Any], packed: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What `linear_gated` says, of the weights and biases of gate and up; `packed` if they are parts of one."""
-    (rows, depth), cols = x.shape, weights[0].shape[0]
-    h, both = x.new_empty((rows, cols)), x.new_empty((rows, 2 * cols) if packed else (2, rows, cols))
-    gate, up = halves(gating, both) if packed else both.unbind()
-    _launch(
-        linear_kernels.gated_forward, tiles, x, *weights, *biases, h, gate, up, gating.a, gating.b, rows, cols, depth,
-        gate.stride(0), FORMULAS[gating.activation].value, of=h,
-    )  # fmt: skip
-    return (h, both, None) if packed else (h, gate, up)
-
-
-def gated_backward(
-    tiles: Tiles, gating: Gating, grad: Tensor, weight: Tensor, gate: Tensor, up: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What `gated_hidden_backward` says."""
-    (rows, depth), cols = grad.shape, weight.shape[1]
-    for_gate, for_up, h = torch.empty_like(gate), None if up is None else torch.empty_like(up), grad.new_empty((rows, cols))
-    given, found = (halves(gating, gate), halves(gating, for_gate)) if up is None else ((gate, up), (for_gate, for_up))
-    formula = FORMULAS[gating.activation]
-    _launch(
-        linear_kernels.gated_backward, tiles, grad, weight, *given, *found, h, gating.a, gating.b, rows, cols, depth,
-        given[0].stride(0), formula.value, formula.d1, elementwise(gating.activation).masks, of=h,
-    )  # fmt: skip
-    return for_gate, for_up, h
-
-
-def maxout(
+def product_maxout(
     tiles: Tiles, x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """What `linear_maxout` says, of a matrix."""
-    (rows, depth), cols = x.shape, weight.shape[0]
-    y = x.new_empty((rows, cols // pieces))
+    """The greatest of each `pieces` columns of x W^T + b, and the packed winners if they are to be kept."""
+    rows, cols, depth = _sizes(x, weight)
+    y = x.new_empty((*x.shape[:-1], cols // pieces))
     winners = x.new_empty(packed_bytes(y.numel(), pieces), dtype=torch.uint8) if keeps else None
     _launch(
-        linear_kernels.maxout, tiles, x, weight, bias, y, winners, rows, cols, depth, pieces, width(pieces), keeps,
-        of=x.new_empty((rows, cols), device="meta"),
+        linear_kernels.maxout, tiles, rows, cols, x, weight, bias, y, winners, rows, cols, depth, pieces,
+        width(pieces), keeps,
     )  # fmt: skip
     return y, winners
 
 
-def _launch(kernel: Any, tiles: Tiles, *arguments: Any, of: Tensor) -> None:
-    """Starts so many programs as run at a time, or one for each tile of a matrix like `of`."""
-    rows, cols = of.shape
+def _sizes(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
+    """Rows and columns of the product, and the numbers that each of its elements is a sum of."""
+    return x.numel() // x.shape[-1], *weight.shape  # type: ignore[return-value]
+
+
+def _launch(kernel: Any, tiles: Tiles, rows: int, cols: int, *arguments: Any) -> None:
+    """Starts so many programs as run at a time, or one for each tile."""
     device = arguments[0].device
     programs = min(-(-rows // tiles.rows) * -(-cols // tiles.cols), tiles.programs * hardware.multiprocessors(device))
     with hardware.guard(device):

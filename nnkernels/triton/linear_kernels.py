@@ -9,9 +9,7 @@ besides the sums are alive. Sums are float32.
 import triton
 import triton.language as tl
 
-from .packing import pack
 from .pooling import _beats, _log2
-from .tiles import times
 
 
 @triton.jit
@@ -25,7 +23,7 @@ def _place(tile, row_tiles, col_tiles, GROUP: tl.constexpr):
 
 @triton.jit
 def _parts(total, PARTS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """A tile's columns in PARTS tensors: 1, 2 or 4."""
+    """A tile's columns in PARTS tensors, a power of two."""
     if PARTS == 1:
         return (total,)
     else:
@@ -33,7 +31,7 @@ def _parts(total, PARTS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
         if PARTS == 2:
             return halves
         else:
-            return _parts(halves[0], 2, ROWS, COLS // 2) + _parts(halves[1], 2, ROWS, COLS // 2)
+            return _parts(halves[0], PARTS // 2, ROWS, COLS // 2) + _parts(halves[1], PARTS // 2, ROWS, COLS // 2)
 
 
 @triton.jit
@@ -80,114 +78,6 @@ def forward(
 
 
 @triton.jit
-def backward(
-    grad_ptr, weight_ptr, kept_ptr, d_ptr, h_ptr, partial_ptr, a: tl.float64, b: tl.float64, rows, cols, depth,
-    VALUE: tl.constexpr, D1: tl.constexpr, MASKS: tl.constexpr, AGAIN: tl.constexpr, SUMS: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr,
-    FLAT: tl.constexpr,
-):  # fmt: skip
-    """d = (grad W) f'(kept), f(kept) if it is asked for AGAIN, and the sums of each tile's columns if SUMS."""
-    DTYPE: tl.constexpr = d_ptr.dtype.element_ty
-    PART: tl.constexpr = COLS // PARTS
-    grad = _matrix(grad_ptr, rows, depth, depth, ROWS, DEPTH)
-    weight = _matrix(weight_ptr, depth, cols, cols, DEPTH, COLS)
-    kept, d = _matrix(kept_ptr, rows, cols, cols, ROWS, PART), _matrix(d_ptr, rows, cols, cols, ROWS, PART)
-    if AGAIN:
-        h = _matrix(h_ptr, rows, cols, cols, ROWS, PART)
-    a, b = tl.full((), a, tl.float32), tl.full((), b, tl.float32)
-    row_tiles, col_tiles = tl.cdiv(rows, ROWS), tl.cdiv(cols, COLS)
-    for tile in tl.range(tl.program_id(0), row_tiles * col_tiles, tl.num_programs(0), flatten=FLAT):
-        down, right = _place(tile, row_tiles, col_tiles, GROUP)
-        row, col = down * ROWS, right * COLS
-        total = tl.zeros((ROWS, COLS), tl.float32)
-        for k in range(0, depth, DEPTH):
-            total = tl.dot(grad.load([row, k]), weight.load([k, col]), total)
-        parts = _parts(total, PARTS, ROWS, COLS)
-        for part in tl.static_range(PARTS):
-            at = col + part * PART
-            z = kept.load([row, at]).to(tl.float32)
-            slopes = times(parts[part], D1(z, a, b, True), MASKS)
-            d.store([row, at], slopes.to(DTYPE))
-            if AGAIN:
-                h.store([row, at], VALUE(z, a, b, True).to(DTYPE))
-            if SUMS:
-                inside = row + tl.arange(0, ROWS) < rows
-                column = at + tl.arange(0, PART)
-                sums = tl.sum(tl.where(inside[:, None], slopes, 0.0), 0)
-                tl.store(partial_ptr + down.to(tl.int64) * cols + column, sums, mask=column < cols)
-
-
-@triton.jit
-def gated_forward(
-    x_ptr, weight_ptr, up_weight_ptr, bias_ptr, up_bias_ptr, h_ptr, gate_ptr, up_ptr, a: tl.float64, b: tl.float64,
-    rows, cols, depth, stride,
-    VALUE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    PARTS: tl.constexpr, FLAT: tl.constexpr,
-):  # fmt: skip
-    """f(gate) up, gate and up, which lie in rows that are `stride` apart, of their own weights."""
-    DTYPE: tl.constexpr = h_ptr.dtype.element_ty
-    PART: tl.constexpr = COLS // PARTS
-    x = _matrix(x_ptr, rows, depth, depth, ROWS, DEPTH)
-    gate_weight = _matrix(weight_ptr, cols, depth, depth, COLS, DEPTH)
-    up_weight = _matrix(up_weight_ptr, cols, depth, depth, COLS, DEPTH)
-    h = _matrix(h_ptr, rows, cols, cols, ROWS, PART)
-    gate, up = _matrix(gate_ptr, rows, cols, stride, ROWS, PART), _matrix(up_ptr, rows, cols, stride, ROWS, PART)
-    a, b = tl.full((), a, tl.float32), tl.full((), b, tl.float32)
-    row_tiles, col_tiles = tl.cdiv(rows, ROWS), tl.cdiv(cols, COLS)
-    for tile in tl.range(tl.program_id(0), row_tiles * col_tiles, tl.num_programs(0), flatten=FLAT):
-        down, right = _place(tile, row_tiles, col_tiles, GROUP)
-        row, col = down * ROWS, right * COLS
-        gates, ups = tl.zeros((ROWS, COLS), tl.float32), tl.zeros((ROWS, COLS), tl.float32)
-        for k in range(0, depth, DEPTH):
-            given = x.load([row, k])
-            gates = tl.dot(given, gate_weight.load([col, k]).T, gates)
-            ups = tl.dot(given, up_weight.load([col, k]).T, ups)
-        gate_parts, up_parts = _parts(gates, PARTS, ROWS, COLS), _parts(ups, PARTS, ROWS, COLS)
-        for part in tl.static_range(PARTS):
-            at = col + part * PART
-            gate_sums = _biased(gate_parts[part], bias_ptr, at, cols, PART)
-            up_sums = _biased(up_parts[part], up_bias_ptr, at, cols, PART)
-            gate.store([row, at], gate_sums.to(DTYPE))
-            up.store([row, at], up_sums.to(DTYPE))
-            h.store([row, at], (VALUE(gate_sums, a, b, True) * up_sums).to(DTYPE))
-
-
-@triton.jit
-def gated_backward(
-    grad_ptr, weight_ptr, gate_ptr, up_ptr, for_gate_ptr, for_up_ptr, h_ptr, a: tl.float64, b: tl.float64,
-    rows, cols, depth, stride,
-    VALUE: tl.constexpr, D1: tl.constexpr, MASKS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    DEPTH: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr, FLAT: tl.constexpr,
-):  # fmt: skip
-    """With d = grad W: d up f'(gate), d f(gate), and f(gate) up. Gate, up and their gradients' rows are `stride`
-    apart."""
-    DTYPE: tl.constexpr = h_ptr.dtype.element_ty
-    PART: tl.constexpr = COLS // PARTS
-    grad = _matrix(grad_ptr, rows, depth, depth, ROWS, DEPTH)
-    weight = _matrix(weight_ptr, depth, cols, cols, DEPTH, COLS)
-    gate, up = _matrix(gate_ptr, rows, cols, stride, ROWS, PART), _matrix(up_ptr, rows, cols, stride, ROWS, PART)
-    for_gate = _matrix(for_gate_ptr, rows, cols, stride, ROWS, PART)
-    for_up = _matrix(for_up_ptr, rows, cols, stride, ROWS, PART)
-    h = _matrix(h_ptr, rows, cols, cols, ROWS, PART)
-    a, b = tl.full((), a, tl.float32), tl.full((), b, tl.float32)
-    row_tiles, col_tiles = tl.cdiv(rows, ROWS), tl.cdiv(cols, COLS)
-    for tile in tl.range(tl.program_id(0), row_tiles * col_tiles, tl.num_programs(0), flatten=FLAT):
-        down, right = _place(tile, row_tiles, col_tiles, GROUP)
-        row, col = down * ROWS, right * COLS
-        total = tl.zeros((ROWS, COLS), tl.float32)
-        for k in range(0, depth, DEPTH):
-            total = tl.dot(grad.load([row, k]), weight.load([k, col]), total)
-        parts = _parts(total, PARTS, ROWS, COLS)
-        for part in tl.static_range(PARTS):
-            at = col + part * PART
-            z, factor = gate.load([row, at]).to(tl.float32), up.load([row, at]).to(tl.float32)
-            value = VALUE(z, a, b, True)
-            h.store([row, at], (value * factor).to(DTYPE))
-            for_up.store([row, at], (parts[part] * value).to(DTYPE))
-            for_gate.store([row, at], times(parts[part] * factor, D1(z, a, b, True), MASKS).to(DTYPE))
-
-
-@triton.jit
 def maxout(
     x_ptr, weight_ptr, bias_ptr, y_ptr, winners_ptr, rows, cols, depth,
     PIECES: tl.constexpr, BITS: tl.constexpr, RECORD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
@@ -218,7 +108,8 @@ def maxout(
             out = at // PIECES
             y.store([row, out], greatest.to(DTYPE))
             if RECORD:
-                packed = tl.reshape(pack(tl.reshape(piece, [ROWS * OUT]), BITS, 8, ROWS * OUT), [ROWS, OUT // PER])
+                codes = tl.reshape(piece, [ROWS, OUT // PER, PER]) << (tl.arange(0, PER) * BITS)[None, None, :]
+                packed = tl.sum(codes, 2)
                 down_at, byte = row + tl.arange(0, ROWS)[:, None], out // PER + tl.arange(0, OUT // PER)[None, :]
                 places = winners_ptr + down_at.to(tl.int64) * (outs // PER) + byte
                 tl.store(places, packed.to(tl.uint8), mask=(down_at < rows) & (byte < outs // PER))
