@@ -37,7 +37,7 @@ def linear_act(ending: Ending, x: Tensor, weight: Tensor, bias: Tensor | None, k
     inner = ending.inner
     if not ending.exact and serves(x, weight, bias):
         stores = keeps and not keeps_result(inner)
-        if linear_table.torch_ends(inner, stores) and bias is not None and x.dim() > 1:
+        if linear_table.torch_ends(inner) and bias is not None:
             y = _torch.linear_relu(as_matrix(x), weight, bias).view(*x.shape[:-1], len(weight))
             return y, y
         tiles = linear_table.of_activation(inner, stores, *_sizes(x, weight))
@@ -67,8 +67,8 @@ def gated_backward(
 def linear_maxout(
     x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if serves(x, weight, bias) and len(weight) // pieces % 8 == 0:
-        tiles = linear_table.of_maxout(pieces, keeps, *_sizes(x, weight))
+    if serves(x, weight, bias):
+        tiles = linear_table.of_maxout(pieces, *_sizes(x, weight))
         if tiles is not None:
             return product_maxout(tiles, x, weight, bias, pieces, keeps)
     return _PAIR.linear_maxout(x, weight, bias, pieces, keeps)

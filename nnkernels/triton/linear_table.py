@@ -33,8 +33,18 @@ class Tiles(NamedTuple):
     programs: int
 
 
-_SMALL = Tiles(128, 128, 64, 8, 2, True, 4, 3, 2)
-_LARGE = Tiles(128, 256, 64, 8, 2, True, 8, 3, 1)
+SMALL = Tiles(128, 128, 64, 8, 2, True, 4, 3, 2)
+LARGE = Tiles(128, 256, 64, 8, 2, True, 8, 3, 1)
+
+# On an H200 a product that sums more numbers is as fast by cuBLAS and a kernel in its place, and so is a smaller one.
+_DEPTHS = range(256, 1025)
+_LEAST_SIDE = 1024
+_LEAST = 2**23
+_LEAST_STORED = 2**24
+# Whose instructions outweigh what the second pass would cost: in large tiles and if nothing but the result is stored.
+_LONG = frozenset({"celu", "elu", "mish", "selu", "softplus", "sqrtsoftplus", "tanh"})
+_LONGEST = frozenset({"softcap", "tanhshrink"})
+_MOST_PIECES = 8
 
 
 @cache
@@ -43,16 +53,25 @@ def knows(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
-def torch_ends(inner: Inner, stores: bool) -> bool:
-    """Whether torch's own product ends with this activation, and rounds it as we do."""
-    return inner.name == "relu" and not stores
+def torch_ends(inner: Inner) -> bool:
+    """Whether cuBLAS ends a product with this activation as right as we do; in its gelu the tail has no digits."""
+    return inner.name == "relu"
 
 
 def of_activation(inner: Inner, stores: bool, rows: int, cols: int, depth: int) -> Tiles | None:
     """How to cut f(x W^T + b), (rows, cols) sums of `depth` products, that `stores` the pre-activation; None: not."""
-    return _LARGE if depth > 2048 else _SMALL
+    if not _pays(rows, cols, depth) or inner.name in _LONGEST:
+        return None
+    if not stores:
+        return LARGE if inner.name in _LONG else SMALL
+    return SMALL if rows * cols >= _LEAST_STORED and inner.name not in _LONG else None
 
 
-def of_maxout(pieces: int, keeps: bool, rows: int, cols: int, depth: int) -> Tiles | None:
-    """The same for maxout of `cols` pieces, of which it `keeps` the winners."""
-    return _SMALL if pieces in (2, 4, 8, 16) else None
+def of_maxout(pieces: int, rows: int, cols: int, depth: int) -> Tiles | None:
+    """The same for the greatest of each `pieces` of `cols`, with or without the winners."""
+    fits = pieces <= _MOST_PIECES and pieces & (pieces - 1) == 0 and cols // pieces % 8 == 0
+    return LARGE if fits and _pays(rows, cols, depth) else None
+
+
+def _pays(rows: int, cols: int, depth: int) -> bool:
+    return depth in _DEPTHS and min(rows, cols) >= _LEAST_SIDE and rows * cols >= _LEAST
