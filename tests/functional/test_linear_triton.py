@@ -171,6 +171,43 @@ def test_backward_gives_the_gated_activation_again(layout):
 
 
 @compiles
+def test_memory_that_a_kernel_asks_for_is_recorded_and_asked_of_nobody_else():
+    """As Triton's launcher asks for it, of whichever allocator the context has."""
+    from types import SimpleNamespace
+
+    from triton.runtime import _allocation
+
+    from nnkernels import recording
+
+    def launched(*arguments: Any, **options: Any) -> Any:
+        asked.append(_allocation._allocator.get()(256, 128, 0))
+        return SimpleNamespace(
+            metadata=SimpleNamespace(
+                launch_cooperative_grid=False, launch_pdl=False, num_ctas=1, global_scratch_size=128,
+                profile_scratch_size=0, num_warps=4, shared=0,
+            ),
+            src=SimpleNamespace(signature={"x_ptr": "*fp16"}), function=7,
+        )  # fmt: skip
+
+    class Kernel:
+        arg_names = ("x_ptr",)
+
+        def __getitem__(self, grid: Any) -> Any:
+            return launched
+
+    asked: list[Tensor] = []
+    before, x = _allocation._allocator.get(), torch.zeros(8).half()
+    with recording.Recorder() as watching:
+        recording.launch(Kernel(), (2,), scratches=True)(x)
+    assert _allocation._allocator.get() is before
+    assert watching.events is not None
+    *operators, (kind, function, grid, *_, told) = watching.events
+    assert (kind, function, grid) == ("launch", 7, (2,)) and told[2] == ("*i8", None)
+    assert told[1][1] is asked[0] and asked[0].numel() == 256
+    assert operators[0][1] == "aten::empty" and any(asked[0] is result for event in operators for result in event[-1])
+
+
+@compiles
 class TestTable:
     """What was measured on an H200, in shape classes."""
 
