@@ -90,3 +90,8 @@ def computed_in(device_type: str, dtype: torch.dtype) -> torch.dtype:
 def exporting() -> bool:
     """Whether torch.export traces; `torch.compiler.is_exporting` is true of torch.compile as well before torch 2.14."""
     return torch.compiler._is_exporting_flag
+
+
+def linear_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """max(x W^T + b, 0) of matrices, by cuBLAS in one kernel."""
+    return torch._addmm_activation(bias, x, weight.t())

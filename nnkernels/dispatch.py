@@ -9,41 +9,18 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
-from . import native, reference
+from . import native
 from .choosing import Choice, Choosing
 from .contracts.elementwise import Backend
 from .names import BACKENDS as NAMES
+from .reference.backend import Reference
 
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
 
 
-class _Reference:
-    name = "reference"
-
-    def unavailable(self, device: torch.device) -> str | None:
-        return None
-
-    def has(self, name: str) -> bool:
-        return name in reference.FORMULAS
-
-    def forward(self, name: str, x: Tensor, a: float, b: float, out: Tensor | None = None) -> Tensor:
-        value = reference.evaluate(name, "value", x, a, b)
-        return value if out is None else out.copy_(value)
-
-    def backward(self, name: str, grad: Tensor, x: Tensor, a: float, b: float) -> Tensor:
-        return reference.times(grad, name, "d1", x, a, b)
-
-    def double_backward(
-        self, name: str, grad_grad: Tensor, grad: Tensor, x: Tensor, a: float, b: float
-    ) -> tuple[Tensor, Tensor]:
-        for_grad = reference.times(grad_grad, name, "d1", x, a, b)
-        return for_grad, reference.times(grad_grad, name, "d2", x, a, b, also=grad)
-
-
-REFERENCE: Backend = _Reference()
+REFERENCE: Backend = Reference()
 
 
 class _Cuda(native.Native):

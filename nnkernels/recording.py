@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import torch
@@ -37,15 +38,17 @@ class Recorder(TorchDispatchMode):
         if self.events is not None:
             self.events.append(event)
 
-    def add_launch(self, compiled: Any, grid: tuple[int, ...], given: dict[str, Any]) -> None:
-        """A launch of the kernel that Triton has compiled, with the arguments `given` by name."""
+    def add_launch(
+        self, compiled: Any, grid: tuple[int, ...], given: dict[str, Any], scratch: Tensor | None = None
+    ) -> None:
+        """A launch of the kernel that Triton has compiled, with the arguments `given` by name, and its `scratch`."""
         metadata = compiled.metadata
         special = metadata.launch_cooperative_grid or metadata.launch_pdl or metadata.num_ctas != 1
-        if special or metadata.global_scratch_size or metadata.profile_scratch_size:
+        if special or bool(metadata.global_scratch_size) != (scratch is not None) or metadata.profile_scratch_size:
             self.events = None
             return
         told = [(kind, given[name]) for name, kind in compiled.src.signature.items() if kind != "constexpr"]
-        told += [("*i8", None)] * 2  # Triton's own, for memory that these kernels do not ask for
+        told += [("*i8", scratch), ("*i8", None)]  # Triton's own, the latter for a profiler
         self.add("launch", compiled.function, grid, metadata.num_warps, metadata.shared, tuple(told))
 
 
@@ -72,15 +75,40 @@ def recorder() -> Recorder | None:
     return mode if isinstance(mode, Recorder) else None
 
 
-def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
-    """What launches a Triton kernel, as `kernel[grid]` does, and tells the recorder."""
+def launch(kernel: Any, grid: tuple[int, ...], scratches: bool = False) -> Callable[..., None]:
+    """What launches a Triton kernel, as `kernel[grid]` does, and tells the recorder.
+
+    `scratches` says that the kernel asks for memory of its own, as one that makes tensor descriptors does.
+    """
 
     def launched(*arguments: Any, **options: Any) -> None:
-        compiled = kernel[grid](*arguments, **options)
+        scratch: list[Tensor] = []
+        if scratches:
+            compiled = copy_context().run(_scratching, kernel[grid], arguments, options, scratch)
+        else:
+            compiled = kernel[grid](*arguments, **options)
         if compiled is not None and (watching := recorder()) is not None:
-            watching.add_launch(compiled, grid, dict(zip(kernel.arg_names, arguments, strict=False)) | options)
+            given = dict(zip(kernel.arg_names, arguments, strict=False)) | options
+            watching.add_launch(compiled, grid, given, *scratch)
 
     return launched
+
+
+def _scratching(launch: Any, arguments: tuple[Any, ...], options: dict[str, Any], made: list[Tensor]) -> Any:
+    """`launch`, in a context of its own, whose allocator Triton asks for the kernel's memory, told in `made`.
+
+    A recorder sees the allocation as any operator, so that a repeated call makes it again.
+    """
+    import triton
+
+    device = next(one.device for one in arguments if isinstance(one, Tensor))
+
+    def allocate(size: int, alignment: int, stream: int | None) -> Tensor:
+        made.append(torch.empty(size, dtype=torch.int8, device=device))
+        return made[-1]
+
+    triton.set_allocator(allocate)
+    return launch(*arguments, **options)
 
 
 def recorded(call: Callable[[], Any], finish: Callable[[list[tuple[Any, ...]] | None, Any], None]) -> Any:

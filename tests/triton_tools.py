@@ -46,6 +46,7 @@ def compile_ahead(
     num_warps: int,
     types: Mapping[str, str] | None = None,
     uneven: tuple[str, ...] = (),
+    **options: int,
 ) -> Any:
     """What a launch would have compiled: tensors of `dtype` but for those in `types`, aligned to 16 bytes, and integers
     divisible by 16 but for the `uneven`."""
@@ -66,7 +67,7 @@ def compile_ahead(
     used = {name: value for name, value in constants.items() if name in signature}
     source = ASTSource(fn=kernel, signature=signature, constexprs=used, attrs=divisible)
     target = GPUTarget("cuda", NVIDIA[arch], 32) if arch in NVIDIA else GPUTarget("hip", arch, 64)
-    return triton.compile(source, target=target, options={"num_warps": num_warps})
+    return triton.compile(source, target=target, options={"num_warps": num_warps, **options})
 
 
 def spills(compiled: Any, folder: Path) -> int:

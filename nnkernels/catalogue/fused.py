@@ -197,3 +197,64 @@ add(
         ),
     )
 )
+
+_PRODUCTS = 16.0  # sums of products of numbers that have been rounded, and a hidden tensor that has been as well
+
+add(
+    Fused(
+        "linear_act",
+        "LinearAct",
+        formula="f(x W^T + b)",
+        derivative="f'(x W^T + b) before the derivatives of a linear layer",
+        range=_RANGE,
+        source="Chetlur et al. 2014, cuDNN, for the fusion",
+        good_for="layers of perceptrons and transformers",
+        drawback="the activation is part of the layer: nothing can stand between them",
+        example=Example(lambda F, x, w, b: F.linear_act(x, w, b, "silu"), ((3, 4, 5), (6, 5), (6,)), _PRODUCTS),
+    )
+)
+add(
+    Fused(
+        "mlp",
+        "MLP",
+        formula="f(x W1^T + b1) W2^T + b2",
+        derivative="(d W2) f'(z) W1 for x, z = x W1^T + b1; (d W2) f'(z) and f(z) enter the weights' gradients",
+        range="(-inf, inf)",
+        source="Vaswani et al. 2017, Attention Is All You Need",
+        good_for="the feed-forward blocks of transformers (GPT-2, ViT), with half of the hidden memory",
+        drawback="the hidden activation cannot be looked at",
+        example=Example(
+            lambda F, x, w1, b1, w2, b2: F.mlp(x, w1, b1, w2, b2, "gelu"),
+            ((3, 4, 5), (6, 5), (6,), (3, 6), (3,)),
+            _PRODUCTS,
+        ),
+    )
+)
+add(
+    Fused(
+        "gated_mlp",
+        "GatedMLP",
+        formula="(f(x Wg^T) (x Wu^T)) Wd^T",
+        derivative="those of the gated activation between those of three products",
+        range="(-inf, inf)",
+        source="Shazeer 2020, GLU Variants Improve Transformer",
+        good_for="the feed-forward blocks of Llama and its kin, with half of the hidden memory",
+        drawback="the hidden activation cannot be looked at",
+        example=Example(
+            lambda F, x, gate, up, down: F.gated_mlp(x, gate, up, down), ((3, 4, 5), (6, 5), (6, 5), (3, 6)), _PRODUCTS
+        ),
+    )
+)
+add(
+    Fused(
+        "maxout_linear",
+        "MaxoutLinear",
+        formula="max over p of (x W^T + b)[o pieces + p]",
+        derivative="that of the piece that won; 0 for the others",
+        range="(-inf, inf)",
+        source="Goodfellow, Warde-Farley, Mirza, Courville & Bengio 2013, Maxout Networks",
+        good_for="networks that learn their activations, with dropout",
+        drawback="as many times the work of a linear layer as there are pieces",
+        example=Example(lambda F, x, w, b: F.maxout_linear(x, w, b, 2), ((3, 4, 5), (6, 5), (6,)), _PRODUCTS),
+    )
+)

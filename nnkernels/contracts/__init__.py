@@ -16,6 +16,7 @@ from . import (
     fused,
     gated,
     learned,
+    linear,
     normalization,
     pooling,
     quantized,
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type] = {
     "fused": fused.Kernels,
     "gated": gated.Kernels,
     "learned": learned.Kernels,
+    "linear": linear.Kernels,
     "normalization": normalization.Kernels,
     "pooling": pooling.Kernels,
     "quantized": quantized.Kernels,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..cpu import fused as cpu_fused
     from ..cpu import gated as cpu_gated
     from ..cpu import learned as cpu_learned
+    from ..cpu import linear as cpu_linear
     from ..cpu import normalization as cpu_normalization
     from ..cpu import pooling as cpu_pooling
     from ..cpu import radial as cpu_radial
@@ -72,6 +75,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..reference import fused as reference_fused
     from ..reference import gated as reference_gated
     from ..reference import learned as reference_learned
+    from ..reference import linear as reference_linear
     from ..reference import normalization as reference_normalization
     from ..reference import pooling as reference_pooling
     from ..reference import quantized as reference_quantized
@@ -89,6 +93,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     from ..triton import fused as triton_fused
     from ..triton import gated as triton_gated
     from ..triton import learned as triton_learned
+    from ..triton import linear as triton_linear
     from ..triton import normalization as triton_normalization
     from ..triton import pooling as triton_pooling
     from ..triton import quantized as triton_quantized
@@ -111,6 +116,7 @@ if TYPE_CHECKING:  # the type checker holds each backend's module against its pr
     _fused: tuple[fused.Kernels, ...] = (cpu_fused, triton_fused, reference_fused)
     _gated: tuple[gated.Kernels, ...] = (cpu_gated, triton_gated, reference_gated)
     _learned: tuple[learned.Kernels, ...] = (cpu_learned, triton_learned, reference_learned)
+    _linear: tuple[linear.Kernels, ...] = (cpu_linear, triton_linear, reference_linear)
     _normalization: tuple[normalization.Kernels, ...] = (
         cpu_normalization,
         triton_normalization,

@@ -34,6 +34,12 @@ from .learned import (
     swish as swish,
     swish_ as swish_,
 )
+from .linear import (
+    gated_mlp as gated_mlp,
+    linear_act as linear_act,
+    maxout_linear as maxout_linear,
+    mlp as mlp,
+)
 from .normalization import (
     add_layer_norm as add_layer_norm,
     add_rms_norm as add_rms_norm,

@@ -40,6 +40,12 @@ from .learned import (
     PReLU as PReLU,
     Swish as Swish,
 )
+from .linear import (
+    GatedMLP as GatedMLP,
+    LinearAct as LinearAct,
+    MLP as MLP,
+    MaxoutLinear as MaxoutLinear,
+)
 from .normalization import (
     AddLayerNorm as AddLayerNorm,
     AddRMSNorm as AddRMSNorm,

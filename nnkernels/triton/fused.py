@@ -110,6 +110,7 @@ def _backward(
     seed_ptr,
     grad_x_ptr,
     partial_ptr,
+    value_ptr,
     a: tl.float64,
     b: tl.float64,
     least: tl.int64,
@@ -118,6 +119,7 @@ def _backward(
     cols,
     padded,
     channels,
+    VALUE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     HAS_X: tl.constexpr,
@@ -129,7 +131,7 @@ def _backward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """One program: STEPS tiles side by side, whose rows are summed if SUMS."""
+    """One program: STEPS tiles side by side, whose rows are summed if SUMS; f(x + bias) again if it has a place."""
     DTYPE: tl.constexpr = grad_ptr.dtype.element_ty
     FAST: tl.constexpr = DTYPE.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if DTYPE.primitive_bitwidth == 64 else tl.float32
@@ -151,6 +153,8 @@ def _backward(
         if HAS_X:
             z = _pre_activation(x, bias_ptr, row, left, col, cols_left, channels, ALONG, COMPUTE)
             grad_x = times(grad_x, D1(z, a, b, FAST), MASKS)
+            if value_ptr is not None:
+                store(value_ptr + at + col, VALUE(z, a, b, FAST), mask, full, EVEN)
         store(grad_x_ptr + at + col, grad_x, mask, full, EVEN)
         if SUMS:
             total += tl.where(mask, grad_x, 0.0)
@@ -167,6 +171,7 @@ def _backward_down(
     seed_ptr,
     grad_x_ptr,
     partial_ptr,
+    value_ptr,
     a: tl.float64,
     b: tl.float64,
     least: tl.int64,
@@ -175,6 +180,7 @@ def _backward_down(
     cols,
     padded,
     steps,
+    VALUE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
     HAS_X: tl.constexpr,
@@ -201,12 +207,17 @@ def _backward_down(
     cols_left = tl.minimum(cols - first_col, BLOCK_COLS).to(tl.int32)
     inside, whole = col < cols_left, cols_left == BLOCK_COLS
     if HAS_X:
-        bias = tl.load(bias_ptr + first_col + col, mask=inside, other=0.0).to(COMPUTE)
+        if bias_ptr is not None:
+            bias = tl.load(bias_ptr + first_col + col, mask=inside, other=0.0).to(COMPUTE)
+        else:
+            bias = tl.zeros((1, BLOCK_COLS), COMPUTE)
     start = first_row * cols + first_col
     grad_ptr += start
     grad_x_ptr += start
     if HAS_X:
         x_ptr += start
+    if value_ptr is not None:
+        value_ptr += start
     at = line * cols + col
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
 
@@ -230,7 +241,11 @@ def _backward_down(
             number = (first_row - hop + line) * padded + first_col
             grad_x *= _kept(seed_ptr, number, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
         if HAS_X:
-            grad_x = times(grad_x, D1(this_x.to(COMPUTE) + bias, a, b, FAST), MASKS)
+            z = this_x.to(COMPUTE) + bias
+            grad_x = times(grad_x, D1(z, a, b, FAST), MASKS)
+            if value_ptr is not None:
+                store(value_ptr + at, VALUE(z, a, b, FAST), this_mask, this_full, EVEN)
+                value_ptr += hop.to(tl.int64) * cols
         store(grad_x_ptr + at, grad_x, this_mask, this_full, EVEN)
         grad_x_ptr += hop.to(tl.int64) * cols
         total += tl.where(this_mask, grad_x, 0.0)
@@ -265,6 +280,21 @@ def bias_act_backward(
     matrix: Matrix,
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
+    return backward(inner, grad, x, bias, p, seed, matrix, wants_bias)
+
+
+def backward(
+    inner: Inner,
+    grad: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
+    p: float,
+    seed: Tensor | None,
+    matrix: Matrix,
+    wants_bias: bool,
+    value: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """What `bias_act_backward` says, and f(x + bias) again, written to `value` if that is given."""
     grad_x = torch.empty_like(grad)
     down = wants_bias and matrix.along == ALONG_COLS
     block_rows, block_cols = _tile(matrix, _SMALL_TILE_BYTES // grad.element_size())
@@ -277,9 +307,9 @@ def bias_act_backward(
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     shape = () if not wants_bias else (chunks, matrix.cols) if down else (matrix.rows, tiles)
     partial = torch.empty(shape, dtype=wide, device=grad.device)
-    tensors = (grad, x, bias, seed, grad_x, partial)
+    tensors = (grad, x, bias, seed, grad_x, partial, value)
     numbers = (inner.a, inner.b, threshold(p), 1 / (1 - p), matrix.rows, matrix.cols, matrix.padded)
-    formula = (FORMULAS[inner.name].d1, elementwise(inner.name).masks, x is not None)
+    formula = (*FORMULAS[inner.name][:2], elementwise(inner.name).masks, x is not None)
     drops, even = seed is not None, matrix.cols % 16 == 0
     with hardware.guard(grad.device):
         if down:

@@ -137,6 +137,7 @@ def backward(
     up_ptr,
     grad_gate_ptr,
     grad_up_ptr,
+    y_ptr,
     a: tl.float64,
     b: tl.float64,
     limit: tl.float64,
@@ -150,6 +151,7 @@ def backward(
     up_stride,
     grad_gate_stride,
     grad_up_stride,
+    y_stride,
     VALUE: tl.constexpr,
     D1: tl.constexpr,
     MASKS: tl.constexpr,
@@ -161,7 +163,7 @@ def backward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    """grad_gate = grad up f'(gate), grad_up = grad f(gate)"""
+    """grad_gate = grad up f'(gate), grad_up = grad f(gate); y = f(gate) up again if it has a place"""
     STORED: tl.constexpr = grad_gate_ptr.dtype.element_ty
     FAST: tl.constexpr = STORED.primitive_bitwidth == 16
     COMPUTE: tl.constexpr = tl.float64 if STORED.primitive_bitwidth == 64 else tl.float32
@@ -189,6 +191,8 @@ def backward(
         value = tl.where(value > limit, limit, value)
     elif BOUNDED:
         grad_gate = tl.where(gate > limit, 0.0, grad_gate)
+    if y_ptr is not None:
+        store(places(y_ptr, y_stride, row, first_col, col, FLAT), value * factor, mask, full, EVEN)
     grad_up = grad * value
     if _UP & CAPS:
         grad_up *= softcap_d1(up, tl.full((), up_cap, COMPUTE), b, FAST)
@@ -224,6 +228,13 @@ def gated(gating: Gating, input: Tensor, up: Tensor | None = None) -> Tensor:
 def gated_backward(
     gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
+    return gradients(gating, grad, input, up, None)
+
+
+def gradients(
+    gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None, y: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What `gated_backward` says, and f(gate) up again, written to `y` if that is given, as dense as `grad` then is."""
     formula = FORMULAS[gating.activation]
     formulas = (formula.value, formula.d1, elementwise(gating.activation).masks)
     grad_input = torch.empty_like(input)
@@ -231,13 +242,15 @@ def gated_backward(
     if up is None and alternate(gating, grad_input):
         planned, grad, input = _fit_pairs(gating, grad, input, grad_input)
         in_grad, in_x, in_grad_x = planned.strides
-        geometry = planned._replace(strides=(in_grad, 2 * in_x, 2 * in_x, 2 * in_grad_x, 2 * in_grad_x))
-        tensors = (grad, input, input, grad_input, grad_input)
+        geometry = planned._replace(strides=(in_grad, 2 * in_x, 2 * in_x, 2 * in_grad_x, 2 * in_grad_x, in_grad))
+        tensors = (grad, input, input, grad_input, grad_input, y)
         _launch(backward, gating, geometry, pair_order(gating), tensors, *formulas)
         return grad_input, None
     grads = halves(gating, grad_input) if grad_up is None else (grad_input, grad_up)
-    geometry, inputs = backend._fit((grad, *gate_and_up(gating, input, up)), grads)
-    _launch(backward, gating, geometry, HALVES, (*inputs, *grads), *formulas)
+    outputs = grads if y is None else (*grads, y)
+    geometry, inputs = backend._fit((grad, *gate_and_up(gating, input, up)), outputs)
+    strides = (*geometry.strides, 0)[:6]
+    _launch(backward, gating, geometry._replace(strides=strides), HALVES, (*inputs, *outputs, None)[:6], *formulas)
     return grad_input, grad_up
 
 
@@ -277,7 +290,7 @@ def _fit_pairs(gating: Gating, grad: Tensor, packed: Tensor, grad_packed: Tensor
 
 
 def _launch(
-    kernel: Any, gating: Gating, geometry: Geometry, pairs: int, tensors: tuple[Tensor, ...], *formulas: Any
+    kernel: Any, gating: Gating, geometry: Geometry, pairs: int, tensors: tuple[Tensor | None, ...], *formulas: Any
 ) -> None:
     """Starts one program for each tile."""
     rows, cols, strides = geometry
@@ -285,12 +298,14 @@ def _launch(
         return
     flat = rows == 1
     # Pairs take registers to come apart and together.
-    block = hardware.TILE_BYTES // (2 if pairs == HALVES else 4) // tensors[0].element_size()
+    x = tensors[0]
+    assert x is not None
+    block = hardware.TILE_BYTES // (2 if pairs == HALVES else 4) // x.element_size()
     block_rows, block_cols = tile_shape(rows, cols, block)
     programs = -(-rows // block_rows) * -(-cols // block_cols)
     if flat:  # unused, so they should not make further variants
         strides = (0,) * len(tensors)
-    with hardware.guard(tensors[0].device):
+    with hardware.guard(x.device):
         launch(kernel, (programs,))(
             *tensors, gating.a, gating.b, gating.limit, gating.offset, gating.gate_cap, gating.up_cap, rows, cols,
             *strides, *formulas, is_bounded(gating) * (1 + gating.limits_value), caps(gating), pairs, flat,

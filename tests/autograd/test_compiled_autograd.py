@@ -31,6 +31,10 @@ FORMS = {
     "layer norm": lambda: nn.LayerNormAct(16, activation="gelu"),
     "batch norm": lambda: nn.BatchNormAct1d(16, activation="silu"),
     "bias": lambda: nn.BiasAct(16, activation="gelu"),
+    "linear": lambda: nn.LinearAct(16, 5, "silu"),
+    "mlp": lambda: nn.MLP(16, 12, recompute=True),
+    "gated mlp": lambda: nn.GatedMLP(16, 12),
+    "maxout of a product": lambda: nn.MaxoutLinear(16, 6, 3),
 }
 INPLACE = [
     *(row for row in catalogue(Activation) if "inplace" in inspect.signature(getattr(F, row.name)).parameters),

@@ -296,8 +296,9 @@ def test_compiles_without_spilling(arch, fresh_cache, tmp_path):
         "VALUE": formula.value, "D1": formula.d1, "MASKS": False, "HAS_X": True, "ALONG": ALONG_COLS, "SUMS": False,
         "DROPS": True, "ADDS": True, "EVEN": True, "STEPS": 1, "BLOCK_ROWS": 1, "BLOCK_COLS": 1024,
     }  # fmt: skip
-    for kernel, loads in ((fused._forward, 2), (fused._backward, 2), (fused._backward_down, 4)):
-        compiled = compile_ahead(kernel, arch, "bf16", constants, fused._NUM_WARPS, types)
+    cases = ((fused._forward, 2, {}), (fused._backward, 2, {"value_ptr": None}), (fused._backward_down, 4, {}))
+    for kernel, loads, missing in (*cases, (fused._backward_down, 4, {"value_ptr": None})):
+        compiled = compile_ahead(kernel, arch, "bf16", constants | missing, fused._NUM_WARPS, types)
         assert spills(compiled, tmp_path) == 0
         assert len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])) >= loads
 

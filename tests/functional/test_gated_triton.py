@@ -24,7 +24,7 @@ def _compiled(kind: str, name: str, dtype: str, arch: str, pairs: int = 0, even:
     constants = {"VALUE": formula.value, "D1": formula.d1, "MASKS": registry.elementwise(name).masks, "BOUNDED": False}
     constants |= {"CAPS": caps}
     constants |= {"PAIRS": pairs, "FLAT": bool(pairs), "EVEN": even, "BLOCK_ROWS": tile[0], "BLOCK_COLS": tile[1]}
-    constants |= {"rows": 1} if pairs else {}
+    constants |= ({"rows": 1} if pairs else {}) | ({"y_ptr": None} if kind == "backward" else {})
     uneven = ("rows",) if even else ("rows", "cols")
     return compile_ahead(kernel, arch, dtype, constants, hardware.NUM_WARPS, uneven=uneven)
 
