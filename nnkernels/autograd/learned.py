@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,70 +21,106 @@ from .route import Gradients
 from .saving import Coding, adjacent, keep_bits
 
 
-class _Learned(route.Form):
-    """Its spec is the saving policy of a module, if one was chosen."""
+class _Spec(NamedTuple):
+    """The activation's constants, and the saving policy of a module, if one was chosen."""
 
+    constants: tuple[float, ...] = ()
+    policy: str | None = None
+
+
+class _Learned(route.Form):
     family = "learned"
 
     def __init__(self, name: str, parameters: int) -> None:
         self.name, self.tensors = name, 1 + parameters  # type: ignore[misc]
 
-    def forward(self, kernels: ModuleType, spec: str | None, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(self, kernels: ModuleType, spec: _Spec, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         x, *parameters = tensors
-        return (kernels.forward(self.name, x, parameters),)
+        return (kernels.forward(self.name, x, _of_one_length(x, parameters), spec.constants),)
 
-    def keeps(self, spec: str | None, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
+    def keeps(self, spec: _Spec, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         return tensors
 
     def backward(
-        self, kernels: ModuleType, spec: str | None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
+        self, kernels: ModuleType, spec: _Spec, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
     ) -> Gradients:
         x, *parameters = kept
         for_parameters = any(wanted[1:])
-        grad_x, for_each = kernels.backward(self.name, grad, x, parameters, for_parameters)
-        return grad_x, *(for_each if for_parameters else [None] * len(parameters))
+        given = _of_one_length(x, parameters)
+        grad_x, for_each = kernels.backward(self.name, grad, x, given, spec.constants, for_parameters)
+        if not for_parameters:
+            return grad_x, *[None] * len(parameters)
+        return grad_x, *map(_summed, for_each, parameters)
 
-    def differentiable(self, spec: str | None, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
-        return differentiable_gradients(partial(reference.evaluate, self.name), kept, grad)
+    def differentiable(self, spec: _Spec, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
+        return differentiable_gradients(partial(reference.evaluate, self.name, spec.constants), kept, grad)
 
-    def elsewhere(self, spec: str | None, *tensors: Any) -> Tensor:
+    def elsewhere(self, spec: _Spec, *tensors: Any) -> Tensor:
         x, *parameters = tensors
         if not sharded.serves(*tensors):
-            return reference.evaluate(self.name, *tensors)
+            return reference.evaluate(self.name, spec.constants, *tensors)
         operands = [(parameter, _along(self.name, parameter)) for parameter in parameters]
-        return sharded.locally(lambda x, *parts: call(self.name, x, parts, policy=spec), x, operands)
+        return sharded.locally(
+            lambda x, *parts: call(self.name, x, parts, spec.constants, policy=spec.policy), x, operands
+        )
 
 
-_FORMS = {"prelu": _Learned("prelu", 1), "swish": _Learned("swish", 1), "apl": _Learned("apl", 2)}
+def _of_one_length(x: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Parameters of which some are single and others are not: all one for each channel, in the type of computing."""
+    most = max(parameter.numel() for parameter in parameters)
+    if all(parameter.numel() == most for parameter in parameters):
+        return parameters
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return [p if p.numel() == most else p.to(wide).reshape(1).expand(most) for p in parameters]
+
+
+def _summed(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient of a parameter that stood for each of several channels."""
+    if gradient.shape == parameter.shape:
+        return gradient
+    return gradient.sum().to(parameter.dtype).reshape(parameter.shape)
+
+
+_PARAMETERS = {"prelu": 1, "swish": 1, "apl": 2, "xielu": 2, "snake_beta": 2, "starrelu": 2, "dyt": 3}
+_FORMS = {name: _Learned(name, count) for name, count in _PARAMETERS.items()}
+_PLAIN = _Spec()
 
 
 def call(
-    name: str, x: Tensor, parameters: Sequence[Tensor], inplace: bool = False, policy: str | None = None
+    name: str,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    constants: tuple[float, ...] = (),
+    inplace: bool = False,
+    policy: str | None = None,
 ) -> Tensor:
-    """The activation called `name` at `x`, whose parameters are single or one for each channel.
+    """The activation called `name` at `x`, each of whose parameters is single or one for each channel.
 
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
     form = _FORMS[name]
     if not inplace and policy is None and policies.chosen.is_untouched:
-        return route.call(form, None, x, *parameters)
+        return route.call(form, _Spec(constants) if constants else _PLAIN, x, *parameters)
     if not is_plain_call(x, *parameters):
-        y = form.elsewhere(policy, x.clone() if inplace else x, *parameters)  # which keeps what it is given
+        spec = _Spec(constants, policy)
+        y = form.elsewhere(spec, x.clone() if inplace else x, *parameters)  # which keeps what it is given
         return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
+
+    def again(x: Tensor, *parameters: Tensor, out: Tensor | None = None) -> Tensor:
+        return kernels.forward(name, x, _of_one_length(x, parameters), constants, out)
+
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
-        if inplace:
-            return writing(x, lambda: kernels.forward(name, x, parameters, x))
-        return kernels.forward(name, x, parameters)
+        return writing(x, lambda: again(x, *parameters, out=x)) if inplace else again(x, *parameters)
     policy = policy or policies.chosen()
     policies.check_learned(name, policy, any(parameter.requires_grad for parameter in parameters))
     if x.numel() and (policy == "bits" or policy.startswith("compressed")):
         return keep_bits(x, _SIGNS, inplace, *parameters)
     if inplace:
-        return x.copy_(route.call(form, None, x.clone(), *parameters))
-    y = route.call(form, None, x, *parameters)
+        return x.copy_(route.call(form, _Spec(constants), x.clone(), *parameters))
+    y = route.call(form, _Spec(constants), x, *parameters)
     if policy == "recompute":
-        recomputing.remember(y, name, lambda x, *parameters: kernels.forward(name, x, parameters), x, *parameters)
+        recomputing.remember(y, name, again, x, *parameters)
     return y
 
 

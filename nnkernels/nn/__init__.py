@@ -16,6 +16,7 @@ from . import (
     fused,
     gated,
     learned,
+    learned_units,
     normalization,
     pooling,
     quantized,
@@ -31,6 +32,7 @@ from .elementwise import module_of as module_of
 _FAMILIES = (
     elementwise,
     learned,
+    learned_units,
     random,
     reducing,
     pooling,
