@@ -150,6 +150,7 @@ auto steps_of(const LearnedJob& job) {
     case Learned::prelu: return alone(Loops::template loop<Prelu<M>>);
     case Learned::swish: return alone(Loops::template loop<Swish<M>>);
     case Learned::xielu: return alone(Loops::template loop<Xielu<M>>);
+    case Learned::snake: return alone(Loops::template loop<Snake<M>>);
     case Learned::snake_beta: return alone(Loops::template loop<SnakeBeta<M>>);
     case Learned::starrelu: return alone(Loops::template loop<StarReLU<M>>);
     case Learned::dyt: return alone(Loops::template loop<DynamicTanh<M>>);

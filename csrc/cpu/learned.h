@@ -10,13 +10,13 @@
 
 namespace nnk {
 
-enum class Learned : int { prelu, swish, apl, xielu, snake_beta, starrelu, dyt };
-constexpr int kLearned = 7, kMostParameters = 3;
+enum class Learned : int { prelu, swish, apl, xielu, snake, snake_beta, starrelu, dyt };
+constexpr int kLearned = 8, kMostParameters = 3;
 constexpr double kSnakeGuard = 1e-9;  // what BigVGAN adds to beta, lest the quotient by it be infinite
 
 // How many tensors of parameters an activation has.
 constexpr int parameters_of(Learned activation) {
-  constexpr int counts[kLearned] = {1, 1, 2, 2, 2, 2, 3};
+  constexpr int counts[kLearned] = {1, 1, 2, 2, 1, 2, 2, 3};
   return counts[static_cast<int>(activation)];
 }
 

@@ -215,6 +215,21 @@ struct SnakeBeta {
   }
 };
 
+// The same of an alpha that is beta too.
+template <class M, bool All = false>
+struct Snake : SnakeBeta<M, All> {
+  using T = typename M::T;
+  using Whole = Snake<M, true>;
+  static constexpr int K = 1, Sums = 1;
+  explicit NNK_HD Snake(T alpha) : SnakeBeta<M, All>(alpha, alpha) {}
+
+  template <int>
+  NNK_HD T share(T grad, T x) const {
+    const Turn<M, All> turn(this->alpha, x);
+    return grad * turn.sine * madd(T(2) * x, turn.cosine, -turn.sine * this->inverse);
+  }
+};
+
 // scale max(0, x)^2 + bias.
 template <class M>
 struct StarReLU {

@@ -22,10 +22,18 @@ from .saving import Coding, adjacent, keep_bits
 
 
 class _Spec(NamedTuple):
-    """The activation's constants, and the saving policy of a module, if one was chosen."""
+    """The activation's constants, the dimension of channels, and the saving policy of a module, if one was chosen."""
 
     constants: tuple[float, ...] = ()
+    dim: int = 1
     policy: str | None = None
+
+    def channels_second(self, x: Tensor) -> Tensor:
+        """`x` with its channels in dimension 1, as kernels take them, in whatever order the dimensions lie."""
+        return x if self.dim == 1 else x.movedim(self.dim, 1)
+
+    def in_place_again(self, y: Tensor) -> Tensor:
+        return y if self.dim == 1 else y.movedim(1, self.dim)
 
 
 class _Learned(route.Form):
@@ -35,8 +43,13 @@ class _Learned(route.Form):
         self.name, self.tensors = name, 1 + parameters  # type: ignore[misc]
 
     def forward(self, kernels: ModuleType, spec: _Spec, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
-        x, *parameters = tensors
-        return (kernels.forward(self.name, x, _of_one_length(x, parameters), spec.constants),)
+        return (self.value(kernels, spec, *tensors),)
+
+    def value(
+        self, kernels: ModuleType, spec: _Spec, x: Tensor, *parameters: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        given = _of_one_length(x, parameters)
+        return spec.in_place_again(kernels.forward(self.name, spec.channels_second(x), given, spec.constants, out))
 
     def keeps(self, spec: _Spec, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
         return tensors
@@ -45,24 +58,26 @@ class _Learned(route.Form):
         self, kernels: ModuleType, spec: _Spec, wanted: tuple[bool, ...], grad: Tensor, *kept: Any
     ) -> Gradients:
         x, *parameters = kept
-        for_parameters = any(wanted[1:])
+        grad, x, for_parameters = spec.channels_second(grad), spec.channels_second(x), any(wanted[1:])
         given = _of_one_length(x, parameters)
         grad_x, for_each = kernels.backward(self.name, grad, x, given, spec.constants, for_parameters)
-        if not for_parameters:
-            return grad_x, *[None] * len(parameters)
-        return grad_x, *map(_summed, for_each, parameters)
+        gradients = map(_summed, for_each, parameters) if for_parameters else [None] * len(parameters)
+        return spec.in_place_again(grad_x), *gradients
+
+    def reference(self, spec: _Spec, x: Tensor, *parameters: Tensor) -> Tensor:
+        """The value in torch operations."""
+        y = reference.evaluate(self.name, spec.constants, spec.channels_second(x), *parameters)
+        return spec.in_place_again(y)
 
     def differentiable(self, spec: _Spec, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
-        return differentiable_gradients(partial(reference.evaluate, self.name, spec.constants), kept, grad)
+        return differentiable_gradients(partial(self.reference, spec), kept, grad)
 
     def elsewhere(self, spec: _Spec, *tensors: Any) -> Tensor:
         x, *parameters = tensors
         if not sharded.serves(*tensors):
-            return reference.evaluate(self.name, spec.constants, *tensors)
-        operands = [(parameter, _along(self.name, parameter)) for parameter in parameters]
-        return sharded.locally(
-            lambda x, *parts: call(self.name, x, parts, spec.constants, policy=spec.policy), x, operands
-        )
+            return self.reference(spec, *tensors)
+        operands = [(parameter, _along(self.name, spec.dim, parameter)) for parameter in parameters]
+        return sharded.locally(lambda x, *parts: call(self.name, x, parts, **spec._asdict()), x, operands)
 
 
 def _of_one_length(x: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -81,9 +96,8 @@ def _summed(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient.sum().to(parameter.dtype).reshape(parameter.shape)
 
 
-_PARAMETERS = {"prelu": 1, "swish": 1, "apl": 2, "xielu": 2, "snake_beta": 2, "starrelu": 2, "dyt": 3}
+_PARAMETERS = {"prelu": 1, "swish": 1, "apl": 2, "xielu": 2, "snake": 1, "snake_beta": 2, "starrelu": 2, "dyt": 3}
 _FORMS = {name: _Learned(name, count) for name, count in _PARAMETERS.items()}
-_PLAIN = _Spec()
 
 
 def call(
@@ -91,43 +105,42 @@ def call(
     x: Tensor,
     parameters: Sequence[Tensor],
     constants: tuple[float, ...] = (),
+    dim: int = 1,
     inplace: bool = False,
     policy: str | None = None,
 ) -> Tensor:
-    """The activation called `name` at `x`, each of whose parameters is single or one for each channel.
+    """The activation called `name` at `x`, each of whose parameters is single or one for each channel along `dim`.
 
     Backward keeps what `policy` or else `nnkernels.saving` says.
     """
-    form = _FORMS[name]
+    form, spec = _FORMS[name], _Spec(constants, dim)
     if not inplace and policy is None and policies.chosen.is_untouched:
-        return route.call(form, _Spec(constants) if constants else _PLAIN, x, *parameters)
+        return route.call(form, spec, x, *parameters)
     if not is_plain_call(x, *parameters):
-        spec = _Spec(constants, policy)
-        y = form.elsewhere(spec, x.clone() if inplace else x, *parameters)  # which keeps what it is given
+        # Whose reference keeps what it is given.
+        y = form.elsewhere(spec._replace(policy=policy), x.clone() if inplace else x, *parameters)
         return x.copy_(y) if inplace else y
     kernels = dispatch.kernels("learned", x)
-
-    def again(x: Tensor, *parameters: Tensor, out: Tensor | None = None) -> Tensor:
-        return kernels.forward(name, x, _of_one_length(x, parameters), constants, out)
-
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
-        return writing(x, lambda: again(x, *parameters, out=x)) if inplace else again(x, *parameters)
+        if inplace:
+            return writing(x, lambda: form.value(kernels, spec, x, *parameters, out=x))
+        return form.value(kernels, spec, x, *parameters)
     policy = policy or policies.chosen()
     policies.check_learned(name, policy, any(parameter.requires_grad for parameter in parameters))
     if x.numel() and (policy == "bits" or policy.startswith("compressed")):
         return keep_bits(x, _SIGNS, inplace, *parameters)
     if inplace:
-        return x.copy_(route.call(form, _Spec(constants), x.clone(), *parameters))
-    y = route.call(form, _Spec(constants), x, *parameters)
+        return x.copy_(route.call(form, spec, x.clone(), *parameters))
+    y = route.call(form, spec, x, *parameters)
     if policy == "recompute":
-        recomputing.remember(y, name, again, x, *parameters)
+        recomputing.remember(y, name, partial(form.value, kernels, spec), x, *parameters)
     return y
 
 
-def _along(name: str, parameter: Tensor) -> list[int | None]:
-    """Channels, dimension 1 of the input, are a parameter's last dimension, after apl's segments."""
+def _along(name: str, dim: int, parameter: Tensor) -> list[int | None]:
+    """Channels are a parameter's last dimension, after apl's segments."""
     segments: list[int | None] = [None] if name == "apl" else []
-    channels = [1 if size > 1 else None for size in parameter.shape[len(segments) :]]
+    channels = [dim if size > 1 else None for size in parameter.shape[len(segments) :]]
     return segments + channels
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_NAMES = ("prelu", "swish", "apl", "xielu", "snake_beta", "starrelu", "dyt")
+_NAMES = ("prelu", "swish", "apl", "xielu", "snake", "snake_beta", "starrelu", "dyt")
 """In the order of `Learned` in csrc/cpu/learned.h."""
 
 

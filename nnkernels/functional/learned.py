@@ -215,6 +215,7 @@ def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5, ep
     return autograd.call("xielu", input, (alpha_p, alpha_n), (beta, eps if eps < 0 else math.inf))
 
 
+@shortcut
 def snake(input: Tensor, alpha: Tensor) -> Tensor:
     """x + sin(alpha x)^2 / (alpha + 1e-9): `snake_beta` with one parameter for frequency and size.
 
@@ -233,7 +234,10 @@ def snake(input: Tensor, alpha: Tensor) -> Tensor:
         >>> F.snake(torch.tensor([-1.0, 1.0]), torch.tensor(1.0))
         tensor([-0.2919,  1.7081])
     """
-    return snake_beta(input, alpha, alpha)
+    if has_torch_function((input, alpha)):
+        return handle_torch_function(snake, (input, alpha), input, alpha)
+    check("snake", input, alpha=alpha)
+    return autograd.call("snake", input, (alpha,))
 
 
 @shortcut
@@ -268,6 +272,7 @@ def snake_beta(input: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     return autograd.call("snake_beta", input, (alpha, beta))
 
 
+@shortcut
 def dyt(input: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor, dim: int = -1) -> Tensor:
     """Dynamic tanh, weight tanh(alpha x) + bias: what stands in place of a norm in a transformer without norms.
 
@@ -302,11 +307,10 @@ def dyt(input: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor, dim: int = -
         raise IndexError(
             f"dyt(): dim is {dim}, but an input of shape {tuple(input.shape)} has {input.dim()} dimensions"
         )
-    # Kernels have their channels in dimension 1, in whatever order the dimensions lie.
-    at = dim % dims - dims
-    moved = torch.atleast_2d(input).movedim(at, 1)
-    check("dyt", moved, alpha=alpha, weight=weight, bias=bias)
-    return autograd.call("dyt", moved, (alpha, weight, bias)).movedim(1, at).view(input.shape)
+    if input.dim() < 2:
+        return dyt(torch.atleast_2d(input), alpha, weight, bias).view(input.shape)
+    check("dyt", input, dim % dims, alpha=alpha, weight=weight, bias=bias)
+    return autograd.call("dyt", input, (alpha, weight, bias), dim=dim % dims)
 
 
 @shortcut

@@ -12,17 +12,17 @@ class ShapeError(ValueError, RuntimeError):
     """Torch's prelu raises RuntimeError for parameters of a wrong shape."""
 
 
-def check(name: str, input: Tensor, **parameters: Tensor) -> None:
+def check(name: str, input: Tensor, dim: int = 1, /, **parameters: Tensor) -> None:
     """Refuses what is no tensor of ours, and parameters that are neither single nor one for each channel."""
     check_tensors(name, input=input, **parameters)
     check_types(name, input, *parameters.values())
     for argument, parameter in parameters.items():
         if parameter.numel() != 1 and parameter.dim() != 1:
             raise ShapeError(
-                f"{name}(): {argument} must have one element, or shape (C,) for an input (N, C, ...), got "
+                f"{name}(): {argument} must have one element, or shape (C,) for C channels along dimension {dim}, got "
                 f"{tuple(parameter.shape)} for an input of shape {tuple(input.shape)}"
             )
-        check_channels(name, argument, parameter.shape, parameter.numel(), input)
+        check_channels(name, argument, parameter.shape, parameter.numel(), input, dim)
 
 
 def check_tensors(name: str, **arguments: object) -> None:
@@ -56,10 +56,10 @@ def check_width(name: str, input: Tensor, **parameters: Tensor) -> None:
             )
 
 
-def check_channels(name: str, what: str, shape: torch.Size, count: int, input: Tensor) -> None:
-    channels = input.shape[1] if input.dim() > 1 else 1
+def check_channels(name: str, what: str, shape: torch.Size, count: int, input: Tensor, dim: int = 1) -> None:
+    channels = input.shape[dim] if input.dim() > 1 else 1
     if count not in (1, channels):
         raise ShapeError(
             f"{name}(): {what} of shape {tuple(shape)} hold parameters for {count} channels, but an input of shape "
-            f"{tuple(input.shape)} has {channels} (dimension 1): give one for all, or {channels}"
+            f"{tuple(input.shape)} has {channels} (dimension {dim}): give one for all, or {channels}"
         )

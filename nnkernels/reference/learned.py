@@ -69,6 +69,10 @@ def _snake_beta(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     return x + sine * sine / (beta + SNAKE_GUARD)
 
 
+def _snake(x: Tensor, alpha: Tensor) -> Tensor:
+    return _snake_beta(x, alpha, alpha)
+
+
 def _starrelu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     scale, bias = along_channels(scale, x), along_channels(bias, x)
     y = scale * torch.relu(x).square() + bias
@@ -92,6 +96,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "swish": _swish,
     "apl": _apl,
     "xielu": _xielu,
+    "snake": _snake,
     "snake_beta": _snake_beta,
     "starrelu": _starrelu,
     "dyt": _dyt,

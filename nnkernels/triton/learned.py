@@ -34,15 +34,17 @@ def _formula(name: str) -> _Formula:
     return _Formula(value, gradient, shares, getattr(formulas, f"{name}_factors", formulas.nothing_lacks))
 
 
-_FORMULAS = {name: _formula(name) for name in ("prelu", "swish", "apl", "xielu", "snake_beta", "starrelu", "dyt")}
+_FORMULAS = {
+    name: _formula(name) for name in ("prelu", "swish", "apl", "xielu", "snake", "snake_beta", "starrelu", "dyt")
+}
 
 
 class _Given(NamedTuple):
-    """Parameters as kernels take them: three tensors, the first `count` in use, of `segments` rows; two constants."""
+    """Parameters as kernels take them: three tensors, the first `used` of which count, of `segments` rows; two constants."""
 
     tensors: tuple[Tensor, ...]
     constants: tuple[float, ...]
-    count: int
+    used: int
     segments: int
     channels: int
 
@@ -134,7 +136,7 @@ def forward(
     out: Tensor | None = None,
 ) -> Tensor:
     given = _given(name, parameters, constants)
-    per_channel, shape = given.channels > 1, (given.count, given.segments)
+    per_channel, shape = given.channels > 1, (given.used, given.segments)
     y = torch.empty_like(x) if out is None or lay_out(per_channel, out) is None else out
     if x.numel():
         runs, (x,) = _fit((x,), y, per_channel)
@@ -194,15 +196,15 @@ def backward(
     runs, (grad, x) = _fit((grad, x), grad_x, given.channels > 1)
     summed = _backward_columns if runs.channels > 1 and runs.inner == 1 else _backward_runs
     with hardware.guard(x.device):
-        sums = given.count * given.segments
+        sums = given.used * given.segments
         partials, chunks = summed(name, (grad, x, grad_x), given, runs, sums if for_parameters else 0)
         if not for_parameters:
             return grad_x, []
         gradients = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in parameters]
         columns = min(32, power_of_two(given.channels))
         launch(kernels.add_up, (sums, -(-given.channels // columns)))(
-            partials, *given.tensors, *gradients, *gradients[:1] * (3 - given.count), *given.constants, chunks,
-            given.channels, _FORMULAS[name].factors, given.count, given.segments,
+            partials, *given.tensors, *gradients, *gradients[:1] * (3 - given.used), *given.constants, chunks,
+            given.channels, _FORMULAS[name].factors, given.used, given.segments,
             min(4096 // columns, power_of_two(chunks)), columns, num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
     return grad_x, gradients
@@ -234,7 +236,7 @@ def _backward_runs(name: str, tensors: tuple[Tensor, ...], given: _Given, runs: 
     _, gradient, shares, _ = _FORMULAS[name]
     launch(kernels.backward_runs, (chunks * runs.channels,))(
         *tensors, *given.tensors, partials, *given.constants, total, runs.inner, runs.channels, given.channels,
-        *runs.outer_strides, *runs.channel_strides, chunks, each, gradient, shares, sums, given.count, given.segments,
+        *runs.outer_strides, *runs.channel_strides, chunks, each, gradient, shares, sums, given.used, given.segments,
         runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector, num_warps=hardware.NUM_WARPS,
     )  # fmt: skip
     return partials, chunks
@@ -255,7 +257,7 @@ def _backward_columns(
     _, gradient, shares, _ = _FORMULAS[name]
     launch(kernels.backward_columns, (blocks * chunks,))(
         *tensors, *given.tensors, partials, *given.constants, runs.outer * runs.channels, width, runs.channels,
-        *strides, chunks, each, gradient, shares, sums, given.count, given.segments, rows_each, columns,
+        *strides, chunks, each, gradient, shares, sums, given.used, given.segments, rows_each, columns,
         num_warps=hardware.NUM_WARPS,
     )  # fmt: skip
     return partials, chunks * width // runs.channels

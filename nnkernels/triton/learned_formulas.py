@@ -164,6 +164,27 @@ def xielu_factors(p, c):
 
 
 @triton.jit
+def snake_value(x, p, c, FAST: tl.constexpr):
+    return snake_beta_value(x, (p[0], p[0]), c, FAST)
+
+
+@triton.jit
+def snake_gradient(grad, x, p, c, FAST: tl.constexpr):
+    return snake_beta_gradient(grad, x, (p[0], p[0]), c, FAST)
+
+
+@triton.jit
+def snake_shares(grad, x, p, c, FAST: tl.constexpr):
+    sine, cosine = turned(p[0], x, FAST)
+    return (grad * sine * (2 * x * cosine - sine * (1 / (p[0] + _SNAKE_GUARD))),)
+
+
+@triton.jit
+def snake_factors(p, c):
+    return (1 / (p[0] + _SNAKE_GUARD),)
+
+
+@triton.jit
 def snake_beta_value(x, p, c, FAST: tl.constexpr):
     sine, _ = turned(p[0], x, FAST)
     return x + sine * sine * (1 / (p[1] + _SNAKE_GUARD))

@@ -79,6 +79,7 @@ MODELS = [
     image_model("timm", "resnetv2_50d_gn"),
     image_model("timm", "vit_tiny_patch16_224", img_size=32),
     image_model("timm", "deit3_small_patch16_224", img_size=32),
+    image_model("timm", "poolformerv2_s12"),
     image_model("timm", "vit_small_patch14_reg4_dinov2", img_size=28, side=28),
     language_model("Llama", **GATED),
     language_model("Mistral", **GATED),
@@ -86,6 +87,7 @@ MODELS = [
     language_model("Qwen3", head_dim=8, **GATED),
     language_model("Gemma", head_dim=8, **GATED),
     language_model("Phi3", **GATED),
+    language_model("Apertus", **GATED),
     language_model("Olmo2", **GATED),
     language_model("Bert", "ForMaskedLM", **GATED),
     language_model("GPT2", "LMHeadModel"),
@@ -120,7 +122,7 @@ def test_outputs_gradients_and_running_statistics_are_the_same(build, autocast):
     assert not any(is_adapted(module) for module in model.modules())
 
 
-@pytest.mark.parametrize("build", [MODELS[2], MODELS[7], MODELS[16]])
+@pytest.mark.parametrize("build", [MODELS[2], MODELS[7], MODELS[17]])
 def test_compilers_exporters_and_copies_meet_the_original(build):
     model, example = built(build)
     model.eval()

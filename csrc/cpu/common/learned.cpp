@@ -128,6 +128,7 @@ double lacking(Learned activation, int k, const double* p) {
   switch (activation) {
     case Learned::apl: return k == 1 ? p[0] : 1;
     case Learned::xielu: return softplus_slope(p[k]);
+    case Learned::snake: return 1 / (p[0] + kSnakeGuard);
     case Learned::snake_beta: {
       const double inverse = 1 / (p[1] + kSnakeGuard);
       return k == 0 ? inverse : -inverse * inverse;
