@@ -138,7 +138,7 @@ struct Xielu {
 
     NNK_HD Below(T given, T eps) : x(given > T(0) ? T(0) : given) {
       const T m = at_most(x, eps);
-      const Reduced<M, 0> reduced(at_least(m, T(-40)), Exact());
+      const Reduced<M, 0> reduced(at_least(m, T(sizeof(T) == 8 ? -700 : -87)), Exact());
       e = madd(reduced.scale, reduced.tail, reduced.scale);
       expm1 = madd(reduced.scale, reduced.tail, reduced.scale - T(1));
       const T far = madd(reduced.scale, reduced.tail, (reduced.scale - T(1)) - m);
@@ -160,8 +160,8 @@ struct Turn {
     const double z = double(alpha) * double(x);
     const double lo = sizeof(T) == 8 ? product_error(double(alpha), double(x), z) : 0;  // of floats it is exact
     if constexpr (Whole) {
-      const double s = std::sin(z), c = std::cos(z);
-      sine = T(madd(lo, c, s)), cosine = T(madd(-lo, s, c));
+      const double s = std::sin(z), c = std::cos(z), more = std::sin(lo), less = std::cos(lo);  // lo may be turns, too
+      sine = T(madd(s, less, c * more)), cosine = T(madd(c, less, -s * more));
     } else {
       // pi in three parts, of which two have 33 bits: their products with the turns are exact.
       constexpr double pi[] = {0x1.921fb544p+1, 0x1.0b4611a6p-33, 0x1.3198a2e037073p-68};

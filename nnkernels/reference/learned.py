@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import compute_dtype
+from . import compute_dtype, rounded
 from .base import FAR, Logistic, exp_less_two_terms, expm1, near, negated, negative_abs, product, product_error
 from .piecewise import starrelu
 from .saving import pack, unpack
@@ -65,7 +65,8 @@ def _snake_beta(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     alpha, beta = along_channels(alpha, x), along_channels(beta, x)
     z = product(alpha, x)
     error = product_error(x, alpha, z)
-    sine = torch.sin(z) + torch.where(error.isfinite(), error, 0.0) * torch.cos(z)
+    error = torch.where(error.isfinite(), error, 0.0)
+    sine = torch.sin(z) * torch.cos(error) + torch.cos(z) * torch.sin(error)  # which may be more than a turn
     return x + sine * sine / (beta + SNAKE_GUARD)
 
 
@@ -106,7 +107,8 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
 def evaluate(name: str, constants: tuple[float, ...], x: Tensor, *parameters: Tensor) -> Tensor:
     """The activation called `name` at `x`, in `x`'s type."""
     wide = compute_dtype(x)
-    return FORMULAS[name](x.to(wide), *(parameter.to(wide) for parameter in parameters), *constants).to(x.dtype)
+    given = (parameter.to(wide) for parameter in parameters)
+    return FORMULAS[name](x.to(wide), *given, *(rounded(x, *constants) if constants else ())).to(x.dtype)
 
 
 def forward(

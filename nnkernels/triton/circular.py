@@ -41,8 +41,8 @@ def turned(alpha, x, FAST: tl.constexpr):
     z = alpha * x
     lost = tl.fma(alpha, x, -z)
     if tl.max(tl.abs(z)) > LIMIT:
-        s, c = tl.sin(z), tl.cos(z)
-        sine, cosine = tl.fma(lost, c, s), tl.fma(-lost, s, c)
+        s, c, more, less = tl.sin(z), tl.cos(z), tl.sin(lost), tl.cos(lost)  # which may be more than a turn
+        sine, cosine = s * less + c * more, c * less - s * more
     else:
         turns = tl.fma(z, tl.full(z.shape, 0.3183098861837907, z.dtype), tl.full(z.shape, MAGIC, z.dtype)) - MAGIC
         angle = tl.fma(turns, tl.full(z.shape, -PI[0], z.dtype), z)

@@ -40,7 +40,7 @@ _FORMULAS = {
 
 
 class _Given(NamedTuple):
-    """Parameters as kernels take them: three tensors, the first `used` of which count, of `segments` rows; two constants."""
+    """Parameters as kernels take them: three tensors, of which `used` count, of `segments` rows; two constants."""
 
     tensors: tuple[Tensor, ...]
     constants: tuple[float, ...]
