@@ -219,3 +219,37 @@ def test_a_norm_in_front_of_products_has_the_type_that_they_are_given(dtype, aut
     assert found.dtype == product.dtype
     rounds = dtype == torch.bfloat16 or found.dtype == torch.bfloat16  # the module rounds before it multiplies
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-2 if rounds else 1e-6, atol=1e-6)
+
+
+LEARNED = {
+    "transformers.activations.XIELUActivation": lambda kind: kind(dtype=torch.float32),
+    "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2_5OmniSnakeBeta": lambda kind: kind(6),
+    "timm.models.metaformer.StarReLU": lambda kind: kind(0.9, -0.4),
+}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("learned", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_activation_has_its_classs_type_and_is_as_near_to_the_truth(name, dtype, learned, autocast):
+    module, _, kind = name.rpartition(".")
+    pytest.importorskip(module.partition(".")[0])
+    ours = LEARNED[name](getattr(importlib.import_module(module), kind)).to(learned)
+    theirs = copy.deepcopy(ours)
+    nnkernels.optimize(ours, always=True, verbose=False)
+    assert is_adapted(ours)
+
+    def made(one, x, autocast=False):
+        x = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = one(x)
+        grad = torch.cos(torch.arange(48.0)).view_as(y).to(dtype).to(y.dtype)
+        return [y, *torch.autograd.grad(y, [x, *one.parameters()], grad)]
+
+    x = torch.linspace(-3, 3, 48).to(dtype).view(2, 6, 4)
+    truth = made(copy.deepcopy(theirs).double(), x.double())
+    for found, expected, exact in zip(made(ours, x, autocast), made(theirs, x, autocast), truth, strict=True):
+        assert found.dtype == expected.dtype
+        off, allowed = ((one - exact).abs().max() for one in (found, expected))
+        assert off <= 1.5 * allowed + 2 * torch.finfo(found.dtype).eps * exact.abs().max()
