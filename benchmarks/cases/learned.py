@@ -48,14 +48,9 @@ def _xielu(x: Tensor, p: Tensor, n: Tensor) -> Tensor:
     return torch.where(x > 0, alpha_p * x * x + 0.5 * x, below * alpha_n + 0.5 * x)
 
 
-def _snake_beta(x: Tensor, log_alpha: Tensor, log_beta: Tensor) -> Tensor:
-    """As BigVGAN has it, its parameters being logarithms."""
-    alpha, beta = _shaped(log_alpha, x).exp(), _shaped(log_beta, x).exp()
-    return x + (1.0 / (beta + 1e-9)) * torch.pow(torch.sin(x * alpha), 2)
-
-
-def _our_snake_beta(x: Tensor, log_alpha: Tensor, log_beta: Tensor) -> Tensor:
-    return F.snake_beta(x, log_alpha.exp(), log_beta.exp())
+def _snake_beta(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """As BigVGAN has it."""
+    return x + (1.0 / (_shaped(beta, x) + 1e-9)) * torch.pow(torch.sin(x * _shaped(alpha, x)), 2)
 
 
 def _starrelu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -80,7 +75,7 @@ def _cases(size: str, shape: tuple[int, ...], channels: tuple[int, ...], device:
         Case(f"swish-beta-{size}", one, F.swish, _swish, *ways, **bars),
         Case(f"apl-4-{size}", four, F.apl, _apl, *ways, **bars),
         Case(f"xielu-{size}", two, F.xielu, _xielu, *ways, **bars),
-        Case(f"snake-beta-{size}", two, _our_snake_beta, _snake_beta, *ways, **bars),
+        Case(f"snake-beta-{size}", two, F.snake_beta, _snake_beta, *ways, slack=4.0, **bars),
         Case(f"starrelu-{size}", two, F.starrelu, _starrelu, *ways, **bars),
         Case(f"dyt-{size}", _inputs(shape, (1,), each, each), _our_dyt, _dyt, *ways, **bars),
     ]
