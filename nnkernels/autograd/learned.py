@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import dispatch, policies
+from .._torch import ragged_dim
 from ..reference import learned as reference
-from . import recomputing, route, sharded
+from . import jagged, recomputing, route, sharded
 from .context import differentiable_gradients, is_plain_call, writing
 from .route import Gradients
 from .saving import Coding, adjacent, keep_bits
@@ -74,6 +75,11 @@ class _Learned(route.Form):
 
     def elsewhere(self, spec: _Spec, *tensors: Any) -> Tensor:
         x, *parameters = tensors
+        if jagged.serves(x):
+            single = all(parameter.numel() == 1 for parameter in parameters)
+            if single or ragged_dim(x) < spec.dim:  # whose rows lie in one dimension less
+                within = spec._replace(dim=1 if single else spec.dim - 1)._asdict()
+                return jagged.together(lambda values: call(self.name, values, parameters, **within), x)
         if not sharded.serves(*tensors):
             return self.reference(spec, *tensors)
         operands = [(parameter, _along(self.name, spec.dim, parameter)) for parameter in parameters]

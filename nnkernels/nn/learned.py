@@ -164,6 +164,7 @@ class StarReLU(torch.nn.Module):
         2
     """
 
+    learnable: bool = False
     saving: str | None = None
 
     def __init__(

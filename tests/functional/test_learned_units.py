@@ -254,6 +254,27 @@ def test_bad_arguments_are_named(call, error, says):
         call(torch.randn(2, 3, 4), torch.ones(3))
 
 
+def test_jagged_tensors_are_computed_row_by_row():
+    rows = [torch.randn(3, 4), torch.randn(5, 4)]
+    x = torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True)
+    p, each = torch.full((1,), 0.75, requires_grad=True), torch.linspace(0.5, 1, 4, requires_grad=True)
+    calls = {
+        "prelu": lambda v: F.prelu(v, p),
+        "xielu": lambda v: F.xielu(v, p, p),
+        "snake": lambda v: F.snake(v, p),
+        "starrelu": lambda v: F.starrelu(v, p, p),
+        "dyt": lambda v: F.dyt(v, p, each, each),
+    }
+    for name, call in calls.items():
+        y = call(x)
+        assert y.shape == x.shape, name
+        for one, row in zip(y.unbind(), rows, strict=True):
+            torch.testing.assert_close(one, call(row))
+        found = torch.autograd.grad(y.values().sum(), p)
+        expected = torch.autograd.grad(sum(call(row).sum() for row in rows), p)
+        torch.testing.assert_close(found, expected)
+
+
 def test_a_parameter_of_another_device_is_named():
     with pytest.raises(RuntimeError, match="one device"):
         F.snake(torch.randn(2, 3, device=DEVICE), torch.ones(3, device="meta"))
