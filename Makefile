@@ -44,7 +44,7 @@ test-wheel: wheel
 	$(BIN)/pip install --quiet pytest numpy
 	NNKERNELS_WHEEL=$$(ls dist/*.whl) \
 	    NNKERNELS_WHEEL_TORCHES='$(firstword $(WHEEL_TORCHES)) $(lastword $(WHEEL_TORCHES))' \
-	    $(BIN)/python -m pytest --noconftest tests/commands/test_wheel.py
+	    $(BIN)/python -m pytest --override-ini addopts= --noconftest tests/commands/test_wheel.py
 
 $(VENV)/packages: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

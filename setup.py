@@ -6,8 +6,9 @@
     info       build_info(), through pybind11                                 needs a C++ compiler
 
 NNKERNELS_REQUIRE=cpu,cuda makes the absence of those parts an error, NNKERNELS_PARTS=cpu,info builds only those, and
-NNKERNELS_CUDA_ARCHS=90 builds for that architecture only, NNKERNELS_BASELINE=1 the CPU kernels without AVX, and
-NNKERNELS_TORCHES=DIR:DIR a node for each torch in those folders instead of the installed one (tools/build_wheel.py).
+NNKERNELS_CUDA_ARCHS=90 builds for that architecture only, NNKERNELS_BASELINE=1 the CPU kernels without AVX,
+NNKERNELS_OPTIMIZE=1 with -O1, which compiles in a fraction of the time and runs slowly, and NNKERNELS_TORCHES=DIR:DIR a
+node for each torch in those folders instead of the installed one (tools/build_wheel.py).
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ X86_ISAS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
 }
+OPTIMIZE = os.environ.get("NNKERNELS_OPTIMIZE")
 # Threading jumps turns the clamps of a formula into chains of masks, up to 10 instructions a loop.
 KERNEL_FLAGS = (
-    "-std=c++17 -O3 -fPIC -Wall -fvisibility=hidden"
+    f"-std=c++17 -O{OPTIMIZE or 3} -fPIC -Wall -fvisibility=hidden"
     " -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-thread-jumps -fopenmp-simd"
 )
-BINDING_FLAGS = "-std=c++20 -O2 -fPIC -Wall -fvisibility=hidden"
+BINDING_FLAGS = f"-std=c++20 -O{OPTIMIZE or 2} -fPIC -Wall -fvisibility=hidden"
 
 
 def site_packages() -> list[Path]:

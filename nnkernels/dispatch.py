@@ -20,6 +20,10 @@ from .reference.backend import Reference
 CROSSOVERS = Path(__file__).parent / "crossovers.json"
 
 
+class Unserved(RuntimeError):
+    """The backend that was chosen has no kernels for a call of a family."""
+
+
 REFERENCE: Backend = Reference()
 
 
@@ -46,11 +50,7 @@ def named(name: str) -> Backend | str:
     if name in NATIVE:
         loaded = native.library(name)
         return loaded if isinstance(loaded, str) else NATIVE[name]
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; run: pip install triton"
-    from .triton import TritonBackend
-
-    return TritonBackend()
+    return importlib.import_module(f"{__package__}.{name}").installed()
 
 
 chosen = Choice("backend", "auto")
@@ -118,31 +118,36 @@ def select(name: str, x: Tensor) -> Backend:
     return REFERENCE
 
 
-def kernels(family: str, x: Tensor, activation: str | None = None) -> ModuleType:
+def kernels(family: str, x: Tensor, activation: str | None = None, row: str | None = None) -> ModuleType:
     """The module that computes the activations of `family`, "reducing" for instance, for `x`.
 
     It fulfils the family's protocol in `contracts/`, as those in `cpu/`, `triton/` and `reference/` all do.
-    `activation` names the stateless row that they are to evaluate, if they evaluate one.
+    `activation` names the stateless row that they are to evaluate, if they evaluate one; `row` that of the family, if
+    its kernels are told which of several they are to compute (`FORMULAS`).
 
     Raises:
-        RuntimeError: the backend chosen with `nnkernels.backend` cannot serve `x`.
+        Unserved: the backend chosen with `nnkernels.backend` cannot serve `x`.
     """
     choice = chosen()
-    for name in ("cpu", "triton", "reference") if choice == "auto" else (choice,):
+    for name in with_families() if choice == "auto" else (choice,):
         found = _family(name, family)
-        reason = found if isinstance(found, str) else _unavailable(name, x, activation)
+        reason = found if isinstance(found, str) else _unavailable(name, x, activation) or _lacking(found, row)
         if reason is None:
             return found  # type: ignore[return-value]
-    raise RuntimeError(
-        f"nnkernels.backend({choice!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}"
-    )
+    raise Unserved(f"nnkernels.backend({choice!r}) cannot serve the {family} activations of {tuple(x.shape)}: {reason}")
+
+
+@cache
+def with_families() -> tuple[str, ...]:
+    """The backends that are more than the stateless activations: each a folder, with a module for each family."""
+    return tuple(name for name in NAMES if (Path(__file__).parent / name).is_dir())
 
 
 @cache
 def _family(name: str, family: str) -> ModuleType | str:
     """The module of kernels, or one sentence why there is none."""
-    if name == "cuda":
-        return f"the {family} activations have no CUDA C++ kernels; on a GPU they run in Triton"
+    if name not in with_families():
+        return f"it computes stateless activations alone; {', '.join(with_families())} have families"
     found = named(name)
     if isinstance(found, str):
         return found
@@ -159,6 +164,10 @@ def _unavailable(name: str, x: Tensor, activation: str | None) -> str | None:
     if activation is not None and not found.has(activation):
         return f"it has no row called {activation!r}"
     return found.unavailable(x.device)
+
+
+def _lacking(kernels: ModuleType, row: str | None) -> str | None:
+    return f"it has no row called {row!r}" if row is not None and row not in kernels.FORMULAS else None
 
 
 def _explicit(choice: str, name: str, x: Tensor) -> Backend:

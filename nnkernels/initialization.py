@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .registry import IDENTITY, Activation, Gated, Row, elementwise
+from .reference import learned
+from .registry import IDENTITY, Activation, Gated, Learned, Row, elementwise
 from .registry import activation as row_called
 
 _FAR, _PANELS_PER_UNIT, _NODES = 14, 16, 16
@@ -127,7 +128,12 @@ def init_for(
 
 def has_gain(row: Row) -> bool:
     """Whether `init_for` knows this row."""
-    return row.moment is not None or isinstance(row, Activation | Gated)
+    return row.moment is not None or isinstance(row, Activation | Gated) or _starts(row)
+
+
+def _starts(row: Row) -> bool:
+    """Whether it is learned, and tells where its parameters start, which the gain is for."""
+    return isinstance(row, Learned) and bool(row.start)
 
 
 def _mean(q: float, square: Callable[[Tensor], Tensor], knees: tuple[float, ...] = ()) -> float:
@@ -153,6 +159,9 @@ def _moment(row: Row, q: float, constants: tuple[float, ...]) -> float:
     """E[f(x)^2], x normal with variance q; of a gate and what it gates, which are independent, the moments multiply."""
     if row.moment is not None:
         return row.moment.value(_mean, q, *constants)
+    if isinstance(row, Learned):
+        formula, start = learned.FORMULAS[row.name], torch.tensor(constants, dtype=torch.float64).unbind()
+        return _mean(q, lambda x: formula(x, *start).square())
     return q * _elementwise(row.gate, q, constants) if isinstance(row, Gated) else _elementwise(row.name, q, constants)
 
 
@@ -160,6 +169,8 @@ def _known(row: Row) -> Mapping[str, float]:
     """The constants on which the moment depends, and their defaults."""
     if row.moment is not None:
         return row.moment.constants
+    if isinstance(row, Learned) and row.start:
+        return row.start
     if not isinstance(row, Activation | Gated):
         raise ValueError(f"no gain is known for {row.name!r}, a {type(row).__name__} row")
     return elementwise(row.gate if isinstance(row, Gated) else row.name).parameters

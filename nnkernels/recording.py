@@ -41,7 +41,13 @@ class Recorder(TorchDispatchMode):
     def add_launch(
         self, compiled: Any, grid: tuple[int, ...], given: dict[str, Any], scratch: Tensor | None = None
     ) -> None:
-        """A launch of the kernel that Triton has compiled, with the arguments `given` by name, and its `scratch`."""
+        """A launch of the kernel that Triton has compiled, with the arguments `given` by name, and its `scratch`.
+
+        Of a kernel that was interpreted, None, nothing can be repeated.
+        """
+        if compiled is None:
+            self.events = None
+            return
         metadata = compiled.metadata
         special = metadata.launch_cooperative_grid or metadata.launch_pdl or metadata.num_ctas != 1
         if special or bool(metadata.global_scratch_size) != (scratch is not None) or metadata.profile_scratch_size:
@@ -87,7 +93,7 @@ def launch(kernel: Any, grid: tuple[int, ...], scratches: bool = False) -> Calla
             compiled = copy_context().run(_scratching, kernel[grid], arguments, options, scratch)
         else:
             compiled = kernel[grid](*arguments, **options)
-        if compiled is not None and (watching := recorder()) is not None:
+        if (watching := recorder()) is not None:
             given = dict(zip(kernel.arg_names, arguments, strict=False)) | options
             watching.add_launch(compiled, grid, given, *scratch)
 

@@ -152,7 +152,33 @@ class Activation(Row):
 
 @dataclass(frozen=True, eq=False)
 class Learned(Row):
-    """An activation with parameters of its own, that training changes."""
+    """An activation with parameters of its own, that training changes.
+
+    Of a row that tells where its parameters start, function, module, what is evaluated and what is drawn are made.
+
+    Attributes:
+        start: the parameters' names and where training starts, in the order of the function: each parameter is a single
+            one or one for each channel. Empty where function and module are written by hand.
+    """
+
+    start: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", MappingProxyType(dict(self.start)))
+        name, start = self.name, tuple(self.start.values())  # not the row, which a compiler cannot see through
+        if start and self.example is None:
+            shapes = ((3, 4, 5), *[(4,)] * len(start))
+            called = Example(
+                lambda F, *tensors: getattr(F, name)(*tensors), shapes, slack=2.0
+            )  # sums of what is rounded
+            object.__setattr__(self, "example", called)
+        if start and self.picture is None:
+            told = ", ".join(f"{parameter} = {value:g}" for parameter, value in self.start.items())
+            held = Picture(
+                lambda F, x: getattr(F, name)(x, *(x.new_tensor([value]) for value in start)),
+                f"{told}, where training starts",
+            )
+            object.__setattr__(self, "picture", held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,11 +195,24 @@ class Reducing(Row):
 class Gated(Row):
     """A product of two halves of a tensor, or of two tensors, one of them through an activation.
 
+    Function and module are made of the row, unless `functional/gated.py` and `nn/gated.py` have them. All are called
+    alike, so that what is evaluated and what is drawn follow from the name as well: a gate whose other half is 1.
+
     Attributes:
         gate: the stateless row that this activation is.
     """
 
     gate: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = self.name  # not the row, which a compiler cannot see through
+        if self.example is None:
+            object.__setattr__(self, "example", Example(lambda F, x: getattr(F, name)(x), ((3, 8),)))
+        if self.picture is None:
+            held = Picture(
+                lambda F, x: getattr(F, name)(x, up=x.new_ones(x.shape)), "what it gates is 1", "gate", "product"
+            )
+            object.__setattr__(self, "picture", held)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from triton_tools import INTERPRETED, faithful
 
 import nnkernels
 from nnkernels import dispatch
+from nnkernels.names import BACKENDS
 from nnkernels.registry import Activation, catalogue
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,7 +46,7 @@ def row(request: pytest.FixtureRequest) -> Activation:
     return request.param
 
 
-@pytest.fixture(params=["cpu", "cuda", "triton", "reference"])
+@pytest.fixture(params=BACKENDS[1:])
 def backend(request: pytest.FixtureRequest) -> dispatch.Backend:
     found = dispatch.named(request.param)
     if isinstance(found, str):
@@ -53,6 +54,8 @@ def backend(request: pytest.FixtureRequest) -> dispatch.Backend:
     reason = found.unavailable(torch.device("cpu" if request.param == "cpu" else DEVICE))
     if reason:
         pytest.skip(reason)
+    if "row" in request.fixturenames and not found.has(name := request.getfixturevalue("row").name):
+        pytest.skip(f"{request.param} has no {name}")
     return found
 
 
@@ -61,7 +64,7 @@ def device(backend: dispatch.Backend) -> str:
     return "cpu" if backend.name == "cpu" else DEVICE
 
 
-@pytest.fixture(params=["cpu", "triton", "reference"])
+@pytest.fixture(params=dispatch.with_families())
 def chosen(request: pytest.FixtureRequest) -> Iterator[str]:
     """A device, while the backend that serves it is chosen by name."""
     found = dispatch.named(request.param)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import dispatch, policies
 from .._torch import ragged_dim
 from ..reference import learned as reference
-from ..registry import row_called
+from ..registry import Learned, catalogue, row_called
 from . import jagged, recomputing, route, sharded
 from .context import differentiable_gradients, is_plain_call, writing
 from .route import Gradients
@@ -42,7 +42,8 @@ class _Learned(route.Form):
     family = "learned"
 
     def __init__(self, name: str, parameters: int) -> None:
-        self.name, self.tensors = name, 1 + parameters  # type: ignore[misc]
+        self.name = self.row = name
+        self.tensors = 1 + parameters  # type: ignore[misc]
 
     def shown(self, spec: _Spec) -> str:
         return row_called(self.name).module
@@ -107,6 +108,7 @@ def _summed(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 
 _PARAMETERS = {"prelu": 1, "swish": 1, "apl": 2, "xielu": 2, "snake": 1, "snake_beta": 2, "starrelu": 2, "dyt": 3}
+_PARAMETERS |= {row.name: len(row.start) for row in catalogue(Learned) if row.start}
 _FORMS = {name: _Learned(name, count) for name, count in _PARAMETERS.items()}
 
 
@@ -130,7 +132,7 @@ def call(
         # Whose reference keeps what it is given.
         y = form.elsewhere(spec._replace(policy=policy), x.clone() if inplace else x, *parameters)
         return x.copy_(y) if inplace else y
-    kernels = dispatch.kernels("learned", x)
+    kernels = dispatch.kernels("learned", x, row=name)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))):
         if inplace:
             return writing(x, lambda: form.value(kernels, spec, x, *parameters, out=x))

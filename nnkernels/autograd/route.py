@@ -48,6 +48,9 @@ class Form:
         """The name by which a profiler shows its calls: that of the module in `nnkernels.nn`, if there is one."""
         return type(self).__name__.lstrip("_").removesuffix("Form")
 
+    row: str | None = None
+    """What the kernels have to have among their `FORMULAS`, of a family that is told by name what it is to compute."""
+
     def activation(self, spec: Any) -> str | None:
         """The stateless activation that the kernels have to know."""
         return None
@@ -172,7 +175,7 @@ def _gradients(
 
 
 def _kernels(form: Form, spec: Any, x: Tensor) -> ModuleType:
-    return dispatch.kernels(form.family, x, form.activation(spec))
+    return dispatch.kernels(form.family, x, form.activation(spec), form.row)
 
 
 def _kernels_for(form: Form, spec: Any, given: tuple[Tensor | None, ...]) -> ModuleType:

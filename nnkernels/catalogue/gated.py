@@ -1,9 +1,9 @@
-"""The gated activations with names of their own; `functional.gated` takes any stateless row as its gate."""
+"""The gated activations with names of their own; `functional.gated` takes any stateless row as its gate.
 
-from ..registry import Example, Gated, Picture, add
+One that is no more than a name for its gate needs nothing but its row.
+"""
 
-_SHAPES = ((3, 8),)
-_HELD, _AXES = "what it gates is 1", ("gate", "product")
+from ..registry import Gated, Picture, add
 
 add(
     Gated(
@@ -16,11 +16,11 @@ add(
         good_for="gated convolutions, speech models (Conformer)",
         drawback="needs twice the features that it returns; its gate saturates",
         gate="sigmoid",
-        example=Example(lambda F, x: F.glu(x), _SHAPES),
         picture=Picture(
             lambda F, x: F.glu(x.unsqueeze(1) * x.new_tensor([0.0, 1.0]) + x.new_tensor([1.0, 0.0])).squeeze(1),
-            _HELD,
-            *_AXES,
+            "what it gates is 1",
+            "gate",
+            "product",
         ),
     )
 )
@@ -36,8 +36,6 @@ add(
         drawback="a third weight matrix; products of large factors overflow float16",
         gate="swish",
         searched=True,
-        example=Example(lambda F, x: F.swiglu(x), _SHAPES),
-        picture=Picture(lambda F, x: F.swiglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )
 add(
@@ -51,8 +49,6 @@ add(
         good_for="feed-forward blocks of language models (T5 1.1, Gemma) and of diffusion models",
         drawback="a third weight matrix; checkpoints differ in which GELU they mean",
         gate="gelu",
-        example=Example(lambda F, x: F.geglu(x), _SHAPES),
-        picture=Picture(lambda F, x: F.geglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )
 add(
@@ -66,8 +62,6 @@ add(
         good_for="feed-forward blocks whose gates are sparse",
         drawback="a gate that stays negative never learns again",
         gate="relu",
-        example=Example(lambda F, x: F.reglu(x), _SHAPES),
-        picture=Picture(lambda F, x: F.reglu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )
 add(
@@ -82,7 +76,5 @@ add(
         good_for="experts of language models in narrow types: SwiGLU whose products stay below c d (100 in Kimi K3)",
         drawback="two more hyperbolic tangents; no gradient far beyond the caps",
         gate="sigmoid",
-        example=Example(lambda F, x: F.situ_glu(x), _SHAPES),
-        picture=Picture(lambda F, x: F.situ_glu(x, up=x.new_ones(x.shape)), _HELD, *_AXES),
     )
 )

@@ -65,12 +65,22 @@ def gradients_hold(row: Row, device: str) -> str:
     return "ok"
 
 
-def _serves(name: str, row: Row) -> bool:
-    """Whether the backend has kernels for the row: a user's own has no C++, a family's kernels are not in CUDA C++."""
+def serves(name: str, row: Row) -> bool:
+    """Whether the backend has kernels for the row: a user's own has no C++, and a family's are not in every backend."""
     if isinstance(row, Activation):
         found = _found(name)
         return isinstance(found, str) or found.has(row.name)
-    return name != "cuda"
+    if name not in dispatch.with_families():
+        return False
+    sample = sample_of(row)
+    try:
+        with dispatch.backend(name):
+            sample.call(*sample.inputs(torch.float32, _device(name)))
+    except dispatch.Unserved:
+        return False
+    except Exception:  # the check itself will tell of it
+        return True
+    return True
 
 
 def check(row: Row, name: str) -> dict:
@@ -126,7 +136,7 @@ def _checks(rows: Iterable[Row], backends: Iterable[str], ways: Collection[str],
     """One result after the other; `every` says whether rows are compiled that are no example of their kind."""
     for row in rows:
         if "kernels" in ways:
-            yield from (check(row, name) for name in backends if _serves(name, row))
+            yield from (check(row, name) for name in backends if serves(name, row))
         if "inplace" in ways and (call := calls.in_place(row)) is not None:
             yield check_in_place(row, call)
         if "compiled" in ways and isinstance(row, Activation) and (every or row.name in calls.COMPILED):

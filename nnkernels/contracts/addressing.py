@@ -19,7 +19,7 @@ heads, slots), shift (batch, heads, 2 r + 1), the others (batch, heads). Gate an
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -69,3 +69,11 @@ class Kernels(Protocol):
 
     def content_addressing_backward(self, grad: Tensor, operands: Operands, eps: float, gradients: Gradients) -> None:
         """Writes the gradients, told that of `where`."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import addressing as cpu
+    from ..reference import addressing as reference
+    from ..triton import addressing as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -91,3 +91,11 @@ class Kernels(Protocol):
 
     def fixed(self, running: Running, eps: float, x: Tensor) -> Tensor:
         """Statistics from the running ones."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import batch_normalization as cpu
+    from ..reference import batch_normalization as reference
+    from ..triton import batch_normalization as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -18,7 +18,7 @@ shares (batch, below, above) and sums (batch, above, size), contiguous and of th
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -50,3 +50,11 @@ class Kernels(Protocol):
 
     def route_backward(self, grad: Tensor, shares: Tensor, sums: Tensor, grad_votes: Tensor) -> None:
         """Writes the gradient of the votes, told that of the capsules; both of any strides."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import capsules as cpu
+    from ..reference import capsules as reference
+    from ..triton import capsules as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

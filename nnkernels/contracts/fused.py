@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -55,3 +55,11 @@ class Kernels(Protocol):
         wants_bias: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """The gradients of x and of the bias; `x` is None for "identity", whose derivative does not ask for it."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import fused as cpu
+    from ..reference import fused as reference
+    from ..triton import fused as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -63,3 +63,11 @@ class Kernels(Protocol):
         self, gating: Gating, grad: Tensor, input: Tensor, up: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The gradients of `input` and of `up`, the latter None for a packed input."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import gated as cpu
+    from ..reference import gated as reference
+    from ..triton import gated as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

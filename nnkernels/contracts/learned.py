@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -14,6 +14,10 @@ class Kernels(Protocol):
     The parameters of a call are all single, or all one for each channel; `constants` are numbers besides, of as many as
     the activation has.
     """
+
+    @property
+    def FORMULAS(self) -> Collection[str]:
+        """The names of those that there are."""
 
     def forward(
         self,
@@ -44,3 +48,11 @@ class Kernels(Protocol):
 
     def prelu_from_signs(self, grad: Tensor, packed: Tensor, weight: Tensor, inner: int) -> Tensor:
         """grad, times the weight where `prelu_signs` set a bit."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import learned as cpu
+    from ..reference import learned as reference
+    from ..triton import learned as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -15,7 +15,7 @@ where z is the pre-activation x W1^T + b1. Where f' at the result is f' at z, as
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -69,3 +69,11 @@ class Kernels(Protocol):
 
     def maxout_backward(self, grad: Tensor, winners: Tensor, pieces: int) -> Tensor:
         """The gradient of the wide product: (rows, pieces n) of a gradient (rows, n)."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import linear as cpu
+    from ..reference import linear as reference
+    from ..triton import linear as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

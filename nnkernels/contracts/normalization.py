@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -99,3 +99,11 @@ class Kernels(Protocol):
         `grad` is of the norm's type. x is what was normalised: the sum, if there was an addend; `grad_sum`, its
         gradient from elsewhere, joins.
         """
+
+
+if TYPE_CHECKING:
+    from ..cpu import normalization as cpu
+    from ..reference import normalization as reference
+    from ..triton import normalization as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -9,7 +9,7 @@ first NaN, else the first of the greatest, as in `torch.max`. Output element i, 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -35,3 +35,11 @@ class Kernels(Protocol):
 
     def maxout_backward(self, grad: Tensor, winners: Tensor, grad_x: Tensor, pieces: int, inner: int) -> None:
         """Writes `grad` where a piece won, and 0 elsewhere."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import pooling as cpu
+    from ..reference import pooling as reference
+    from ..triton import pooling as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,3 +43,10 @@ class Kernels(Protocol):
         self, what: Inner | Gating, input: Tensor, up: Tensor | None, rounding: Rounding, scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The values in 8 bits and their scales; if a scale is given, their greatest magnitude instead of it."""
+
+
+if TYPE_CHECKING:
+    from ..reference import quantized as reference
+    from ..triton import quantized as triton
+
+    _: tuple[Kernels, ...] = (triton, reference)

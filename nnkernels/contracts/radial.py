@@ -18,7 +18,7 @@ vector of that type with one number, or one for each center, or None for a const
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -41,3 +41,11 @@ class Kernels(Protocol):
         wanted: tuple[bool, bool, bool],
     ) -> Gradients:
         """The gradients of x, of the centers and of gamma that are wanted, in their shapes; None for the others."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import radial as cpu
+    from ..reference import radial as reference
+    from ..triton import radial as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -86,3 +86,11 @@ class Kernels(Protocol):
 
     def bernoulli(self, x: Tensor, seed: Tensor) -> Tensor:
         """1 with probability sigmoid(x), else 0; NaN of NaN."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import random as cpu
+    from ..reference import random as reference
+    from ..triton import random as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -22,7 +22,7 @@ Kernels take matrices whose columns are adjacent, rows x 3 units for x and h, an
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -37,3 +37,11 @@ class Kernels(Protocol):
         self, grad: Tensor, given: Tensor, recurred: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of x, of h and of the state before."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import recurrent as cpu
+    from ..reference import recurrent as reference
+    from ..triton import recurrent as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -8,7 +8,7 @@ stride 0 where they repeat, and copied only if their strides are too irregular.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -106,3 +106,11 @@ class Kernels(Protocol):
         self, grad: Tensor, x: Tensor, statistics: Tensor, dim: int, scale: float, mask: Tensor | None, causal: bool
     ) -> Tensor:
         """The gradient for the 16-bit input `x`, in its type, not from the rounded output; `grad` may be float32."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import reducing as cpu
+    from ..reference import reducing as reference
+    from ..triton import reducing as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -7,7 +7,7 @@ the lowest bit of a byte first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -34,3 +34,11 @@ class Kernels(Protocol):
 
     def quantised_backward(self, name: str, grad: Tensor, packed: Tensor, levels: Levels) -> Tensor:
         """grad times the derivative that `packed` holds."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import saving as cpu
+    from ..reference import saving as reference
+    from ..triton import saving as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

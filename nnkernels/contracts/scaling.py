@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -48,3 +48,11 @@ class Kernels(Protocol):
         wants_scale: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """grad f(scale) in x's type, and f'(scale) times the sums of grad x that each factor meets, in scale's."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import scaling as cpu
+    from ..reference import scaling as reference
+    from ..triton import scaling as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

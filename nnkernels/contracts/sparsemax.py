@@ -19,7 +19,7 @@ no positive result may be rounded to 0: in float16, the least is 2^-24.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -41,3 +41,11 @@ class Kernels(Protocol):
 
     def sparsemax_backward(self, grad: Tensor, y: Tensor, grad_x: Tensor, size: int, inner: int) -> None:
         """Writes the gradient of the logits, all laid out alike; NaN where y is."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import sparsemax as cpu
+    from ..reference import sparsemax as reference
+    from ..triton import sparsemax as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

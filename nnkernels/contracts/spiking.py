@@ -28,7 +28,7 @@ step is the one before its reset, so that it is the `start` of what follows.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -68,3 +68,11 @@ class Kernels(Protocol):
         grad_start: Tensor | None,
     ) -> None:
         """Writes the gradients of the current and, where asked for, of the potential before the first step."""
+
+
+if TYPE_CHECKING:
+    from ..cpu import spiking as cpu
+    from ..reference import spiking as reference
+    from ..triton import spiking as triton
+
+    _: tuple[Kernels, ...] = (cpu, triton, reference)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_NAMES = ("prelu", "swish", "apl", "xielu", "snake", "snake_beta", "starrelu", "dyt")
+FORMULAS = ("prelu", "swish", "apl", "xielu", "snake", "snake_beta", "starrelu", "dyt")
 """In the order of `Learned` in csrc/cpu/learned.h."""
 
 
@@ -19,7 +19,7 @@ def forward(
     out: Tensor | None = None,
 ) -> Tensor:
     contiguous = [p.contiguous() for p in parameters]
-    y = torch.ops.nnkernels.learned_forward(x, _NAMES.index(name), contiguous, constants)
+    y = torch.ops.nnkernels.learned_forward(x, FORMULAS.index(name), contiguous, constants)
     return y if out is None else out.copy_(y)
 
 
@@ -32,7 +32,7 @@ def backward(
     for_parameters: bool,
 ) -> tuple[Tensor, Sequence[Tensor]]:
     contiguous = [p.contiguous() for p in parameters]
-    return torch.ops.nnkernels.learned_backward(grad, x, _NAMES.index(name), contiguous, constants, for_parameters)
+    return torch.ops.nnkernels.learned_backward(grad, x, FORMULAS.index(name), contiguous, constants, for_parameters)
 
 
 def prelu_signs(x: Tensor, y: Tensor, weight: Tensor, inner: int) -> Tensor:

@@ -1,55 +1,21 @@
-"""The family as functions, with the signatures of `torch.nn.functional`: swapping the import is the whole migration."""
+"""The family as functions, with the signatures of `torch.nn.functional`: swapping the import is the whole migration.
+
+Each file of this folder is a family; a new one is found by itself.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from typing import Any
 
-from . import (
-    addressing,
-    batch_normalization,
-    capsules,
-    elementwise,
-    fused,
-    gated,
-    learned,
-    linear,
-    normalization,
-    pooling,
-    quantized,
-    radial,
-    random,
-    recurrent,
-    reducing,
-    scaling,
-    sparsemax,
-    spiking,
-)
 from .elementwise import function_of as function_of
 
-_FAMILIES = (
-    elementwise,
-    learned,
-    random,
-    reducing,
-    sparsemax,
-    pooling,
-    gated,
-    normalization,
-    batch_normalization,
-    fused,
-    linear,
-    scaling,
-    quantized,
-    spiking,
-    addressing,
-    capsules,
-    radial,
-    recurrent,
-)
+_FAMILIES = tuple(importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__))
 
 # Most functions are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.
-__all__ = [name for family in _FAMILIES for name in family.__all__]
+__all__ = list(dict.fromkeys(name for family in _FAMILIES for name in family.__all__))
 globals().update({name: getattr(family, name) for family in _FAMILIES for name in family.__all__})
 
 

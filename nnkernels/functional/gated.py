@@ -23,7 +23,7 @@ from ..contracts.gated import Gating
 from ..fusing import inner
 from ..registry import Activation, catalogue
 
-__all__ = ["gated", "geglu", "glu", "reglu", "situ_glu", "swiglu"]
+__all__ = ["gated", "geglu", "glu", "situ_glu", "swiglu"]
 
 _VARIANTS = {row.variant: row.name for row in catalogue(Activation) if row.variant}
 
@@ -217,49 +217,6 @@ def geglu(
             approximate=approximate, interleaved=interleaved, gate_first=gate_first, limit=limit, offset=offset,
         )  # fmt: skip
     return _call("geglu", input, up, gating(gelu_called(approximate), dim, interleaved, gate_first, limit, offset, {}))
-
-
-@shortcut
-def reglu(
-    input: Tensor,
-    up: Tensor | None = None,
-    dim: int = -1,
-    *,
-    interleaved: bool = False,
-    gate_first: bool = True,
-    limit: float | None = None,
-    offset: float = 0.0,
-) -> Tensor:
-    """max(gate, 0) up.
-
-    Args:
-        input: [gate, up] packed along `dim`, `(..., 2 n, ...)`, or the gate alone if `up` is given.
-        up: what the gate multiplies, alike in shape, dtype and device.
-        dim: the dimension that is halved; without meaning if `up` is given.
-        interleaved: whether gate and up alternate along `dim`.
-        gate_first: whether the gate comes first; not so in `torch.nn.functional.glu`.
-        limit: holds the gate below, and up within +-`limit`; outside, the gradient is 0. As in gpt-oss.
-        offset: added to up after it was limited.
-
-    Returns:
-        A tensor of shape `(..., n, ...)`, or of the gate's shape if `up` is given.
-
-    Raises:
-        RuntimeError, IndexError, ValueError, NotImplementedError: as `gated` does.
-
-    Source: Dauphin et al. 2017; named by Shazeer 2020, GLU Variants Improve Transformer.
-
-    Example:
-        >>> import torch, nnkernels.functional as F
-        >>> F.reglu(torch.tensor([-1.0, 2.0, 3.0, 4.0]))
-        tensor([0., 8.])
-    """
-    if has_torch_function((input, up)):
-        return handle_torch_function(
-            reglu, (input, up), input, up, dim,
-            interleaved=interleaved, gate_first=gate_first, limit=limit, offset=offset,
-        )  # fmt: skip
-    return _call("reglu", input, up, gating("relu", dim, interleaved, gate_first, limit, offset, {}))
 
 
 @shortcut

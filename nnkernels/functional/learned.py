@@ -12,9 +12,9 @@ from .. import _torch
 from ..arguments import accepts, number
 from ..autograd import learned as autograd
 from ..autograd.shortcut import shortcut
+from ..parameters import ShapeError, check, check_channels, check_devices, check_tensors, check_types, check_width
 from ..registry import elementwise as row_of
 from . import elementwise
-from .parameters import ShapeError, check, check_channels, check_devices, check_tensors, check_types, check_width
 
 __all__ = ["apl", "dyt", "prelu", "snake", "snake_beta", "starrelu", "starrelu_", "swish", "swish_", "xielu"]
 

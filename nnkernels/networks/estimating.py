@@ -32,6 +32,9 @@ class Estimator(torch.nn.Module):
 
     n_features_in_: int
 
+    def __init__(self) -> None:  # whose arguments are the options: torch's would be any
+        super().__init__()
+
     def learn(self, x: Tensor, y: Any) -> None:
         """Learns from `x` (samples, features), floating, and what `encoded` made of the targets."""
         raise NotImplementedError

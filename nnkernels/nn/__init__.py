@@ -1,61 +1,22 @@
 """The family as modules: each a subclass of its `torch.nn` namesake where there is one, so that constructor, state
 dict, repr, pickling and `isinstance` stay what they were; only `forward` is ours.
+
+Each file of this folder is a family; a new one is found by itself.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from typing import Any
 
-from . import (
-    addressing,
-    alpha_dropout,
-    batch_normalization,
-    capsules,
-    elementwise,
-    fused,
-    gated,
-    learned,
-    learned_units,
-    linear,
-    normalization,
-    pooling,
-    quantized,
-    radial,
-    random,
-    recurrent,
-    reducing,
-    scaling,
-    sparsemax,
-    spiking,
-)
 from .elementwise import module_of as module_of
 
-_FAMILIES = (
-    elementwise,
-    learned,
-    learned_units,
-    random,
-    reducing,
-    sparsemax,
-    pooling,
-    gated,
-    alpha_dropout,
-    normalization,
-    batch_normalization,
-    fused,
-    linear,
-    scaling,
-    quantized,
-    spiking,
-    addressing,
-    capsules,
-    radial,
-    recurrent,
-)
+_FAMILIES = tuple(importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__))
 
 # Most modules are made from the catalogue's rows; tools/stubs.py writes down for type checkers which there are.
-__all__ = [name for family in _FAMILIES for name in family.__all__]
+__all__ = list(dict.fromkeys(name for family in _FAMILIES for name in family.__all__))
 globals().update({name: getattr(family, name) for family in _FAMILIES for name in family.__all__})
 
 

@@ -31,7 +31,6 @@ from .gated import (
     GEGLU as GEGLU,
     GLU as GLU,
     Gated as Gated,
-    ReGLU as ReGLU,
     SiTUGLU as SiTUGLU,
     SwiGLU as SwiGLU,
 )
@@ -176,3 +175,6 @@ class HardMish(torch.nn.Module):
 
 class SqrtSoftplus(torch.nn.Module):
     def __init__(self, *, saving: str | None = ...) -> None: ...
+
+class ReGLU(Gated):
+    def __init__(self, dim: int = ..., *, interleaved: bool = ..., gate_first: bool = ..., limit: float | None = ..., limit_after: bool = ..., offset: float = ...) -> None: ...

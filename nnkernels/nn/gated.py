@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..functional.gated import gated, gating, gelu_called, glu, situ_gating, situ_glu
 
-__all__ = ["GEGLU", "GLU", "Gated", "ReGLU", "SiTUGLU", "SwiGLU"]
+__all__ = ["GEGLU", "GLU", "Gated", "SiTUGLU", "SwiGLU"]
 
 
 class GLU(torch.nn.GLU):
@@ -143,29 +143,6 @@ class GEGLU(Gated):
 
     def extra_repr(self) -> str:
         return ", ".join([*self._options(), f"approximate={self.approximate!r}"])
-
-
-class ReGLU(Gated):
-    """max(gate, 0) up.
-
-    Args:
-        dim: the dimension that is halved, if the module is called with one tensor.
-        interleaved, gate_first, limit, offset: as for `Gated`.
-
-    Shape: `(..., 2 n, ...)` to `(..., n, ...)`; called with gate and up, three of one shape.
-    Source: Dauphin et al. 2017; Shazeer 2020.
-
-    Example:
-        >>> import torch, nnkernels
-        >>> nnkernels.nn.ReGLU()(torch.tensor([-1.0, 2.0, 3.0, 4.0]))
-        tensor([0., 8.])
-    """
-
-    def __init__(self, dim: int = -1, **options: Any) -> None:
-        super().__init__("relu", dim, **options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(self._options())
 
 
 class SiTUGLU(torch.nn.Module):

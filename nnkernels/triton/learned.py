@@ -34,9 +34,10 @@ def _formula(name: str) -> _Formula:
     return _Formula(value, gradient, shares, getattr(formulas, f"{name}_factors", formulas.nothing_lacks))
 
 
-_FORMULAS = {
-    name: _formula(name) for name in ("prelu", "swish", "apl", "xielu", "snake", "snake_beta", "starrelu", "dyt")
+FORMULAS = {
+    name: _formula(name) for name in (one.removesuffix("_value") for one in vars(formulas) if one.endswith("_value"))
 }
+"""By name the three functions that stand in `learned_formulas.py`."""
 
 
 class _Given(NamedTuple):
@@ -140,7 +141,7 @@ def forward(
     y = torch.empty_like(x) if out is None or lay_out(per_channel, out) is None else out
     if x.numel():
         runs, (x,) = _fit((x,), y, per_channel)
-        value, tile = _FORMULAS[name].value, hardware.TILE_BYTES // x.element_size()
+        value, tile = FORMULAS[name].value, hardware.TILE_BYTES // x.element_size()
         with hardware.guard(x.device):
             if runs.channels > 1 and runs.inner == 1:
                 columns = min(hardware.TILE_BYTES // 4 // x.element_size(), power_of_two(runs.channels * runs.outer))
@@ -204,7 +205,7 @@ def backward(
         columns = min(32, power_of_two(given.channels))
         launch(kernels.add_up, (sums, -(-given.channels // columns)))(
             partials, *given.tensors, *gradients, *gradients[:1] * (3 - given.used), *given.constants, chunks,
-            given.channels, _FORMULAS[name].factors, given.used, given.segments,
+            given.channels, FORMULAS[name].factors, given.used, given.segments,
             min(4096 // columns, power_of_two(chunks)), columns, num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
     return grad_x, gradients
@@ -233,7 +234,7 @@ def _backward_runs(name: str, tensors: tuple[Tensor, ...], given: _Given, runs: 
     each = min(each, tiles)
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, runs.channels)
-    _, gradient, shares, _ = _FORMULAS[name]
+    _, gradient, shares, _ = FORMULAS[name]
     launch(kernels.backward_runs, (chunks * runs.channels,))(
         *tensors, *given.tensors, partials, *given.constants, total, runs.inner, runs.channels, given.channels,
         *runs.outer_strides, *runs.channel_strides, chunks, each, gradient, shares, sums, given.used, given.segments,
@@ -254,7 +255,7 @@ def _backward_columns(
     each = max(1, tiles * blocks // (_PROGRAMS // 4)) if sums else 1
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, width)
-    _, gradient, shares, _ = _FORMULAS[name]
+    _, gradient, shares, _ = FORMULAS[name]
     launch(kernels.backward_columns, (blocks * chunks,))(
         *tensors, *given.tensors, partials, *given.constants, runs.outer * runs.channels, width, runs.channels,
         *strides, chunks, each, gradient, shares, sums, given.used, given.segments, rows_each, columns,

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
 
 import nnkernels
-from nnkernels import dispatch, native
-from nnkernels.contracts import FAMILIES
+from nnkernels import contracts, dispatch, native
 from nnkernels.contracts.elementwise import Backend
 from nnkernels.triton import TritonBackend
 
 PACKAGE = Path(nnkernels.__file__).parent
-FOLDERS = ("cpu", "triton", "reference")
+CONTRACTS = {
+    one.name: importlib.import_module(f"nnkernels.contracts.{one.name}")
+    for one in pkgutil.iter_modules(contracts.__path__)
+}
+FAMILIES = {name: module.Kernels for name, module in CONTRACTS.items() if hasattr(module, "Kernels")}
 KERNELS = [
     (folder, family)
-    for folder in FOLDERS
+    for folder in dispatch.with_families()
     for family in FAMILIES
     if (PACKAGE / folder / f"{family}.py").exists()
 ]  # fmt: skip
@@ -44,6 +49,14 @@ def test_signatures_are_those_of_the_contract(folder, family):
     for name, parameters in wanted.items():
         mine = list(inspect.signature(getattr(module, name)).parameters.values())
         assert shape(mine) == shape(parameters), name
+
+
+@pytest.mark.parametrize("folder, family", KERNELS, ids=lambda name: name)
+def test_the_type_checker_is_told_of_the_module(folder, family):
+    told = inspect.getsource(CONTRACTS[family]).partition("if TYPE_CHECKING:")[2]
+    assert f"from ..{folder} import {family} as {folder}\n" in told
+    (listed,) = re.findall(r"_: tuple\[Kernels, \.\.\.\] = \((.*)\)", told)
+    assert folder in listed.split(", ")
 
 
 @pytest.mark.parametrize(

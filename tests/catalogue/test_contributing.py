@@ -1,71 +1,81 @@
-"""Performs CONTRIBUTING.md's walk, adding its throw-away activation to a copy of the repository."""
+"""Performs each walk of CONTRIBUTING.md and docs/adding/ on a copy of the repository, and the commands at its end.
+
+A block between fences says in its first line what is done with it:
+
+    file=PATH       it is a new file
+    append=PATH     it goes to the end of that file
+    insert=PATH     it goes before the namespace at the end of that file closes
+    diff in=PATH    its lines with " " and "-" stand in that file once, and become those with " " and "+"
+    sh run          it is commands, performed after all else: pytest has to find tests, and all have to succeed
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```\w+ (append|insert)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PARTS = ("nnkernels", "csrc", "tests", "tools", "docs", "setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md")
+WALKS = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs/adding").glob("*.md"))]
+BLOCK = re.compile(r"^```(?:\w+ )(file|append|insert|in|run)(?:=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def walk(copy: Path) -> None:
-    blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
-    assert len(blocks) == 5
-    for how, name, code in blocks:
-        path = copy / name
-        text = path.read_text()
-        end = len(text) if how == "append" else text.rindex("}  // namespace")
-        path.write_text(f"{text[:end]}\n\n{code}\n{text[end:]}")
-    listing = copy / "csrc/activations.h"
-    text = listing.read_text()
-    last = re.findall(r"  F\(\w+\)(?= *\n\n)", text)[-1]
-    listing.write_text(text.replace(last + "\n", f"{last} F(sqnl)\n"))
+def lay(copy: Path, how: str, name: str, block: str) -> None:
+    """Does with a block what its first line says."""
+    path = copy / name
+    if how == "file":
+        assert not path.exists(), f"{name} exists already"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(block)
+        return
+    text = path.read_text()
+    if how == "in":
+        old, new = ("".join(line[1:] for line in block.splitlines(True) if line[0] in kept) for kept in (" -", " +"))
+        assert text.count(old) == 1, f"{name} has these lines {text.count(old)} times:\n{old}"
+        path.write_text(text.replace(old, new))
+    elif how == "append":
+        path.write_text(f"{text}\n\n{block}")
+    else:
+        before, closing, rest = text.rpartition("}  // namespace")
+        path.write_text(f"{before}{block}\n{closing}{rest}")
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
-def test_the_walk_adds_an_activation_to_every_backend(tmp_path):
-    for part in ("nnkernels", "csrc", "tests", "tools", "docs", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+def commands(block: str) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """The variables and the words of each line, for the Python that runs this."""
+    for line in block.replace("\\\n", "").splitlines():
+        words = shlex.split(line, comments=True)
+        count = next(at for at, word in enumerate(words) if "=" not in word)
+        program, *arguments = words[count:]
+        module = {"pytest": ["-m", "pytest", "-p", "no:cacheprovider"], "nnkernels": ["-m", "nnkernels"], "python": []}
+        yield dict(word.split("=", 1) for word in words[:count]), [*module[program], *arguments]
+
+
+@pytest.mark.parametrize("page", WALKS, ids=lambda page: page.stem.lower())
+def test_the_walk_arrives(page, tmp_path):
+    blocks = BLOCK.findall(page.read_text())
+    changes, runs = [one for one in blocks if one[0] != "run"], [one[2] for one in blocks if one[0] == "run"]
+    assert changes and runs
+    builds = any(name.startswith("csrc/") for _, name, _ in changes)
+    if builds and not shutil.which("c++"):
+        pytest.skip("needs a C++ compiler")
+    left = shutil.ignore_patterns("__pycache__", *(["_lib"] if builds else []))
+    for part in PARTS:
         source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("_lib", "__pycache__"))
-        else:
-            shutil.copy(source, tmp_path)
-    walk(tmp_path)
+        (shutil.copytree(source, tmp_path / part, ignore=left) if source.is_dir() else shutil.copy(source, tmp_path))
+    for change in changes:
+        lay(tmp_path, *change)
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "NNKERNELS_PARTS": "cpu,info", "NNKERNELS_REQUIRE": "cpu"}
-    env["NNKERNELS_BASELINE"] = "1"
-
-    def run(*command: str, **more: str) -> str:
+    env |= {"NNKERNELS_BASELINE": "1", "NNKERNELS_OPTIMIZE": "1"}  # the quickest build
+    for variables, words in (command for run in runs for command in commands(run)):
         done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env={**env, **more}, capture_output=True, text=True
+            [sys.executable, *words], cwd=tmp_path, env={**env, **variables}, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-        return done.stdout
-
-    run("setup.py", "build_ext", "--inplace")
-    told = run("-m", "nnkernels", "check", "--activation", "sqnl")
-    assert re.search(r"sqnl +cpu.* ok", told) and re.search(r"sqnl +reference.* ok", told)
-    use = (
-        "import torch, nnkernels; x = torch.linspace(-3, 2, 11, requires_grad=True);"
-        "y = nnkernels.nn.SQNL()(x); y.sum().backward();"
-        "assert torch.allclose(y, x.clamp(-2, 2) * (1 - x.clamp(-2, 2).abs() / 4)), y;"
-        "assert repr(nnkernels.nn.SQNL(inplace=True)) == 'SQNL(inplace=True)'"
-    )
-    run("-c", use)
-    assert "sqnl" in run("-m", "nnkernels", "bench", "--activation", "sqnl", "--size", "4096")
-    tests = ("tests/kernels/test_numbers.py", "tests/autograd/test_saving.py", "tests/catalogue/test_catalogue.py")
-    told = run("-m", "pytest", "-p", "no:cacheprovider", "-k", "sqnl", *tests)
-    assert int(re.search(r"(\d+) passed", told).group(1)) > 20 and "failed" not in told
-    pytest.importorskip("triton")
-    interpreted = (
-        "import torch, nnkernels, nnkernels.accuracy as A; x = torch.linspace(-3, 2, 999);"
-        "row = nnkernels.activation('sqnl'); nnkernels.backend('triton');"
-        "assert A.errors(nnkernels.functional.sqnl(x), A.truth_of(row, 'value', x, 0, 0)).max() <= 4"
-    )
-    run("-c", interpreted, TRITON_INTERPRET="1")
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-3000:]}{done.stderr[-1500:]}"

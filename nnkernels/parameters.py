@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..arguments import accepts, refusal
+from .arguments import accepts, refusal
 
 
 class ShapeError(ValueError, RuntimeError):
