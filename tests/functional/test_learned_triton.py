@@ -27,7 +27,7 @@ def _compiled(kind: str, name: str, dtype: str, arch: str) -> Any:
     from nnkernels.triton import hardware, learned, learned_kernels
 
     segments = 3 if name == "apl" else 1
-    formula = learned._FORMULAS[name]
+    formula = learned.FORMULAS[name]
     block = 4096 // DTYPES[dtype].itemsize
     constants: dict[str, Any] = {"VALUE": formula.value, "GRADIENT": formula.gradient, "SHARES": formula.shares}
     constants |= {"FACTORS": formula.factors, "COUNT": COUNTS[name], "SEGMENTS": segments}

@@ -144,7 +144,7 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("norm_forward", 4, torch.zeros(5, dtype=torch.float64), "bias is float64"),
     ("norm_forward", 1, torch.zeros(5, 5), "residual has shape [5, 5]"),
     ("norm_forward", 7, 3, "gates is 3"),
-    ("norm_backward", 9, -1, "gates is -1"),
+    ("norm_backward", 10, -1, "gates is -1"),
     ("norm_backward", 0, NOTHING, "grad has shape [0]"),
     ("norm_backward", 3, torch.zeros(6, 4), "grad_sum has shape [6, 4]"),
     ("norm_backward", 6, torch.ones(2, 5, dtype=torch.float64), "statistics has shape [2, 5]"),
