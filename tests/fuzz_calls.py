@@ -197,12 +197,15 @@ def _normalized(rng: random.Random, dtype: torch.dtype) -> Call:
 def _learned(rng: random.Random, dtype: torch.dtype) -> Call:
     shape = shape_of(rng, 1)
     channels = shape[1] if len(shape) > 1 and rng.random() < 0.6 else 1
-    form = rng.choice(("prelu", "swish", "apl"))
+    form = rng.choice(("prelu", "swish", "apl", "xielu", "starrelu"))
     if channels == 0:
         channels = 1
     x = values(rng, shape, dtype)
+    function = getattr(F, form)
+    if form in ("xielu", "starrelu"):
+        one, other = (values(rng, [rng.choice((1, channels))], dtype) for _ in range(2))
+        return Call(f"F.{form}(x, y, z)", function, [x, one, other])
     if form != "apl":
-        function = getattr(F, form)
         return Call(f"F.{form}(x, y)", function, [x, values(rng, [channels], dtype)])
     many = [rng.randint(1, 4), channels]
     return Call("F.apl(x, y, z)", F.apl, [x, values(rng, many, dtype), values(rng, many, dtype)])

@@ -9,6 +9,7 @@ best polynomial of its degree, and prints the worst relative error of what the r
     expm1    expm1(r) = r + r^2 P(r)                  |r| <= log(2)/2, after subtracting the nearest multiple of log(2)
     log1p    log1p(u) = u P(2u - 1)                   0 <= u <= 1, where softplus and logsigmoid need it
     tanhres  x - tanh(x) = x^3 P(x^2 - 1.125)         |x| <= 1.5, where the difference itself would cancel
+    sine     sin(r) = r + r^3 P(r^2)                  |r| <= pi/2, after subtracting the nearest multiple of pi
     tanh2    tanh(x)^2 = x^2 P(x^2 - 0.18)            |x| <= 0.6, where the square would double an error; C++ alone
     mills    Phi(-a) exp(a^2/2) = t P((a - k) t), t = 1/(a + k)   the normal tail without its exponential
     gelu_tail     Phi(-a) = 2^(P(a) - 24)                         0 <= a <= 14, beyond which 16 bits have 0 alone
@@ -69,6 +70,11 @@ def _mills(k: float) -> Callable[[mp.mpf], mp.mpf]:
 def _tanh_square(w: mp.mpf) -> mp.mpf:
     square = w + mp.mpf("0.18")
     return mp.tanh(mp.sqrt(square)) ** 2 / square if square else mp.mpf(1)
+
+
+def _sine_tail(v: mp.mpf) -> mp.mpf:
+    r = mp.sqrt(v)
+    return (mp.sin(r) - r) / (v * r) if v > mp.mpf("1e-8") else v / 120 - mp.mpf(1) / 6
 
 
 def _log1p_ratio(w: mp.mpf) -> mp.mpf:
@@ -138,6 +144,7 @@ FITS = [
     ),
     Fit("log1p", _log1p_ratio, (-1, 1), lambda w, p: p, {"fast": 6, "float": 11, "double": 21}),
     Fit("tanhres", _tanh_residual, (-1.125, 1.125), lambda w, p: p, {"fast": 6, "float": 10, "double": 21}),
+    Fit("sine", _sine_tail, (0, mp.pi**2 / 4), lambda v, p: 1 + v * p, {"fast": 2, "float": 4, "double": 7}),
     Fit("tanh2", _tanh_square, (-0.18, 0.18), lambda w, p: p, {"fast": 3, "float": 5, "double": 11}),
     _mills_fit("fast", 0.0, 15.0, 6),
     _mills_fit("float", 3.0, 15.0, 7),

@@ -1,106 +1,20 @@
-// A formula has K parameters: `value(x, before)`, `gradient(grad, x, before)` for x, and `share<k>(grad, x)` for
-// parameter k, `before` being what an earlier group of segments left. A row has one set of parameters, which stay in
-// registers, and its shares are a reduction; columns have one set each.
+// The loops over the formulas of learned_formulas.h. A row has one set of numbers, which stay in registers, and its
+// shares are a reduction; columns have one set each.
 #include "learned.h"
 
 #include <algorithm>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "../gates.h"
 #include "convert.h"
+#include "learned_formulas.h"
 
 namespace nnk::NNK_ISA {
 namespace {
 
 constexpr int64_t kTile = 1024;
 
-template <int... k>
-using Indices = std::integer_sequence<int, k...>;
-template <int count>
-using UpTo = std::make_integer_sequence<int, count>;
-
-// x if x > 0 else weight x.
-template <class M>
-struct Prelu {
-  using T = typename M::T;
-  static constexpr int K = 1;
-  static constexpr bool light = true;  // done before memory is
-  T weight;
-  explicit NNK_HD Prelu(T weight) : weight(weight) {}
-
-  NNK_HD T value(T x, T) const { return x > T(0) ? x : weight * x; }
-  NNK_HD T gradient(T grad, T x, T) const { return x > T(0) ? grad : weight * grad; }
-  template <int>
-  NNK_HD T share(T grad, T x) const {
-    const T product = grad * x;
-    return x > T(0) ? T(0) : product;
-  }
-};
-
-// x sigmoid(beta x).
-template <class M>
-struct Swish {
-  using T = typename M::T;
-  static constexpr int K = 1;
-  static constexpr bool light = false;
-  Gate<M, ScaledArgument<M>> gate;
-  explicit NNK_HD Swish(T beta) : gate{ScaledArgument<M>({beta, T(0)})} {}
-
-  NNK_HD T value(T x, T) const { return gate.value(x); }
-  NNK_HD T gradient(T grad, T x, T) const { return grad * gate.d1(x); }
-
-  // x^2 sigmoid'(beta x). x e^-|z| stays held up by half of the exponential's scale until x has entered twice.
-  template <int>
-  NNK_HD T share(T grad, T x) const {
-    x = gate.argument.bounded(x);
-    const auto z = gate.argument.z(x);
-    const Logistic<M> s(z.hi, z.lo);
-    const T ratio = divide<M>(x, square_of_one_plus(s.e));
-    if constexpr (!M::precise) return grad * (s.tail.times(ratio) * x);
-    constexpr T unit = Float<T>::subnormal_unit, half = sizeof(T) == 4 ? T(0x1p-32) : T(0x1p-256);
-    const T high = madd(ratio, s.tail.reduced.tail, ratio) * s.tail.reduced.scale;
-    const bool large = magnitude(x) > T(1) / half;
-    return grad * (high * (large ? unit : half) * x * (large ? T(1) : half));
-  }
-};
-
-// G of the segments, slopes first; the first group brings max(0, x), the others add to what is there. The share of an
-// offset still lacks its slope.
-template <class M, int G, bool First>
-struct Apl {
-  using T = typename M::T;
-  static constexpr int K = 2 * G;
-  static constexpr bool light = false;
-  T p[K];
-  template <class... Parameters>
-  explicit NNK_HD Apl(Parameters... p) : p{p...} {}
-
-  NNK_HD T value(T x, T before) const { return add(UpTo<G>(), x, First ? at_least(x, T(0)) : before); }
-  NNK_HD T gradient(T grad, T x, T before) const {
-    return subtract(UpTo<G>(), grad, x, First ? (x <= T(0) ? T(0) : grad) : before);
-  }
-  template <int k>
-  NNK_HD T share(T grad, T x) const {
-    const T distance = p[G + k % G] - x, passed = distance <= T(0) ? T(0) : grad;
-    return k < G ? passed * at_least(distance, T(0)) : passed;
-  }
-
- private:
-  template <int... s>
-  NNK_HD T add(Indices<s...>, T x, T y) const {
-    ((y = madd(p[s], at_least(p[G + s] - x, T(0)), y)), ...);
-    return y;
-  }
-  template <int... s>
-  NNK_HD T subtract(Indices<s...>, T grad, T x, T sum) const {
-    ((sum = madd(-p[s], share<G + s>(grad, x), sum)), ...);
-    return sum;
-  }
-};
-
-// Which row of the parameters, and of the sums, each of a formula's belongs to.
+// Which row of the numbers, and of the sums, each of a formula's belongs to.
 struct Rows {
   int row[8];
   int64_t stride;
@@ -119,10 +33,20 @@ NNK_HD void forward_over(Indices<k...>, const T* const* at, const T* x, T* y, in
   for (int64_t i = 0; i < count; ++i) y[i] = (Columns ? F(from[k][i]...) : shared).value(x[i], y[i]);
 }
 
+template <class F, class = void>
+constexpr bool is_partial = false;
+template <class F>
+constexpr bool is_partial<F, std::void_t<typename F::Whole>> = !std::is_same_v<F, typename F::Whole>;
+
 template <class F, bool Columns, class T = typename F::T>
 NNK_HD void forward_loop(const Rows& rows, const T* parameters, const T* x, T* y, int64_t count) {
   const T* at[F::K];
   for (int k = 0; k < F::K; ++k) at[k] = rows.of(parameters, k);
+  if constexpr (is_partial<F>) {
+    if (!F::template suffices<Columns>(at[0], x, count)) {
+      return forward_loop<typename F::Whole, Columns>(rows, parameters, x, y, count);
+    }
+  }
   forward_over<F, Columns>(UpTo<F::K>(), at, x, y, count);
 }
 
@@ -131,9 +55,9 @@ NNK_WAITS_FOR_MEMORY void light_forward_loop(const Rows& rows, const T* paramete
   forward_loop<F, Columns>(rows, parameters, x, y, count);
 }
 
-template <class F, class T, int... k>
-NNK_HD void backward_over_row(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input,
-                              T* const* sums, int64_t count) {
+template <class F, class T, int... k, int... sum>
+NNK_HD void backward_over_row(Indices<k...>, Indices<sum...>, const T* const* at, const T* grad, const T* x,
+                              T* grad_input, T* const* sums, int64_t count) {
   const F f(at[k][0]...);
   // Named one by one, since gcc keeps no array of reductions in registers.
   T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
@@ -142,13 +66,14 @@ NNK_HD void backward_over_row(Indices<k...>, const T* const* at, const T* grad, 
     const T g = grad[i], v = x[i];
     grad_input[i] = f.gradient(g, v, grad_input[i]);
     s0 += f.template share<0>(g, v);
-    if constexpr (F::K > 1) s1 += f.template share<1>(g, v);
-    if constexpr (F::K > 2) s2 += f.template share<2>(g, v), s3 += f.template share<3>(g, v);
-    if constexpr (F::K > 4) s4 += f.template share<4>(g, v), s5 += f.template share<5>(g, v);
-    if constexpr (F::K > 6) s6 += f.template share<6>(g, v), s7 += f.template share<7>(g, v);
+    if constexpr (F::Sums > 1) s1 += f.template share<1>(g, v);
+    if constexpr (F::Sums > 2) s2 += f.template share<2>(g, v);
+    if constexpr (F::Sums > 3) s3 += f.template share<3>(g, v);
+    if constexpr (F::Sums > 4) s4 += f.template share<4>(g, v), s5 += f.template share<5>(g, v);
+    if constexpr (F::Sums > 6) s6 += f.template share<6>(g, v), s7 += f.template share<7>(g, v);
   }
   const T found[] = {s0, s1, s2, s3, s4, s5, s6, s7};
-  ((*sums[k] += found[k]), ...);
+  ((*sums[sum] += found[sum]), ...);
 }
 
 template <class F, bool Columns, class T, int... k>
@@ -161,17 +86,17 @@ NNK_HD void backward_over(Indices<k...>, const T* const* at, const T* grad, cons
   }
 }
 
-template <class F, class T, int... k>
-NNK_HD void backward_over_columns(Indices<k...>, const T* const* at, const T* grad, const T* x, T* grad_input,
-                                  T* const* sums, int64_t count) {
+template <class F, class T, int... k, int... sum>
+NNK_HD void backward_over_columns(Indices<k...>, Indices<sum...>, const T* const* at, const T* grad, const T* x,
+                                  T* grad_input, T* const* sums, int64_t count) {
   const T* const from[] = {at[k]...};
-  T* const to[] = {sums[k]...};
+  T* const to[] = {sums[sum]...};
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const F f(from[k][i]...);
     const T g = grad[i], v = x[i];
     grad_input[i] = f.gradient(g, v, grad_input[i]);
-    ((to[k][i] += f.template share<k>(g, v)), ...);
+    ((to[sum][i] += f.template share<sum>(g, v)), ...);
   }
 }
 
@@ -179,15 +104,22 @@ template <class F, bool Columns, bool Sums, class T = typename F::T>
 void backward_loop(const Rows& rows, const T* parameters, const T* grad, const T* x, T* grad_input, T* sums,
                    int64_t count) {
   const UpTo<F::K> all;
+  const UpTo<F::Sums> summed;
   const T* at[F::K];
-  T* to[F::K];
-  for (int k = 0; k < F::K; ++k) at[k] = rows.of(parameters, k), to[k] = Sums ? rows.of(sums, k) : nullptr;
+  T* to[F::Sums];
+  for (int k = 0; k < F::K; ++k) at[k] = rows.of(parameters, k);
+  for (int k = 0; k < F::Sums; ++k) to[k] = Sums ? rows.of(sums, k) : nullptr;
+  if constexpr (is_partial<F>) {
+    if (!F::template suffices<Columns>(at[0], x, count)) {
+      return backward_loop<typename F::Whole, Columns, Sums>(rows, parameters, grad, x, grad_input, sums, count);
+    }
+  }
   if constexpr (!Sums) {
     backward_over<F, Columns>(all, at, grad, x, grad_input, count);
   } else if constexpr (Columns) {
-    backward_over_columns<F>(all, at, grad, x, grad_input, to, count);
+    backward_over_columns<F>(all, summed, at, grad, x, grad_input, to, count);
   } else {
-    backward_over_row<F>(all, at, grad, x, grad_input, to, count);
+    backward_over_row<F>(all, summed, at, grad, x, grad_input, to, count);
   }
 }
 
@@ -218,10 +150,18 @@ struct Step {
 template <class M, class Loops>
 auto steps_of(const LearnedJob& job) {
   using Loop = std::decay_t<decltype(Loops::template loop<Prelu<M>>)>;
+  const auto alone = [&](Loop loop) { return std::vector<Step<Loop>>{{loop, {{0, 1, 2, 3}, job.channels}}}; };
+  switch (job.activation) {
+    case Learned::prelu: return alone(Loops::template loop<Prelu<M>>);
+    case Learned::swish: return alone(Loops::template loop<Swish<M>>);
+    case Learned::xielu: return alone(Loops::template loop<Xielu<M>>);
+    case Learned::snake: return alone(Loops::template loop<Snake<M>>);
+    case Learned::snake_beta: return alone(Loops::template loop<SnakeBeta<M>>);
+    case Learned::starrelu: return alone(Loops::template loop<StarReLU<M>>);
+    case Learned::dyt: return alone(Loops::template loop<DynamicTanh<M>>);
+    case Learned::apl: break;
+  }
   std::vector<Step<Loop>> steps;
-  if (job.activation == Learned::prelu) steps.push_back({Loops::template loop<Prelu<M>>, {{0}, job.channels}});
-  if (job.activation == Learned::swish) steps.push_back({Loops::template loop<Swish<M>>, {{0}, job.channels}});
-  if (job.activation != Learned::apl) return steps;
   constexpr Loop of_groups[2][4] = {
       {Loops::template loop<Apl<M, 1, true>>, Loops::template loop<Apl<M, 2, true>>,
        Loops::template loop<Apl<M, 3, true>>, Loops::template loop<Apl<M, 4, true>>},

@@ -9,13 +9,30 @@ from torch import Tensor
 
 
 class Kernels(Protocol):
-    """The kernels of prelu, swish with a learned beta, and apl, by name."""
+    """The kernels of the activations with learned parameters, by name.
 
-    def forward(self, name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    The parameters of a call are all single, or all one for each channel; `constants` are numbers besides, of as many as
+    the activation has.
+    """
+
+    def forward(
+        self,
+        name: str,
+        x: Tensor,
+        parameters: Sequence[Tensor],
+        constants: tuple[float, ...] = (),
+        out: Tensor | None = None,
+    ) -> Tensor:
         """The value, in `x`'s own memory where `out` is `x`."""
 
     def backward(
-        self, name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
+        self,
+        name: str,
+        grad: Tensor,
+        x: Tensor,
+        parameters: Sequence[Tensor],
+        constants: tuple[float, ...],
+        for_parameters: bool,
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """The gradient for `x`, and those for the parameters if they are wanted."""
 

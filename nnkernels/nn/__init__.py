@@ -16,6 +16,7 @@ from . import (
     fused,
     gated,
     learned,
+    learned_units,
     linear,
     normalization,
     pooling,
@@ -33,6 +34,7 @@ from .elementwise import module_of as module_of
 _FAMILIES = (
     elementwise,
     learned,
+    learned_units,
     random,
     reducing,
     sparsemax,

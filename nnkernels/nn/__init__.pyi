@@ -38,7 +38,14 @@ from .gated import (
 from .learned import (
     APL as APL,
     PReLU as PReLU,
+    StarReLU as StarReLU,
     Swish as Swish,
+)
+from .learned_units import (
+    DyT as DyT,
+    Snake as Snake,
+    SnakeBeta as SnakeBeta,
+    XIELU as XIELU,
 )
 from .linear import (
     GatedMLP as GatedMLP,
@@ -166,9 +173,6 @@ class Softcap(torch.nn.Module):
 
 class HardMish(torch.nn.Module):
     def __init__(self, inplace: bool = ..., *, saving: str | None = ...) -> None: ...
-
-class StarReLU(torch.nn.Module):
-    def __init__(self, scale_value: float = ..., bias_value: float = ..., inplace: bool = ..., *, saving: str | None = ...) -> None: ...
 
 class SqrtSoftplus(torch.nn.Module):
     def __init__(self, *, saving: str | None = ...) -> None: ...

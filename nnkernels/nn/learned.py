@@ -13,9 +13,9 @@ from ..functional.learned import prelu_keeping
 from ..registry import elementwise as row_of
 from . import elementwise
 
-__all__ = ["APL", "PReLU", "Swish"]
+__all__ = ["APL", "PReLU", "StarReLU", "Swish"]
 
-_SWISH = row_of("swish")
+_SWISH, _STARRELU = row_of("swish"), row_of("starrelu")
 
 
 class PReLU(torch.nn.PReLU):
@@ -136,8 +136,89 @@ class Swish(torch.nn.Module):
         return elementwise.with_saving(shown, self.saving)
 
 
-# One class, also where it is looked up by the catalogue's row.
-elementwise.Swish = Swish  # type: ignore[attr-defined]
+class StarReLU(torch.nn.Module):
+    """scale max(x, 0)^2 + bias, with a scale and a bias that are constants or learned.
+
+    Args:
+        scale_value: a number; where the scale starts if it is learned.
+        bias_value: likewise.
+        inplace: whether to write the result into the input.
+        learnable: whether scale and bias are parameters, and in the state dict, as in timm, which starts at 1 and 0.
+        num_parameters: of a learned scale, and of a learned bias: 1, or the number of channels (dimension 1).
+        device: of what is learned.
+        dtype: of what is learned; it need not be the input's.
+        saving: what backward keeps, as in `nnkernels.saving`; None follows that. Of what is learned it is the input.
+
+    Raises:
+        ValueError: several parameters are asked for that are not learned, or `saving` cannot serve.
+
+    Attributes:
+        scale, bias: shape (num_parameters,), if they are learned.
+
+    Shape: input and output alike, any shape; with more than one parameter (N, num_parameters, ...).
+    Source: Yu et al. 2022, MetaFormer Baselines for Vision.
+
+    Example:
+        >>> import torch, nnkernels
+        >>> sum(p.numel() for p in nnkernels.nn.StarReLU(1.0, 0.0, learnable=True).parameters())
+        2
+    """
+
+    learnable: bool = False
+    saving: str | None = None
+
+    def __init__(
+        self,
+        scale_value: float = 0.8944,
+        bias_value: float = -0.4472,
+        inplace: bool = False,
+        learnable: bool = False,
+        num_parameters: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        saving: str | None = None,
+    ) -> None:
+        super().__init__()
+        if num_parameters != 1 and not learnable:
+            raise ValueError(
+                f"num_parameters={num_parameters}: all would stay as they are; give learnable=True as well"
+            )
+        if saving is not None and learnable:
+            raise ValueError(f"saving={saving!r} cannot serve what is learned, whose gradient takes the input")
+        self.scale_value = number("StarReLU", "scale_value", scale_value)
+        self.bias_value = number("StarReLU", "bias_value", bias_value)
+        policies.check_of_module(_STARRELU, saving, self.scale_value, self.bias_value)
+        self.saving = saving
+        self.inplace = inplace
+        self.learnable = learnable
+        if learnable:
+            self.scale = Parameter(torch.empty(num_parameters, device=device, dtype=dtype))
+            self.bias = Parameter(torch.empty(num_parameters, device=device, dtype=dtype))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.learnable:
+            torch.nn.init.constant_(self.scale, self.scale_value)
+            torch.nn.init.constant_(self.bias, self.bias_value)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.learnable:
+            return functional.starrelu(input, self.scale, self.bias, self.inplace)
+        a, b = self.scale_value, self.bias_value
+        if self.saving is None:
+            return functional.starrelu(input, a, b, self.inplace)
+        return autograd.call(_STARRELU, functional.starrelu, input, a, b, self.inplace, self.saving)
+
+    def extra_repr(self) -> str:
+        learned = f", learnable=True, num_parameters={self.scale.numel()}" if self.learnable else ""
+        inplace = ", inplace=True" if self.inplace else ""
+        shown = f"scale_value={self.scale_value}, bias_value={self.bias_value}{learned}{inplace}"
+        return elementwise.with_saving(shown, self.saving)
+
+
+# One class each, also where it is looked up by the catalogue's row.
+elementwise.Swish, elementwise.StarReLU = Swish, StarReLU  # type: ignore[attr-defined]
 
 
 class APL(torch.nn.Module):

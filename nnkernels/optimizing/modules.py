@@ -238,6 +238,12 @@ def evaluate(named: Named, x: Tensor, inplace: bool = False) -> Tensor:
     return function(x, **named[1], inplace=True) if inplace else function(x, **named[1])
 
 
+def type_with(parameter: Tensor, x: Tensor) -> torch.dtype | None:
+    """The type of what torch's operations make of `x` and a parameter; None where the lists of autocast decide."""
+    dtype = torch.promote_types(x.dtype, parameter.dtype)
+    return None if _torch.autocasts(x.device.type) and dtype != torch.float32 else dtype
+
+
 def drops_nothing(module: Module) -> bool:
     """Whether a call of the module gives back what it is given, as dropout of any kind does in evaluation."""
     kind = own_class(module)

@@ -94,10 +94,22 @@ def expm1(z: Tensor, error: Tensor | None = None) -> Tensor:
     """
     small = z.abs() < math.log(2)
     near = torch.where(small, z, 0.0)
+    return torch.where(small, near * _series(near, 1), Tail(z, error).e - 1)
+
+
+def exp_less_two_terms(z: Tensor) -> Tensor:
+    """exp(z) - 1 - z for z <= 0, near zero by its series; z is held where its exponential is 0."""
+    small = z > -math.log(2)
+    held = torch.where(small, z, 0.0)
+    return torch.where(small, held * held * _series(held, 2), expm1(z) - near(z))
+
+
+def _series(z: Tensor, less: int) -> Tensor:
+    """(exp(z) - its first `less` terms) / z^less, for |z| < log(2)."""
     series = torch.zeros_like(z)
     for n in range(_TERMS[z.dtype], 0, -1):
-        series = series * near + 1 / math.factorial(n)
-    return torch.where(small, near * series, Tail(z, error).e - 1)
+        series = series * z + 1 / math.factorial(n + less - 1)
+    return series
 
 
 class Logistic:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +20,41 @@ from .widths import power_of_two
 _CHUNKS = 128
 _PROGRAMS = 4096
 _FLATTILE_BYTES = 4096
+
+
+class _Formula(NamedTuple):
+    value: Any
+    gradient: Any
+    shares: Any
+    factors: Any
+
+
+def _formula(name: str) -> _Formula:
+    value, gradient, shares = (getattr(formulas, f"{name}_{part}") for part in ("value", "gradient", "shares"))
+    return _Formula(value, gradient, shares, getattr(formulas, f"{name}_factors", formulas.nothing_lacks))
+
+
 _FORMULAS = {
-    "prelu": (formulas.prelu_value, formulas.prelu_gradient, formulas.prelu_shares),
-    "swish": (formulas.swish_value, formulas.swish_gradient, formulas.swish_shares),
-    "apl": (formulas.apl_value, formulas.apl_gradient, formulas.apl_shares),
+    name: _formula(name) for name in ("prelu", "swish", "apl", "xielu", "snake", "snake_beta", "starrelu", "dyt")
 }
+
+
+class _Given(NamedTuple):
+    """Parameters as kernels take them: three tensors, of which `used` count, of `segments` rows; two constants."""
+
+    tensors: tuple[Tensor, ...]
+    constants: tuple[float, ...]
+    used: int
+    segments: int
+    channels: int
+
+
+def _given(name: str, parameters: Sequence[Tensor], constants: tuple[float, ...]) -> _Given:
+    tensors = [parameter.contiguous() for parameter in parameters]
+    segments = tensors[0].shape[0] if name == "apl" else 1
+    channels = tensors[0].numel() // segments if segments else 0
+    padded = (*tensors, *tensors[:1] * (3 - len(tensors)))
+    return _Given(padded, (*constants, 0.0, 0.0)[:2], len(tensors), segments, channels)
 
 
 class Runs(NamedTuple):
@@ -98,35 +128,42 @@ def _width(runs: Runs, columns: int) -> int:
     return runs.channels * max(1, min(columns // runs.channels, runs.outer))
 
 
-def forward(name: str, x: Tensor, parameters: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    a, b, segments, count = _split(parameters)
-    y = torch.empty_like(x) if out is None or lay_out(count > 1, out) is None else out
+def forward(
+    name: str,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    constants: tuple[float, ...] = (),
+    out: Tensor | None = None,
+) -> Tensor:
+    given = _given(name, parameters, constants)
+    per_channel, shape = given.channels > 1, (given.used, given.segments)
+    y = torch.empty_like(x) if out is None or lay_out(per_channel, out) is None else out
     if x.numel():
-        runs, (x,) = _fit((x,), y, count > 1)
-        value, tile = _FORMULAS[name][0], hardware.TILE_BYTES // x.element_size()
+        runs, (x,) = _fit((x,), y, per_channel)
+        value, tile = _FORMULAS[name].value, hardware.TILE_BYTES // x.element_size()
         with hardware.guard(x.device):
             if runs.channels > 1 and runs.inner == 1:
                 columns = min(hardware.TILE_BYTES // 4 // x.element_size(), power_of_two(runs.channels * runs.outer))
                 rows, width, strides = _as_rows(runs, columns)
                 grid = (-(-width // columns) * -(-rows // 4),)
                 launch(kernels.forward_columns, grid)(
-                    x, y, a, b, runs.outer * runs.channels, width, runs.channels, *strides, value, segments,
-                    4, columns, num_warps=hardware.NUM_WARPS,
+                    x, y, *given.tensors, *given.constants, runs.outer * runs.channels, width, runs.channels, *strides,
+                    value, *shape, 4, columns, num_warps=hardware.NUM_WARPS,
                 )  # fmt: skip
             elif runs.channels > 1 and _is_flat(runs):
-                total, *constants = _flat_tile(x, runs.inner, runs.channels)
-                tile = constants[-2]
+                total, *flat = _flat_tile(x, runs.inner, runs.channels)
+                tile = flat[-2]
                 launch(kernels.forward_flat, (-(-total // tile),))(
-                    x, y, a, b, total, runs.inner, runs.channels, value, segments, runs.inner >= tile, *constants,
-                    num_warps=hardware.NUM_WARPS,
+                    x, y, *given.tensors, *given.constants, total, runs.inner, runs.channels, value, *shape,
+                    runs.inner >= tile, *flat, num_warps=hardware.NUM_WARPS,
                 )  # fmt: skip
             else:
                 total, vector = runs.outer * runs.inner, _vector(runs, x.element_size())
                 tile = min(tile, power_of_two(total))
                 launch(kernels.forward_runs, (-(-total // tile) * runs.channels,))(
-                    x, y, a, b, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
-                    value, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
-                    num_warps=hardware.NUM_WARPS,
+                    x, y, *given.tensors, *given.constants, total, runs.inner, runs.channels, given.channels,
+                    *runs.outer_strides, *runs.channel_strides, value, *shape, runs.outer == 1, total >= 2**30,
+                    max(tile // vector, 1), vector, num_warps=hardware.NUM_WARPS,
                 )  # fmt: skip
     return y if out is None or out is y else out.copy_(y)
 
@@ -145,33 +182,32 @@ def _flat_tile(x: Tensor, inner: int, channels: int) -> tuple[int, bool, bool, i
 
 
 def backward(
-    name: str, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], for_parameters: bool
+    name: str,
+    grad: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    constants: tuple[float, ...],
+    for_parameters: bool,
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    a, b, segments, count = _split(parameters)
     grad_x = torch.empty_like(x)
     if x.numel() == 0:
         return grad_x, [torch.zeros_like(parameter) for parameter in parameters]
-    runs, (grad, x) = _fit((grad, x), grad_x, count > 1)
-    sums = len(parameters) * segments if for_parameters else 0
+    given = _given(name, parameters, constants)
+    runs, (grad, x) = _fit((grad, x), grad_x, given.channels > 1)
     summed = _backward_columns if runs.channels > 1 and runs.inner == 1 else _backward_runs
     with hardware.guard(x.device):
-        partials, chunks = summed(name, (grad, x, grad_x), a, b, runs, count, segments, sums)
+        sums = given.used * given.segments
+        partials, chunks = summed(name, (grad, x, grad_x), given, runs, sums if for_parameters else 0)
         if not for_parameters:
             return grad_x, []
-        gradients = [torch.empty_like(parameter, memory_format=torch.contiguous_format) for parameter in (a, b)]
-        columns = min(32, power_of_two(count))
-        launch(kernels.add_up, (sums, -(-count // columns)))(
-            partials, a, *gradients, chunks, count, segments, min(4096 // columns, power_of_two(chunks)), columns,
-            num_warps=hardware.NUM_WARPS,
+        gradients = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in parameters]
+        columns = min(32, power_of_two(given.channels))
+        launch(kernels.add_up, (sums, -(-given.channels // columns)))(
+            partials, *given.tensors, *gradients, *gradients[:1] * (3 - given.used), *given.constants, chunks,
+            given.channels, _FORMULAS[name].factors, given.used, given.segments,
+            min(4096 // columns, power_of_two(chunks)), columns, num_warps=hardware.NUM_WARPS,
         )  # fmt: skip
-    return grad_x, gradients[: len(parameters)]
-
-
-def _split(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor, int, int]:
-    """Both parameters (the one twice, if there is but one), segments, and how many channels they are for."""
-    first = parameters[0].contiguous()
-    segments = first.shape[0] if len(parameters) == 2 else 1
-    return first, parameters[-1].contiguous(), segments, first.numel() // segments if segments else 0
+    return grad_x, gradients
 
 
 def _as_rows(runs: Runs, columns: int) -> tuple[int, int, list[int]]:
@@ -186,9 +222,7 @@ def _partials(x: Tensor, sums: int, chunks: int, columns: int) -> Tensor:
     return torch.empty((sums, chunks, columns), dtype=dtype, device=x.device)
 
 
-def _backward_runs(
-    name: str, tensors: tuple[Tensor, ...], a: Tensor, b: Tensor, runs: Runs, count: int, segments: int, sums: int
-) -> tuple[Tensor, int]:
+def _backward_runs(name: str, tensors: tuple[Tensor, ...], given: _Given, runs: Runs, sums: int) -> tuple[Tensor, int]:
     size, total = tensors[0].element_size(), runs.outer * runs.inner
     many = sums > 2 and runs.channels > 1  # then the sums take the registers that a second load would
     vector, tile = _vector(runs, size), min(hardware.TILE_BYTES // (4 if many else 2) // size, power_of_two(total))
@@ -199,17 +233,17 @@ def _backward_runs(
     each = min(each, tiles)
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, runs.channels)
-    _, gradient, shares = _FORMULAS[name]
+    _, gradient, shares, _ = _FORMULAS[name]
     launch(kernels.backward_runs, (chunks * runs.channels,))(
-        *tensors, a, b, partials, total, runs.inner, runs.channels, count, *runs.outer_strides, *runs.channel_strides,
-        chunks, each, gradient, shares, sums, segments, runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector,
-        num_warps=hardware.NUM_WARPS,
+        *tensors, *given.tensors, partials, *given.constants, total, runs.inner, runs.channels, given.channels,
+        *runs.outer_strides, *runs.channel_strides, chunks, each, gradient, shares, sums, given.used, given.segments,
+        runs.outer == 1, total >= 2**30, max(tile // vector, 1), vector, num_warps=hardware.NUM_WARPS,
     )  # fmt: skip
     return partials, chunks
 
 
 def _backward_columns(
-    name: str, tensors: tuple[Tensor, ...], a: Tensor, b: Tensor, runs: Runs, count: int, segments: int, sums: int
+    name: str, tensors: tuple[Tensor, ...], given: _Given, runs: Runs, sums: int
 ) -> tuple[Tensor, int]:
     # So wide that rows lie within threads: 128 of them with 16 bytes each, or 8 where many sums want their registers.
     bytes_each, rows_each = (16, 2) if sums <= 2 else (8, 2)
@@ -220,10 +254,11 @@ def _backward_columns(
     each = max(1, tiles * blocks // (_PROGRAMS // 4)) if sums else 1
     chunks = -(-tiles // each)
     partials = _partials(tensors[0], sums, chunks, width)
-    _, gradient, shares = _FORMULAS[name]
+    _, gradient, shares, _ = _FORMULAS[name]
     launch(kernels.backward_columns, (blocks * chunks,))(
-        *tensors, a, b, partials, runs.outer * runs.channels, width, runs.channels, *strides, chunks, each,
-        gradient, shares, sums, segments, rows_each, columns, num_warps=hardware.NUM_WARPS,
+        *tensors, *given.tensors, partials, *given.constants, runs.outer * runs.channels, width, runs.channels,
+        *strides, chunks, each, gradient, shares, sums, given.used, given.segments, rows_each, columns,
+        num_warps=hardware.NUM_WARPS,
     )  # fmt: skip
     return partials, chunks * width // runs.channels
 

@@ -19,21 +19,27 @@ from .tiles import load, store
 
 
 @triton.jit
-def _parameters(pointer, at, step, SEGMENTS: tl.constexpr, COMPUTE: tl.constexpr):
+def _numbers(a_ptr, b_ptr, c_ptr, at, step, COUNT: tl.constexpr, SEGMENTS: tl.constexpr, COMPUTE: tl.constexpr):
+    """The parameters of channel `at`: COUNT tensors' one after the other, of each SEGMENTS."""
     found = ()
-    for s in tl.static_range(SEGMENTS):
-        found = found + (tl.load(pointer + s * step + at).to(COMPUTE),)
+    for k in tl.static_range(COUNT * SEGMENTS):
+        pointer = a_ptr if k < SEGMENTS else b_ptr if k < 2 * SEGMENTS else c_ptr
+        found = found + (tl.load(pointer + k % SEGMENTS * step + at).to(COMPUTE),)
     return found
 
 
 @triton.jit
-def _parameters_of_two(pointer, at, then, beyond, step, SEGMENTS: tl.constexpr, COMPUTE: tl.constexpr):
-    """Those of channel `at`, or of channel `then` where `beyond` is set: both are scalars, loaded once."""
+def _either(first, then, beyond):
+    """The parameters `then` where `beyond` is set, else `first`: both are scalars, loaded once."""
     found = ()
-    for s in tl.static_range(SEGMENTS):
-        first = tl.load(pointer + s * step + at).to(COMPUTE)
-        found = found + (tl.where(beyond, tl.load(pointer + s * step + then).to(COMPUTE), first),)
+    for k in tl.static_range(len(first)):
+        found = found + (tl.where(beyond, then[k], first[k]),)
     return found
+
+
+@triton.jit
+def _constants(first, second, COMPUTE: tl.constexpr):
+    return tl.full((), first, COMPUTE), tl.full((), second, COMPUTE)
 
 
 @triton.jit
@@ -68,6 +74,9 @@ def forward_runs(
     y_ptr,
     a_ptr,
     b_ptr,
+    c_ptr,
+    first_constant: tl.float64,
+    second_constant: tl.float64,
     total,
     inner,
     channels,
@@ -77,6 +86,7 @@ def forward_runs(
     x_channel,
     y_channel,
     VALUE: tl.constexpr,
+    COUNT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     FLAT: tl.constexpr,
     WIDE: tl.constexpr,
@@ -88,12 +98,12 @@ def forward_runs(
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     program = tl.program_id(0)
     channel = (program % channels).to(tl.int64)
-    a = _parameters(a_ptr, channel, parameters, SEGMENTS, COMPUTE)
-    b = _parameters(b_ptr, channel, parameters, SEGMENTS, COMPUTE)
+    p = _numbers(a_ptr, b_ptr, c_ptr, channel, parameters, COUNT, SEGMENTS, COMPUTE)
+    c = _constants(first_constant, second_constant, COMPUTE)
     first = (program // channels).to(tl.int64) * (VECTORS * VECTOR)
     run, at, mask = _run(first, total, inner, FLAT, WIDE, VECTORS, VECTOR)
     x = tl.load(x_ptr + channel * x_channel + run * x_outer + at, mask=mask).to(COMPUTE)
-    y = VALUE(x, a, b, FAST).to(y_ptr.dtype.element_ty)
+    y = VALUE(x, p, c, FAST).to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + channel * y_channel + run * y_outer + at, y, mask=mask)
 
 
@@ -104,7 +114,10 @@ def backward_runs(
     grad_x_ptr,
     a_ptr,
     b_ptr,
+    c_ptr,
     partial_ptr,
+    first_constant: tl.float64,
+    second_constant: tl.float64,
     total,
     inner,
     channels,
@@ -120,6 +133,7 @@ def backward_runs(
     GRADIENT: tl.constexpr,
     SHARES: tl.constexpr,
     SUMS: tl.constexpr,
+    COUNT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     FLAT: tl.constexpr,
     WIDE: tl.constexpr,
@@ -132,8 +146,8 @@ def backward_runs(
     program = tl.program_id(0)
     channel = (program % channels).to(tl.int64)
     chunk = program // channels
-    a = _parameters(a_ptr, channel, parameters, SEGMENTS, COMPUTE)
-    b = _parameters(b_ptr, channel, parameters, SEGMENTS, COMPUTE)
+    p = _numbers(a_ptr, b_ptr, c_ptr, channel, parameters, COUNT, SEGMENTS, COMPUTE)
+    c = _constants(first_constant, second_constant, COMPUTE)
     grad_ptr += channel * grad_channel
     x_ptr += channel * x_channel
     grad_x_ptr += channel * grad_x_channel
@@ -145,10 +159,10 @@ def backward_runs(
         run, at, mask = _run(first, total, inner, FLAT, WIDE, VECTORS, VECTOR)
         x = tl.load(x_ptr + run * x_outer + at, mask=mask, other=0.0).to(COMPUTE)
         grad = tl.load(grad_ptr + run * grad_outer + at, mask=mask, other=0.0).to(COMPUTE)
-        grad_x = GRADIENT(grad, x, a, b, FAST).to(grad_x_ptr.dtype.element_ty)
+        grad_x = GRADIENT(grad, x, p, c, FAST).to(grad_x_ptr.dtype.element_ty)
         tl.store(grad_x_ptr + run * grad_x_outer + at, grad_x, mask=mask)
         if SUMS > 0:
-            shares = SHARES(grad, x, a, b, FAST)
+            shares = SHARES(grad, x, p, c, FAST)
             more = ()
             for k in tl.static_range(SUMS):
                 more = more + (sums[k] + tl.sum(shares[k], axis=1),)
@@ -185,10 +199,14 @@ def forward_flat(
     y_ptr,
     a_ptr,
     b_ptr,
+    c_ptr,
+    first_constant: tl.float64,
+    second_constant: tl.float64,
     total,
     inner,
     channels,
     VALUE: tl.constexpr,
+    COUNT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     LONG: tl.constexpr,
     WIDE: tl.constexpr,
@@ -206,14 +224,13 @@ def forward_flat(
     if LONG:
         channel, place, run_length = _run_of(first, inner, channels, WIDE, TILE // PER, PER)
         then = tl.where(channel + 1 == channels, 0, channel + 1)
-        beyond = place >= run_length
-        a = _parameters_of_two(a_ptr, channel, then, beyond, channels, SEGMENTS, COMPUTE)
-        b = _parameters_of_two(b_ptr, channel, then, beyond, channels, SEGMENTS, COMPUTE)
+        p = _numbers(a_ptr, b_ptr, c_ptr, channel, channels, COUNT, SEGMENTS, COMPUTE)
+        p = _either(p, _numbers(a_ptr, b_ptr, c_ptr, then, channels, COUNT, SEGMENTS, COMPUTE), place >= run_length)
     else:
         channel = _channels(first, inner, channels, WIDE, WRAPS, TILE // PER, PER)
-        a = _parameters(a_ptr, channel, channels, SEGMENTS, COMPUTE)
-        b = _parameters(b_ptr, channel, channels, SEGMENTS, COMPUTE)
-    y = VALUE(tl.reshape(x, [TILE // PER, PER]), a, b, FAST)
+        p = _numbers(a_ptr, b_ptr, c_ptr, channel, channels, COUNT, SEGMENTS, COMPUTE)
+    c = _constants(first_constant, second_constant, COMPUTE)
+    y = VALUE(tl.reshape(x, [TILE // PER, PER]), p, c, FAST)
     store(y_ptr + first + at, tl.reshape(y, [TILE]), at < left, left == TILE, False)
 
 
@@ -257,12 +274,16 @@ def forward_columns(
     y_ptr,
     a_ptr,
     b_ptr,
+    c_ptr,
+    first_constant: tl.float64,
+    second_constant: tl.float64,
     total,
     width,
     channels,
     x_row,
     y_row,
     VALUE: tl.constexpr,
+    COUNT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -275,10 +296,10 @@ def forward_columns(
     channel = column % channels
     row = (tl.program_id(0) // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     mask = (column[None, :] < width) & (row * width + column[None, :] < total)
-    a = _parameters(a_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
-    b = _parameters(b_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
+    p = _numbers(a_ptr, b_ptr, c_ptr, channel[None, :], channels, COUNT, SEGMENTS, COMPUTE)
+    c = _constants(first_constant, second_constant, COMPUTE)
     x = tl.load(x_ptr + row * x_row + column[None, :], mask=mask).to(COMPUTE)
-    tl.store(y_ptr + row * y_row + column[None, :], VALUE(x, a, b, FAST).to(y_ptr.dtype.element_ty), mask=mask)
+    tl.store(y_ptr + row * y_row + column[None, :], VALUE(x, p, c, FAST).to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -288,7 +309,10 @@ def backward_columns(
     grad_x_ptr,
     a_ptr,
     b_ptr,
+    c_ptr,
     partial_ptr,
+    first_constant: tl.float64,
+    second_constant: tl.float64,
     total,
     width,
     channels,
@@ -300,6 +324,7 @@ def backward_columns(
     GRADIENT: tl.constexpr,
     SHARES: tl.constexpr,
     SUMS: tl.constexpr,
+    COUNT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -311,8 +336,8 @@ def backward_columns(
     column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
     channel = column % channels
     chunk = tl.program_id(0) // blocks
-    a = _parameters(a_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
-    b = _parameters(b_ptr, channel[None, :], channels, SEGMENTS, COMPUTE)
+    p = _numbers(a_ptr, b_ptr, c_ptr, channel[None, :], channels, COUNT, SEGMENTS, COMPUTE)
+    c = _constants(first_constant, second_constant, COMPUTE)
     sums = ()
     for k in tl.static_range(SUMS):
         sums = sums + (tl.zeros((COLUMNS,), COMPUTE),)
@@ -321,10 +346,10 @@ def backward_columns(
         mask = (column[None, :] < width) & (row * width + column[None, :] < total)
         x = tl.load(x_ptr + row * x_row + column[None, :], mask=mask, other=0.0).to(COMPUTE)
         grad = tl.load(grad_ptr + row * grad_row + column[None, :], mask=mask, other=0.0).to(COMPUTE)
-        grad_x = GRADIENT(grad, x, a, b, FAST).to(grad_x_ptr.dtype.element_ty)
+        grad_x = GRADIENT(grad, x, p, c, FAST).to(grad_x_ptr.dtype.element_ty)
         tl.store(grad_x_ptr + row * grad_x_row + column[None, :], grad_x, mask=mask)
         if SUMS > 0:
-            shares = SHARES(grad, x, a, b, FAST)
+            shares = SHARES(grad, x, p, c, FAST)
             more = ()
             for k in tl.static_range(SUMS):
                 more = more + (sums[k] + tl.sum(shares[k], axis=0),)
@@ -339,28 +364,35 @@ def backward_columns(
 def add_up(
     partial_ptr,
     a_ptr,
+    b_ptr,
+    c_ptr,
     grad_a_ptr,
     grad_b_ptr,
+    grad_c_ptr,
+    first_constant: tl.float64,
+    second_constant: tl.float64,
     chunks,
     channels,
+    FACTORS: tl.constexpr,
+    COUNT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Adds up the partial sums [sum][chunk][channel] over the chunks, in their order."""
+    """Adds up the partial sums [sum][chunk][channel] over the chunks, in their order, times what the shares lack."""
+    COMPUTE: tl.constexpr = partial_ptr.dtype.element_ty
     k = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     row = tl.arange(0, ROWS)[:, None]
     base = partial_ptr + k.to(tl.int64) * chunks * channels
-    sums = tl.zeros((ROWS, COLUMNS), partial_ptr.dtype.element_ty)
+    sums = tl.zeros((ROWS, COLUMNS), COMPUTE)
     for first in range(0, chunks, ROWS):
         mask = (first + row < chunks) & (column < channels)
         sums += tl.load(base + (first + row).to(tl.int64) * channels + column, mask=mask, other=0.0)
     found = tl.sum(sums, axis=0)[None, :]
-    if k < SEGMENTS:
-        at = k * channels + column
-        tl.store(grad_a_ptr + at, found.to(grad_a_ptr.dtype.element_ty), mask=column < channels)
-    else:
-        at = (k - SEGMENTS) * channels + column
-        slope = tl.load(a_ptr + at, mask=column < channels, other=0.0).to(sums.dtype)
-        tl.store(grad_b_ptr + at, (slope * found).to(grad_b_ptr.dtype.element_ty), mask=column < channels)
+    p = _numbers(a_ptr, b_ptr, c_ptr, tl.minimum(column, channels - 1), channels, COUNT, SEGMENTS, COMPUTE)
+    factors = FACTORS(p, _constants(first_constant, second_constant, COMPUTE))
+    for n in tl.static_range(COUNT * SEGMENTS):
+        pointer = grad_a_ptr if n < SEGMENTS else grad_b_ptr if n < 2 * SEGMENTS else grad_c_ptr
+        place = pointer + n % SEGMENTS * channels + column
+        tl.store(place, (found * factors[n]).to(pointer.dtype.element_ty), mask=(column < channels) & (k == n))

@@ -297,6 +297,18 @@ def expm1(x, FAST: tl.constexpr):
 
 
 @triton.jit
+def exp_less_two_terms(x, FAST: tl.constexpr):
+    """exp(x), exp(x) - 1 and exp(x) - 1 - x for x <= 0, the last near 0 as x^2 P."""
+    LOWEST: tl.constexpr = -700.0 if x.dtype == tl.float64 else -87.0
+    r, bits = _reduce(tl.where(x < LOWEST, LOWEST, x), 1023 if x.dtype == tl.float64 else 127)
+    power = _power_of_two(bits, x.dtype)
+    tail = tl.fma(r * r, polynomial(r, EXPM1, FAST), r)
+    held = tl.where(x < -0.34, -0.34, x)
+    gap = tl.where(x < -0.34, tl.fma(power, tail, (power - 1) - x), held * held * polynomial(held, EXPM1, FAST))
+    return tl.fma(power, tail, power), tl.fma(power, tail, power - 1), gap
+
+
+@triton.jit
 def log1p_ratio(u, FAST: tl.constexpr):
     """log(1 + u) / u for u in [0, 1]."""
     return polynomial(2 * u - 1, LOG1P, FAST)

@@ -33,6 +33,8 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "prelu-one": (F.prelu, (SHAPE, (1,))),
     "swish-channels": (F.swish, (SHAPE, (4,))),
     "swish-one": (F.swish, (SHAPE, (1,))),
+    "xielu-channels": (F.xielu, (SHAPE, (4,), (1,))),
+    "starrelu-learned": (F.starrelu, (SHAPE, (1,), (4,))),
     "apl-one": (F.apl, (SHAPE, (3,), (3,))),
     "swiglu-two": (lambda gate, up: F.swiglu(gate, up=up), (SHAPE, SHAPE)),
     "geglu-pairs": (lambda x: F.geglu(x, interleaved=True), (SHAPE,)),

@@ -25,6 +25,7 @@ CALLS |= {
     "rrelu in evaluation": lambda x: F.rrelu(x, inplace=True),
     "dropout": lambda x: F.dropout(x, 0.5, True, True),
     "swish of a tensor": lambda x: F.swish_(x, torch.tensor(1.5, dtype=x.dtype, device=x.device)),
+    "starrelu of a tensor": lambda x: F.starrelu_(x, torch.tensor(1.5, dtype=x.dtype, device=x.device)),
 }
 DRAWN = ("rrelu in training", "dropout")
 KINDS = [name for name in CALLS if name not in DRAWN]

@@ -119,11 +119,11 @@ def test_the_page_does_what_it_says(tmp_path):
 
     run("-c", use + "\nassert torch.allclose(y, x + torch.sin(2 * x).square() / 2) and z.shape == (4, 4)")
     assert "0 failed" in run(
-        "-m", "nnkernels", "--import", "my_snake", "check", "--activation", "snake", "--backend", "reference"
+        "-m", "nnkernels", "--import", "my_snake", "check", "--activation", "fixed_snake", "--backend", "reference"
     )
     interpreted = (
         "import torch, nnkernels, my_snake; nnkernels.backend('triton'); x = torch.linspace(-3, 3, 99)"
-        ".double().requires_grad_(); y = nnkernels.functional.snake(x, 2.0); y.sum().backward();"
+        ".double().requires_grad_(); y = nnkernels.functional.fixed_snake(x, 2.0); y.sum().backward();"
         "assert torch.allclose(y, x + torch.sin(2 * x).square() / 2);"
         "assert torch.allclose(x.grad, 1 + torch.sin(4 * x))"
     )

@@ -20,6 +20,10 @@ LEARNED = {
     "prelu": (F.prelu, 1),
     "swish": (F.swish, 1),
     "apl": (lambda x, p: F.apl(x, p.view(1, -1), p.view(1, -1)), 1),
+    "xielu": (lambda x, p: F.xielu(x, p, p.detach()), 1),
+    "snake": (F.snake, 1),
+    "starrelu": (lambda x, p: F.starrelu(x, p, 0.5), 1),
+    "dyt": (lambda x, p: F.dyt(x, p, p.detach(), p.detach()), 1),
 }
 
 
@@ -34,7 +38,7 @@ def test_a_constant_is_a_number(row, name):
     for wrong in ("0.5", None, torch.tensor([0.5, 0.5]), np.array([0.5]), 0.5j):
         with pytest.raises(TypeError, match=name):
             F.bias_act(x, None, row.name, **given | {name: wrong})
-        if row.name != "swish":  # whose beta may be learned
+        if row.name not in ("swish", "starrelu"):  # whose constants may be learned
             with pytest.raises(TypeError, match=name):
                 function(x, **given | {name: wrong})
 
@@ -50,7 +54,7 @@ def test_a_constant_that_wants_a_gradient_is_refused(row, name):
         lambda: F.layer_norm_act(x, 3, activation=row.name, **given),
         lambda: nn.BatchNormAct1d(3, activation=row.name, **given),
     ]
-    if row.name != "swish":
+    if row.name not in ("swish", "starrelu"):
         calls.append(lambda: getattr(F, row.name)(x, **given))
     for call in calls:
         with pytest.raises(TypeError, match=f"{name}.*gradient"):
@@ -82,13 +86,15 @@ def test_so_is_every_other_number(call):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_parameter_is_as_wide_as_the_input_or_wider(name):
+    """As torch has it for prelu; those that have come later take any."""
     call, count = LEARNED[name]
+    takes_any = name not in ("prelu", "swish", "apl")
     types = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     for wide in types:
         for narrow in types:
             x = torch.randn(4, 3, dtype=wide, device=DEVICE)
             parameter = torch.full((count,), 0.25, dtype=narrow, device=DEVICE)
-            if torch.promote_types(wide, narrow) == narrow:
+            if takes_any or torch.promote_types(wide, narrow) == narrow:
                 assert call(x, parameter).dtype == wide
             else:
                 with pytest.raises(RuntimeError, match=str(narrow)):

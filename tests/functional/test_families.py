@@ -140,7 +140,7 @@ def test_types_are_kept_and_nan_is_seen(sample, dtype):
 @pytest.mark.parametrize("name", sorted({row.module for row in ROWS}))
 def test_modules_survive_pickling_and_copying(name):
     given = {"APL": (2,), "Maxout": (2,), "GroupNormAct": (2, 4), "GaussianRBF": (3, 4), "GRUCell": (3, 4)}
-    given |= {"ContentAddressing": (), "Squash": (), "Route": ()}
+    given |= {"Snake": (4,), "SnakeBeta": (4,), "DyT": (4,), "ContentAddressing": (), "Squash": (), "Route": ()}
     given |= {"LinearAct": (3, 4), "MLP": (3, 4), "GatedMLP": (3, 4), "MaxoutLinear": (3, 4)}
     arguments = given.get(name, (4,) if name in FUSED else ())
     module = getattr(nn, name)(*arguments)

@@ -35,11 +35,13 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("gated_backward", 4, torch.zeros(2, 4), "grad_up"),
     ("gated_backward", 11, -1.0, "gate_cap and up_cap are -1 and 2"),
     ("gated_backward", 0, torch.zeros(2, 4, 3, dtype=torch.float16), "grad is float16"),
-    ("learned_forward", 1, 3, "activation is 3"),
+    ("learned_forward", 1, 8, "activation is 8"),
     ("learned_forward", 2, [], "0 parameters"),
     ("learned_forward", 2, [torch.zeros(5)], "[5]"),
     ("learned_forward", 2, [torch.zeros(0)], "[0]"),
     ("learned_forward", 2, [torch.zeros(1).expand(4)], "contiguous"),
+    ("learned_forward", 1, 3, "1 parameters, expected 2"),
+    ("learned_forward", 3, [0.5], "1 constants, expected 0"),
     ("learned_backward", 3, [torch.zeros(3, 4), torch.zeros(2, 4)], "[2, 4]"),
     ("learned_backward", 3, [torch.zeros(()), torch.zeros(())], "[]"),
     ("learned_backward", 0, torch.zeros(1), "grad"),
@@ -297,6 +299,10 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "prelu": lambda x: F.prelu(x, torch.full((12,), 0.25, requires_grad=True)),
     "swish": lambda x: F.swish(x, torch.ones(12, requires_grad=True)),
     "apl": lambda x: F.apl(x, torch.ones(2, 12), torch.zeros(2, 12)),
+    "xielu": lambda x: F.xielu(x, torch.ones(1), torch.ones(1)),
+    "snake_beta": lambda x: F.snake_beta(x, torch.ones(12), torch.ones(12)),
+    "starrelu": lambda x: F.starrelu(x, torch.ones(1), torch.ones(12)),
+    "dyt": lambda x: F.dyt(x, torch.ones(1), torch.ones(12), torch.ones(12)),
     "swiglu": lambda x: F.swiglu(x),
     "swiglu of two": lambda x: F.swiglu(x, x * 2),
     "bias_act": lambda x: F.bias_act(x, torch.ones(12), "gelu", dropout_p=0.5),
@@ -350,7 +356,8 @@ def test_backward_refuses_what_a_hook_returns_in_another_shape_or_type(family: s
 
 @pytest.mark.parametrize(
     "family",
-    ["prelu", "swish", "apl", "swiglu", "bias_act", "layer_norm_act", "rms_norm_act", "batch_norm_act",
+    ["prelu", "swish", "apl", "xielu", "snake_beta", "starrelu", "dyt", "swiglu", "bias_act",
+     "layer_norm_act", "rms_norm_act", "batch_norm_act",
      "group_norm_act", "rrelu", "silu from its input"],
 )  # fmt: skip
 def test_backward_refuses_an_input_whose_data_was_exchanged(family: str) -> None:

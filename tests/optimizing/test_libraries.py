@@ -97,6 +97,7 @@ MODELS = [
     image_model("timm", "resnetv2_50d_gn"),
     image_model("timm", "vit_tiny_patch16_224", img_size=32),
     image_model("timm", "deit3_small_patch16_224", img_size=32),
+    image_model("timm", "poolformerv2_s12"),
     image_model("timm", "vit_small_patch14_reg4_dinov2", img_size=28, side=28),
     language_model("Llama", **GATED),
     language_model("Mistral", **GATED),
@@ -104,6 +105,7 @@ MODELS = [
     language_model("Qwen3", head_dim=8, **GATED),
     language_model("Gemma", head_dim=8, **GATED),
     language_model("Phi3", **GATED),
+    language_model("Apertus", **GATED),
     language_model("Olmo2", **GATED),
     language_model("Bert", "ForMaskedLM", **GATED),
     language_model("Roberta", "ForMaskedLM", max_position_embeddings=40, **GATED),
@@ -144,7 +146,7 @@ def test_outputs_gradients_and_running_statistics_are_the_same(build, autocast):
     assert not any(is_adapted(module) for module in model.modules())
 
 
-@pytest.mark.parametrize("build", [MODELS[2], MODELS[7], MODELS[16]])
+@pytest.mark.parametrize("build", [MODELS[2], MODELS[7], MODELS[17]])
 def test_compilers_exporters_and_copies_meet_the_original(build):
     model, example = built(build)
     model.eval()
@@ -362,3 +364,37 @@ def test_the_second_norm_of_a_layer_is_one_with_the_sum_in_front_of_it(named, mo
     with torch.autocast("cpu", torch.bfloat16):
         model(**example) if isinstance(example, dict) else model(example)
     assert types == {(torch.bfloat16, torch.float32, torch.bfloat16, torch.float32)}
+
+
+LEARNED = {
+    "transformers.activations.XIELUActivation": lambda kind: kind(dtype=torch.float32),
+    "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2_5OmniSnakeBeta": lambda kind: kind(6),
+    "timm.models.metaformer.StarReLU": lambda kind: kind(0.9, -0.4),
+}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("learned", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_activation_has_its_classs_type_and_is_as_near_to_the_truth(name, dtype, learned, autocast):
+    module, _, kind = name.rpartition(".")
+    pytest.importorskip(module.partition(".")[0])
+    ours = LEARNED[name](getattr(importlib.import_module(module), kind)).to(learned)
+    theirs = copy.deepcopy(ours)
+    nnkernels.optimize(ours, always=True, verbose=False)
+    assert is_adapted(ours)
+
+    def made(one, x, autocast=False):
+        x = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = one(x)
+        grad = torch.cos(torch.arange(48.0)).view_as(y).to(dtype).to(y.dtype)
+        return [y, *torch.autograd.grad(y, [x, *one.parameters()], grad)]
+
+    x = torch.linspace(-3, 3, 48).to(dtype).view(2, 6, 4)
+    truth = made(copy.deepcopy(theirs).double(), x.double())
+    for found, expected, exact in zip(made(ours, x, autocast), made(theirs, x, autocast), truth, strict=True):
+        assert found.dtype == expected.dtype
+        off, allowed = ((one - exact).abs().max() for one in (found, expected))
+        assert off <= 1.5 * allowed + 2 * torch.finfo(found.dtype).eps * exact.abs().max()

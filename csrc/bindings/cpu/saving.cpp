@@ -101,7 +101,7 @@ void check_weight(const Requirements& needs, const Tensor& weight, int64_t inner
 
 Tensor prelu_signs(const Tensor& in, Tensor out, Tensor packed, const Tensor& weight, int64_t inner, bool forward) {
   const int64_t channels = weight.numel();
-  const auto table = learned_table({numbers_of(weight)}, 1, {1, channels}, channels, scalar_of(in));
+  const auto table = learned_table({numbers_of(weight)}, {}, 1, {1, channels}, channels, scalar_of(in));
   SignsJob job{};
   job.weights = table.get(), job.channels = channels, job.inner = inner;
   return run_signs(job, in, out, packed, forward);

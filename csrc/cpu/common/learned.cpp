@@ -1,6 +1,7 @@
 #include "../learned.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "../../geometry.h"
 
@@ -102,9 +103,10 @@ bool lay_out(int dims, const int64_t* sizes, const int64_t* const* strides, int 
   return true;
 }
 
-std::unique_ptr<char[]> learned_table(const std::vector<Numbers>& parameters, int64_t rows, LearnedColumns columns,
-                                      int64_t channels, Scalar scalar) {
-  const int64_t all = static_cast<int64_t>(parameters.size()) * rows * channels;
+std::unique_ptr<char[]> learned_table(const std::vector<Numbers>& parameters, const std::vector<double>& constants,
+                                      int64_t rows, LearnedColumns columns, int64_t channels, Scalar scalar) {
+  const int64_t all =
+      (static_cast<int64_t>(parameters.size()) * rows + static_cast<int64_t>(constants.size())) * channels;
   std::unique_ptr<char[]> memory(new char[all * size_of_computing(scalar)]);
   const Numbers table{memory.get(), computing_scalar(scalar)};
   int64_t at = 0;
@@ -118,8 +120,33 @@ std::unique_ptr<char[]> learned_table(const std::vector<Numbers>& parameters, in
       }
     }
   }
+  for (const double constant : constants) {
+    for (const int64_t end = at + channels; at < end;) table.set(at++, constant);
+  }
   return memory;
 }
+
+namespace {
+
+// The derivative of softplus as torch has it: beyond 20 it is 1.
+double softplus_slope(double x) { return x > 20 ? 1 : 1 / (1 + std::exp(-x)); }
+
+// By what the sum of parameter k's shares is multiplied, told the activation's parameters.
+double lacking(Learned activation, int k, const double* p) {
+  switch (activation) {
+    case Learned::apl: return k == 1 ? p[0] : 1;
+    case Learned::xielu: return softplus_slope(p[k]);
+    case Learned::snake: return 1 / (p[0] + kSnakeGuard);
+    case Learned::snake_beta: {
+      const double inverse = 1 / (p[1] + kSnakeGuard);
+      return k == 0 ? inverse : -inverse * inverse;
+    }
+    case Learned::dyt: return k == 0 ? p[1] : 1;
+    default: return 1;
+  }
+}
+
+}  // namespace
 
 void learned_total(const LearnedJob& job, const std::vector<Numbers>& parameters, LearnedColumns columns,
                    const std::vector<Numbers>& gradients) {
@@ -132,16 +159,15 @@ void learned_total(const LearnedJob& job, const std::vector<Numbers>& parameters
   for (int64_t k = 0; k < size; ++k) {
     folded[k / job.channels * columns.count + k % job.channels / columns.step % columns.count] += sums[k];
   }
-  const int64_t each = static_cast<int64_t>(folded.size() / gradients.size());
-  if (job.activation == Learned::apl) {
-    for (int64_t i = 0; i < each; ++i) {
-      const double slope = parameters[0][i];
-      folded[each + i] *= job.scalar == Scalar::f64 ? slope : static_cast<float>(slope);
+  const int64_t each = job.segments * columns.count;
+  const int count = parameters_of(job.activation);
+  double p[kMostParameters];
+  for (int64_t i = 0; i < each; ++i) {
+    for (int k = 0; k < count; ++k) {
+      const double number = parameters[k][i];
+      p[k] = job.scalar == Scalar::f64 ? number : static_cast<float>(number);
     }
-  }
-  const double* from = folded.data();
-  for (const Numbers& gradient : gradients) {
-    for (int64_t i = 0; i < each; ++i) gradient.set(i, *from++);
+    for (int k = 0; k < count; ++k) gradients[k].set(i, lacking(job.activation, k, p) * folded[k * each + i]);
   }
 }
 

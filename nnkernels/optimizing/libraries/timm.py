@@ -23,6 +23,7 @@ from ..modules import (
     norms,
     norms_of_source,
     sum_for_products,
+    type_with,
 )
 from .torch import Elsewhere, OnImages, OnNormInput, OnRows, image_layer_norm, rows
 
@@ -41,6 +42,18 @@ _ACTIVATIONS: dict[str, tuple[str, Named]] = {
 for _name, (_fingerprint, _named) in _ACTIVATIONS.items():
     adapter_of_source(f"timm.layers.activations.{_name}", _fingerprint)(Elsewhere)
     activations_of_source["timm", _fingerprint] = lambda module, named=_named: named  # type: ignore[misc]
+
+
+@adapter_of_source("timm.models.metaformer.StarReLU", "464c9da08877")
+class StarReLU(OnRows):
+    """A squared ReLU with a learned scale and bias."""
+
+    def fused(self: Any, x: Tensor) -> Any:
+        dtype = type_with(self.scale, x)
+        return NotImplemented if dtype is None else functional.starrelu(x.to(dtype), self.scale, self.bias)
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (1024,)
 
 
 @adapter_of_source("timm.layers.norm_act.BatchNormAct2d", "81f3f8b6b04a")
