@@ -28,6 +28,7 @@ ROUNDS, CALLS = 7, 4
 def replayed(call: Callable[[], object]) -> Callable[[], float]:
     """Microseconds of one call, from a graph of several."""
     side = torch.cuda.Stream()
+    torch.cuda.synchronize()
     with torch.cuda.stream(side):  # what is compiled or chosen at a first call is out of the way
         for _ in range(2):
             call()

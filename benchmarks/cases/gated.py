@@ -58,6 +58,11 @@ def _gpt_oss(x: Tensor) -> Tensor:
     return gate * torch.sigmoid(1.702 * gate) * (up + 1)
 
 
+def _situ(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    return 4 * torch.tanh(gate / 4) * torch.sigmoid(gate) * (25 * torch.tanh(up / 25))
+
+
 _UNITS: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
     "swiglu": (F.swiglu, eager.silu),
     "geglu": (F.geglu, eager.gelu),
@@ -79,6 +84,7 @@ for _name, (_ours, _activation) in _UNITS.items():
     ]
 CASES += [
     Case("reglu-packed-16384x16384", _packed(16384, 16384), F.reglu, _of_halves(eager.relu), **_ON_GPU),
+    Case("situ_glu-packed-16384x16384", _packed(16384, 16384), F.situ_glu, _situ, _forward_bytes, _backward_bytes),
     Case("glu-packed-16384x16384", _packed(16384, 16384), F.glu, eager.glu, **_ON_GPU),
     Case(
         "swiglu-pairs-16384x16384",

@@ -1,7 +1,8 @@
 """Products with an activation behind them as forms; `contracts/linear.py` tells what backward finds and what it keeps.
 
 Elsewhere, and where second derivatives are asked for, a call is torch's products and the forms of what stands behind
-them: under a compiler Inductor sees torch operations, and DTensors are multiplied as torch has them placed.
+them: under a compiler Inductor sees torch operations, and DTensors whose weights are divided are multiplied as torch
+has them placed; where rows alone are divided each process calls the kernels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..contracts.pooling import MOST_PIECES
 from ..pairing import as_matrix
 from ..registry import IDENTITY
 from ..registry import elementwise as row_of
-from . import elementwise, gated, pooling, route
+from . import elementwise, gated, pooling, route, sharded
 from .context import differentiable_gradients
 from .route import Gradients
 
@@ -54,6 +55,10 @@ class _Product(route.Form):
         raise NotImplementedError
 
     def elsewhere(self, spec: Any, *tensors: Any) -> Tensor:
+        x, *weights = tensors
+        if sharded.serves(*tensors) and _divides_rows(x, weights):
+            operands = [(one, [None] * (0 if one is None else one.dim())) for one in weights]
+            return sharded.locally(lambda *parts: route.call(self, spec, *parts), x, operands, whole=[-1])
         return self.composed(spec, *tensors)
 
     def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
@@ -199,6 +204,12 @@ def _gate_and_up(
 ) -> tuple[Tensor, Tensor | None]:
     up = None if w_up is None else torch_functional.linear(x, w_up, b_up)
     return torch_functional.linear(x, w_gate, b_gate), up
+
+
+def _divides_rows(x: Any, weights: list[Any]) -> bool:
+    """Whether of DTensors only rows of `x` are divided, so that each process multiplies its own."""
+    rows = (at.is_replicate() or (at.is_shard() and at.dim < x.dim() - 1) for at in x.placements)
+    return all(rows) and all(at.is_replicate() for one in weights if one is not None for at in one.placements)
 
 
 def _of_product(

@@ -169,8 +169,10 @@ class _AddNormAct(_NormAct):
             return _of_operands(spec, grad_sum)
         total = kept[0].dtype
         also = next((one for one, used in zip(spec.types, wanted[::4], strict=True) if used and one != total), None)
-        wanted = (wanted[0] or wanted[4], *wanted[1:4])
-        return _of_operands(spec, *self._backward(kernels, spec, wanted, grad, grad_sum, also, *kept))
+        for_sum, *others, narrowed = self._backward(
+            kernels, spec, (wanted[0] or wanted[4], *wanted[1:4]), grad, grad_sum, also, *kept
+        )
+        return _of_operands(spec, for_sum, *others, narrowed=narrowed)
 
     def differentiable(self, spec: _Call, wanted: tuple[bool, ...], grad: Any, *given: Any) -> Gradients:
         grad_sum, *kept = given

@@ -3,7 +3,14 @@
 One that is no more than a name for its gate needs nothing but its row.
 """
 
-from ..registry import Gated, Picture, add
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..registry import Gated, Moment, Picture, add
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 add(
     Gated(
@@ -64,6 +71,12 @@ add(
         gate="relu",
     )
 )
+
+
+def _capped(x: Tensor, cap: float) -> Tensor:
+    return cap * (x / cap).tanh()
+
+
 add(
     Gated(
         "situ_glu",
@@ -76,5 +89,12 @@ add(
         good_for="experts of language models in narrow types: SwiGLU whose products stay below c d (100 in Kimi K3)",
         drawback="two more hyperbolic tangents; no gradient far beyond the caps",
         gate="sigmoid",
+        moment=Moment(
+            lambda mean, q, beta, linear_beta: (
+                mean(q, lambda x: (_capped(x, beta) * x.sigmoid()).square())
+                * mean(q, lambda x: _capped(x, linear_beta).square())
+            ),
+            {"beta": 4.0, "linear_beta": 25.0},
+        ),
     )
 )

@@ -26,11 +26,10 @@ _STAGES, _MORE_STAGES = 3, 4
 # Tiles of a program, for which it prepares its channels' numbers once; channels last; and there where it leaves sums.
 _STEPS, _COLUMN_STEPS, _SUM_STEPS = 8, 16, 32
 _MOST_COLS = 256  # channels of a tile: more rows of it instead
-# Sums of columns are exchanged between warps, which costs those as much as several tiles: few warps of long programs
-# exchange less. How many programs there are may not depend on the device, or sums would.
+# Sums of columns are exchanged between warps, which costs as much as several tiles: few long programs exchange less.
+# How many there are may not depend on the device, or sums would.
 _ENOUGH_PROGRAMS, _SUM_PROGRAMS, _MOMENTS_PROGRAMS = 1536, 512, 256
 _PROGRAMS, _COLUMN_PROGRAMS = 8192, 2048  # that leave sums, at most
-_MOMENTS_WARPS = 2
 
 
 class _Tiles(NamedTuple):
@@ -77,7 +76,7 @@ def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: 
     length = frame.group * tiles.chunks
     launch(kernels.moments, (tiles.programs,))(
         x, partial, lanes, frame.rows, frame.channels, frame.inner, frame.channels * frame.inner, tiles.row_steps,
-        tiles.col_steps, tiles.chunks, *tiles[4:], num_warps=_MOMENTS_WARPS if tiles.cols else _NUM_WARPS,
+        tiles.col_steps, tiles.chunks, *tiles[4:], num_warps=_NUM_WARPS,
     )  # fmt: skip
     block = min(1024, power_of_two(length))
     launch(kernels.merge, (frame.sets,))(
