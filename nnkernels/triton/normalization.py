@@ -191,6 +191,8 @@ def _backward_walk(cols: int, x: Tensor, operands: int, linear: bool) -> Walk:
         walk = Walk(4 * _WARP_BYTES // row_bytes, 1, 128 * vector, 4, 2, 3)
     else:
         num_warps = _warps(row_bytes)
+        if operands > 2 and num_warps < 8:  # a third operand takes registers as well
+            num_warps *= 2
         walk = Walk(1, 1, 32 * num_warps * vector, num_warps, max(1, 8 // num_warps), 3)
     return _fitting(walk, block, operands, x)
 
