@@ -255,9 +255,10 @@ def backward(
             for_spread += tl.sum(weight * along_channel)
     if COLS:
         channel, there = _channels(0, height, width, COLS, BLOCK_ROWS, BLOCK_COLS)
+        # Triton 3.6 needs a sum to be stored before it is used: else it converts its layout behind a use of that.
         of_channel = tl.sum(total, 0, keep_dims=True)
-        along_channel = rstd * (tl.sum(along, 0, keep_dims=True) - low * of_channel)
         tl.store(sums + channel, of_channel, mask=there)
+        along_channel = rstd * (tl.sum(along, 0, keep_dims=True) - low * of_channel)
         tl.store(sums + plane + channel, along_channel, mask=there)
         if ONE:
             weight, _scale, _offset = _affine(weight_ptr, None, channel0 + channel, there, low, rstd, COMPUTE)

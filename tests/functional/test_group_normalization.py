@@ -208,7 +208,7 @@ def test_the_module_is_torchs():
 
 @compiles
 @pytest.mark.parametrize("arch", NVIDIA)
-@pytest.mark.parametrize("kind", ["planes", "columns", "held"])
+@pytest.mark.parametrize("kind", ["planes", "columns", "held", "groups"])
 @pytest.mark.parametrize("name", ["forward", "backward"])
 def test_kernels_compile(name, kind, arch, fresh_cache):
     from nnkernels.contracts.batch_normalization import Frame
@@ -217,6 +217,7 @@ def test_kernels_compile(name, kind, arch, fresh_cache):
     from nnkernels.triton.activations import FORMULAS
 
     frames = {"planes": (16, 1, 320, 4096, 10), "columns": (16, 1024, 320, 1, 10), "held": (4, 256, 1280, 1, 40)}
+    frames["groups"] = (2, 16, 32, 1, 16)  # several in a tile that registers hold
     unit = group_normalization.unit_of(Frame(*frames[kind]), torch.empty(0, dtype=torch.bfloat16))
     names = (
         "COLS",
