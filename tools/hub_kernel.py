@@ -2,8 +2,8 @@
 
 python tools/hub_kernel.py [FOLDER]      # build/hub; then `nix run .#build-and-copy` in there
 
-Sources are those that `hub/torch-ext/nnkernels` imports, and what they import in turn, wherever in a file they do; the
-backends' modules, which are imported by the families' names, are all of `triton/` and `reference/`.
+Sources are those that `hub/torch-ext/nnkernels` imports, and what they import in turn, wherever in a file they do; of
+folders whose files are found instead of being imported by name, families and backends, all are taken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, HUB = ROOT / "nnkernels", ROOT / "hub"
-BACKENDS = ("triton", "reference")
+FOUND = ("contracts", "functional", "triton", "reference")
 DATA = ("crossovers.json",)
 
 
@@ -37,7 +37,7 @@ def sources(first: Iterable[Path]) -> set[Path]:
     """The files of our package that `first`, which stand at its root, need."""
     own = PACKAGE / "__init__.py"  # hub/ has another in its place
     waiting = [found for file in first for found in imported(file, PACKAGE)]
-    waiting += [file for backend in BACKENDS for file in (PACKAGE / backend).glob("*.py")]
+    waiting += [file for folder in FOUND for file in (PACKAGE / folder).glob("*.py")]
     needed: set[Path] = set()
     while waiting:
         file = waiting.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -55,8 +56,12 @@ def layer(name: str, dim: int = 1) -> torch.nn.Module:
         torch.Size([2, 4])
     """
     row = activation(name)
-    along = {"dim": dim} if isinstance(row, Gated | Reducing) else {}
-    return getattr(nn, row.module)(**constants(name), **_initial(row), **along)
+    module = getattr(nn, row.module)
+    given = constants(name) | _initial(row) | ({"dim": dim} if isinstance(row, Gated | Reducing) else {})
+    for parameter in inspect.signature(module).parameters.values():
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            given.setdefault(parameter.name, 1)  # the number of channels: one set of parameters for all of them
+    return module(**given)
 
 
 def initialise(weighted: torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d, behind: str, scale: float = 1.0) -> None:
