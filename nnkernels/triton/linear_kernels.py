@@ -40,6 +40,15 @@ def _matrix(ptr, rows, cols, stride, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
+def _product(x, weight, row, col, depth, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr):
+    """The tile of x W^T that begins at `row` and `col`."""
+    total = tl.zeros((ROWS, COLS), tl.float32)
+    for k in range(0, depth, DEPTH):
+        total = tl.dot(x.load([row, k]), weight.load([col, k]).T, total)
+    return total
+
+
+@triton.jit
 def _biased(total, bias_ptr, col, cols, COLS: tl.constexpr):
     if bias_ptr is not None:
         at = col + tl.arange(0, COLS)
@@ -65,10 +74,7 @@ def forward(
     for tile in tl.range(tl.program_id(0), row_tiles * col_tiles, tl.num_programs(0), flatten=FLAT):
         down, right = _place(tile, row_tiles, col_tiles, GROUP)
         row, col = down * ROWS, right * COLS
-        total = tl.zeros((ROWS, COLS), tl.float32)
-        for k in range(0, depth, DEPTH):
-            total = tl.dot(x.load([row, k]), weight.load([col, k]).T, total)
-        parts = _parts(total, PARTS, ROWS, COLS)
+        parts = _parts(_product(x, weight, row, col, depth, ROWS, COLS, DEPTH), PARTS, ROWS, COLS)
         for part in tl.static_range(PARTS):
             at = col + part * PART
             sums = _biased(parts[part], bias_ptr, at, cols, PART)
@@ -95,10 +101,7 @@ def maxout(
     for tile in tl.range(tl.program_id(0), row_tiles * col_tiles, tl.num_programs(0), flatten=FLAT):
         down, right = _place(tile, row_tiles, col_tiles, GROUP)
         row, col = down * ROWS, right * COLS
-        total = tl.zeros((ROWS, COLS), tl.float32)
-        for k in range(0, depth, DEPTH):
-            total = tl.dot(x.load([row, k]), weight.load([col, k]).T, total)
-        parts = _parts(total, PARTS, ROWS, COLS)
+        parts = _parts(_product(x, weight, row, col, depth, ROWS, COLS, DEPTH), PARTS, ROWS, COLS)
         for part in tl.static_range(PARTS):
             at = col + part * PART
             greatest = _biased(parts[part], bias_ptr, at, cols, PART)

@@ -9,15 +9,13 @@ from .normalization_kernels import (
     BEFORE,
     argument_of,
     gated,
-    load,
     load_weight,
     row_sum,
     row_sums,
-    store,
     tile_columns,
     tile_rows,
 )
-from .tiles import times
+from .tiles import load_inside, store_inside, times
 
 
 @triton.jit
@@ -106,17 +104,17 @@ def sums_long(
     for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
         here = start + col
         inside = here < end
-        x = load(x_ptr + row * x_stride + here, inside).to(COMPUTE)
-        grad = load(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
+        x = load_inside(x_ptr + row * x_stride + here, inside).to(COMPUTE)
+        grad = load_inside(grad_ptr + row * grad_stride + here, inside).to(COMPUTE)
         weight = weight_ptr
         if weight_ptr is not None:
             weight = load_weight(weight_ptr + here, inside, offset, COMPUTE)
         bias = bias_ptr
         if bias_ptr is not None:
-            bias = load(bias_ptr + here, inside)
+            bias = load_inside(bias_ptr + here, inside)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = load(residual_ptr + row * residual_stride + here, inside)
+            residual = load_inside(residual_ptr + row * residual_stride + here, inside)
         if GATES == BEFORE:
             x, _ = gated(x, residual, a, b, VALUE, FAST)
         normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
@@ -194,7 +192,7 @@ def backward(
         weight = load_weight(weight_ptr + col, col_inside, offset, COMPUTE)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = load(bias_ptr + col, col_inside)
+        bias = load_inside(bias_ptr + col, col_inside)
     for_weight = tl.zeros((ROWS, PARTS, WIDTH), COMPUTE)
     for_bias = for_weight
     for first in tl.range(program * ROWS, rows, programs * ROWS, num_stages=STAGES):
@@ -202,11 +200,11 @@ def backward(
         inside = col_inside
         if ROWS > 1:
             inside = row < rows if FULL else (row < rows) & (col < cols)
-        x = load(x_ptr + row * x_stride + col, inside).to(COMPUTE)
-        grad = load(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
+        x = load_inside(x_ptr + row * x_stride + col, inside).to(COMPUTE)
+        grad = load_inside(grad_ptr + row * grad_stride + col, inside).to(COMPUTE)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = load(residual_ptr + row * residual_stride + col, inside)
+            residual = load_inside(residual_ptr + row * residual_stride + col, inside)
         given = x
         factor = x
         if GATES == BEFORE:
@@ -218,7 +216,7 @@ def backward(
         if inside is not None:
             grad = tl.where(inside, grad, 0.0)
         if GATES != BEFORE and grad_residual_ptr is not None:
-            store(grad_residual_ptr + row * cols + col, for_residual, inside)
+            store_inside(grad_residual_ptr + row * cols + col, for_residual, inside)
         if for_weight_ptr is not None:
             for_weight += grad * normalised
         if for_bias_ptr is not None:
@@ -240,18 +238,18 @@ def backward(
         if GATES == BEFORE:
             if grad_residual_ptr is not None:
                 slope = D1(residual.to(COMPUTE), tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
-                store(grad_residual_ptr + row * cols + col, times(grad_x * given, slope, MASKS), inside)
+                store_inside(grad_residual_ptr + row * cols + col, times(grad_x * given, slope, MASKS), inside)
             grad_x *= factor
         if grad_sum_ptr is not None:
-            grad_x += load(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
-        store(grad_x_ptr + row * cols + col, grad_x, inside)
+            grad_x += load_inside(grad_sum_ptr + row * grad_sum_stride + col, inside).to(COMPUTE)
+        store_inside(grad_x_ptr + row * cols + col, grad_x, inside)
         if narrowed_ptr is not None:
-            store(narrowed_ptr + row * cols + col, grad_x, inside)
+            store_inside(narrowed_ptr + row * cols + col, grad_x, inside)
     at = program.to(tl.int64) * cols + col
     if for_weight_ptr is not None:
-        store(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
+        store_inside(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
     if for_bias_ptr is not None:
-        store(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
+        store_inside(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
 
 
 @triton.jit
@@ -260,7 +258,7 @@ def _add_columns(partial_ptr, out_ptr, partials, cols, col, BLOCK: tl.constexpr,
     for first in range(0, partials, BLOCK):
         row = first + tl.arange(0, BLOCK)[:, None]
         total += tl.load(partial_ptr + row.to(tl.int64) * cols + col, mask=(row < partials) & (col < cols), other=0.0)
-    store(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
+    store_inside(out_ptr + col, tl.sum(total, 0, keep_dims=True), col < cols)
 
 
 @triton.jit

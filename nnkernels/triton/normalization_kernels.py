@@ -10,22 +10,10 @@ import triton.language as tl
 
 from ..contracts.normalization import Gate
 from .math import compute_type, is_fast
+from .tiles import load_inside, store_inside
 from .waiting import publish, wait
 
 AFTER, BEFORE = tl.constexpr(int(Gate.AFTER)), tl.constexpr(int(Gate.BEFORE))
-
-
-@triton.jit
-def load(pointers, inside):
-    if inside is None:
-        return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=inside, other=0.0)
-
-
-@triton.jit
-def store(pointers, y, inside):
-    tl.store(pointers, y.to(pointers.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -40,9 +28,9 @@ def _load_sum(
     x_ptr, addend_ptr, addend_at, total_ptr, total_at, inside, STORES: tl.constexpr, COMPUTE: tl.constexpr
 ):  # fmt: skip
     """x, or its sum with the addend if there is one, rounded to the type of `total_ptr`, to which it goes if STORES."""
-    x = load(x_ptr, inside).to(COMPUTE)
+    x = load_inside(x_ptr, inside).to(COMPUTE)
     if addend_ptr is not None:
-        total = (x + load(addend_ptr + addend_at, inside).to(COMPUTE)).to(total_ptr.dtype.element_ty)
+        total = (x + load_inside(addend_ptr + addend_at, inside).to(COMPUTE)).to(total_ptr.dtype.element_ty)
         if STORES:
             tl.store(total_ptr + total_at, total, mask=inside)
         x = total.to(COMPUTE)
@@ -58,7 +46,7 @@ def gated(x, gate, a, b, VALUE: tl.constexpr, FAST: tl.constexpr):
 
 @triton.jit
 def load_weight(weight_ptr, inside, offset, COMPUTE: tl.constexpr):
-    return load(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
+    return load_inside(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
 
 
 @triton.jit
@@ -170,7 +158,7 @@ def forward_rows(
         weight = load_weight(weight_ptr + col, col_inside, offset, COMPUTE)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = load(bias_ptr + col, col_inside)
+        bias = load_inside(bias_ptr + col, col_inside)
     first_row = tl.program_id(0) * ROWS
     for first in tl.range(first_row, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
         row = tile_rows(first, ROWS)
@@ -183,7 +171,7 @@ def forward_rows(
         )  # fmt: skip
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = load(residual_ptr + row * residual_stride + col, inside)
+            residual = load_inside(residual_ptr + row * residual_stride + col, inside)
         if GATES == BEFORE:
             x, _ = gated(x, residual, a, b, VALUE, FAST)
             if inside is not None:
@@ -202,7 +190,7 @@ def forward_rows(
             square = row_sum(x * x) / count
         deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
         y = _result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
-        store(y_ptr + row * cols + col, y, inside)
+        store_inside(y_ptr + row * cols + col, y, inside)
         _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
 
 
@@ -274,7 +262,7 @@ def forward_long(
         here = begin + col
         first = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < end, False, COMPUTE)
         if GATES == BEFORE:
-            gate = load(residual_ptr + row * residual_stride + here, here < end)
+            gate = load_inside(residual_ptr + row * residual_stride + here, here < end)
             first, _ = gated(first, gate, a, b, VALUE, FAST)
             first = tl.where(here < end, first, 0.0)  # whatever f(0) is
         shift = tl.sum(first, 0) / tl.minimum(end - begin, BLOCK_COLS)
@@ -286,7 +274,7 @@ def forward_long(
         here = start + col
         x = _load_sum(x_ptr + here, addend_ptr, addend_row + here, total_ptr, 0, here < end, False, COMPUTE)
         if GATES == BEFORE:
-            gate = load(residual_ptr + row * residual_stride + here, here < end)
+            gate = load_inside(residual_ptr + row * residual_stride + here, here < end)
             x, _ = gated(x, gate, a, b, VALUE, FAST)
             x = tl.where(here < end, x, 0.0)
         if CENTRED:
@@ -318,13 +306,13 @@ def forward_long(
             weight = load_weight(weight_ptr + here, inside, offset, COMPUTE)
         bias = bias_ptr
         if bias_ptr is not None:
-            bias = load(bias_ptr + here, inside)
+            bias = load_inside(bias_ptr + here, inside)
         residual = residual_ptr
         if residual_ptr is not None:
-            residual = load(residual_ptr + row * residual_stride + here, inside)
+            residual = load_inside(residual_ptr + row * residual_stride + here, inside)
         if GATES == BEFORE:
             x, _ = gated(x, residual, a, b, VALUE, FAST)
         y = _result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
-        store(y_ptr + row * cols + here, y, inside)
+        store_inside(y_ptr + row * cols + here, y, inside)
     if begin == 0:
         _keep(statistics_ptr, high, low, deviation, row, rows, CENTRED)

@@ -16,16 +16,15 @@ from .reducing_tiles import (
     exponent,
     exponential,
     factor_of,
-    load,
     load_logits,
     logits,
     mask_offset,
     next_chunk,
     result,
-    store,
     wanted,
     within,
 )
+from .tiles import load_inside, store_inside
 from .waiting import publish, wait
 
 _INF = tl.constexpr(float("inf"))
@@ -33,18 +32,18 @@ _INF = tl.constexpr(float("inf"))
 
 @triton.jit
 def _load(grad_ptrs, kept_ptrs, there, LOG: tl.constexpr, FROM_INPUT: tl.constexpr, NEGATIVE: tl.constexpr):
-    grad = load(grad_ptrs, there, 0.0)
+    grad = load_inside(grad_ptrs, there, 0.0)
     if FROM_INPUT:
         kept = load_logits(kept_ptrs, there, NEGATIVE)
     else:
-        kept = load(kept_ptrs, there, -_INF if LOG else 0.0)
+        kept = load_inside(kept_ptrs, there, -_INF if LOG else 0.0)
     return grad, kept
 
 
 @triton.jit
 def _statistics(tops_ptrs, norms_ptrs, inside, FROM_INPUT: tl.constexpr, COMPUTE: tl.constexpr):
     if FROM_INPUT:
-        top, norm = load(tops_ptrs, inside, 0.0), load(norms_ptrs, inside, 0.0)
+        top, norm = load_inside(tops_ptrs, inside, 0.0), load_inside(norms_ptrs, inside, 0.0)
     else:
         top, norm = tl.zeros([1, 1], COMPUTE), tl.zeros([1, 1], COMPUTE)
     return top, norm
@@ -137,7 +136,7 @@ def softmax_rows(
         SCALED, NEGATIVE, COMPUTE, FAST,
     )  # fmt: skip
     total = _total(grad, y, 1, LOG)
-    store(grad_x_ptr + row * n + col, _gradient(grad, y, total, scale, LOG, FAST), inside)
+    store_inside(grad_x_ptr + row * n + col, _gradient(grad, y, total, scale, LOG, FAST), inside)
 
 
 @triton.jit
@@ -199,7 +198,7 @@ def softmax_long(
     part = tl.arange(0, PARTS)
     parts = partial_ptr + KEPT * (row * splits + part)
     total = tl.sum(tl.load(parts, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
-    store(grad_x_ptr + row * n + col, _gradient(grad, y, total, scale, LOG, FAST), inside)
+    store_inside(grad_x_ptr + row * n + col, _gradient(grad, y, total, scale, LOG, FAST), inside)
 
 
 @triton.jit
@@ -263,7 +262,7 @@ def softmax_columns(
             grad, kept, mask_ptrs, inside, position, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED,
             FROM_INPUT, SCALED, NEGATIVE, COMPUTE, FAST,
         )  # fmt: skip
-        store(out_at + offset, _gradient(grad, y, _total(grad, y, 0, LOG), scale, LOG, FAST), inside)
+        store_inside(out_at + offset, _gradient(grad, y, _total(grad, y, 0, LOG), scale, LOG, FAST), inside)
     else:
         total = tl.zeros([1, BLOCK_INNER], COMPUTE)
         for start in range(0, n, BLOCK_N):
@@ -289,4 +288,4 @@ def softmax_columns(
                 grad, kept, mask_ptrs, inside, here, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED,
                 FROM_INPUT, SCALED, NEGATIVE, COMPUTE, FAST,
             )  # fmt: skip
-            store(out_at + offset, _gradient(grad, y, total, scale, LOG, FAST), inside)
+            store_inside(out_at + offset, _gradient(grad, y, total, scale, LOG, FAST), inside)

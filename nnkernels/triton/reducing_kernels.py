@@ -29,11 +29,11 @@ from .reducing_tiles import (
     next_chunk,
     norm_of,
     result,
-    store,
     sums,
     wanted,
     within,
 )
+from .tiles import store_inside
 from .waiting import publish, wait
 
 _INF = tl.constexpr(float("inf"))
@@ -91,7 +91,7 @@ def softmax_rows(
     e = exponential(d, d_lo, SHIFT, FAST)
     total, tops = sums(e, d, d_lo, 1, LOG, FAST)
     norm = norm_of(total, tops, LOG, MASKED, FAST)
-    store(y_ptr + row * n + col, result(e, d, d_lo, norm, LOG, FAST), inside)
+    store_inside(y_ptr + row * n + col, result(e, d, d_lo, norm, LOG, FAST), inside)
     if KEEPS:
         keep(tops_ptr + row, norms_ptr + row, top, top_lo, norm, row < rows)
 
@@ -183,7 +183,7 @@ def softmax_long(
     else:
         d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
         y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
-    store(y_ptr + row * n + col, y, inside)
+    store_inside(y_ptr + row * n + col, y, inside)
     if KEEPS:
         keep(tops_ptr + row, norms_ptr + row, top, top_lo, norm, chunk % splits == 0)
 
@@ -248,7 +248,7 @@ def softmax_columns(
         e = exponential(d, d_lo, SHIFT, FAST)
         total, tops = sums(e, d, d_lo, 0, LOG, FAST)
         norm = norm_of(total, tops, LOG, MASKED, FAST)
-        store(y_at + position.to(tl.int64) * inner, result(e, d, d_lo, norm, LOG, FAST), inside)
+        store_inside(y_at + position.to(tl.int64) * inner, result(e, d, d_lo, norm, LOG, FAST), inside)
         if KEEPS:
             keep(tops_ptr + outer * inner + col, norms_ptr + outer * inner + col, top, top_lo, norm, col < inner)
     else:
@@ -282,6 +282,6 @@ def softmax_columns(
             hi, lo = logits(x, mask_ptrs, inside, here, query, scale, MASK, CAUSAL, NEGATIVE, COMPUTE)
             d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
             y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
-            store(y_at + here.to(tl.int64) * inner, y, inside)
+            store_inside(y_at + here.to(tl.int64) * inner, y, inside)
         if KEEPS:
             keep(tops_ptr + outer * inner + col, norms_ptr + outer * inner + col, top, top_lo, norm, col < inner)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .math import divide, exp_parts, log1p_ratio
+from .tiles import load_inside
 
 NONE, KEEP, ADD = (tl.constexpr(kind) for kind in range(3))
 _INF = tl.constexpr(float("inf"))
@@ -18,23 +19,6 @@ SHIFT = tl.constexpr(16.0)
 UNIT = tl.constexpr(65536.0)
 KEPT = tl.constexpr(4)  # numbers of each chunk, which lie together, so that each thread loads those of one
 _VECTOR = tl.constexpr(8)  # columns that a causal form loads or skips together
-
-
-@triton.jit
-def load(pointers, inside, OTHER: tl.constexpr):
-    if inside is None:
-        return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=inside, other=OTHER)
-
-
-@triton.jit
-def store(pointers, y, inside):
-    y = y.to(pointers.dtype.element_ty)
-    if inside is None:
-        tl.store(pointers, y)
-    else:
-        tl.store(pointers, y, mask=inside)
 
 
 @triton.jit
@@ -84,7 +68,7 @@ def mask_offset(outer, size1, size2, stride0, stride1, stride2):
 @triton.jit
 def load_logits(pointers, inside, NEGATIVE: tl.constexpr):
     """The input of a tile as it is stored, and the least logit's where there is none."""
-    return load(pointers, inside, _INF if NEGATIVE else -_INF)
+    return load_inside(pointers, inside, _INF if NEGATIVE else -_INF)
 
 
 @triton.jit
@@ -97,9 +81,9 @@ def logits(
     hi = -x if NEGATIVE else x
     lo = hi
     if MASK == KEEP:
-        hi = tl.where(load(mask_ptrs, inside, 0) != 0, hi, -_INF)
+        hi = tl.where(load_inside(mask_ptrs, inside, 0) != 0, hi, -_INF)
     elif MASK == ADD:
-        bias = load(mask_ptrs, inside, 0.0).to(COMPUTE)
+        bias = load_inside(mask_ptrs, inside, 0.0).to(COMPUTE)
         factor = tl.full(x.shape, scale, COMPUTE)
         product = factor * x
         hi = product + bias

@@ -74,6 +74,20 @@ def store(pointers, y, mask, full, EVEN: tl.constexpr):
 
 
 @triton.jit
+def load_inside(pointers, inside, OTHER: tl.constexpr = 0.0):
+    """OTHER where there is nothing inside; with None all is inside."""
+    if inside is None:
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, mask=inside, other=OTHER)
+
+
+@triton.jit
+def store_inside(pointers, y, inside):
+    tl.store(pointers, y.to(pointers.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def times(grad, slope, MASKS: tl.constexpr):
     product = grad * slope
     if MASKS:
