@@ -29,9 +29,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from families import FAMILIES, cases, gradients, leaves_of
-from gpu import median_ms
+from gpu import copy_ms, median_ms
 
 import nnkernels.functional as F
+from nnkernels.benchmark import backward_of
 from nnkernels.registry import Activation, catalogue
 
 
@@ -63,11 +64,9 @@ class Pass(NamedTuple):
 
 def stateless(dtype: torch.dtype) -> Iterator[Pass]:
     for row in catalogue(Activation):
-        x = torch.randn(2**26, device="cuda", dtype=dtype).requires_grad_()
+        x = torch.randn(2**26, device="cuda", dtype=dtype)
         function = getattr(F, row.name)
-        y = function(x)
-        grad = torch.randn_like(y)
-        backward = partial(torch.autograd.grad, y, x, grad, retain_graph=True)
+        backward = backward_of(function, x, torch.randn_like(x))
         yield Pass(f"{row.name} forward", partial(function, x), x.numel(), 2 * x.numel() * x.element_size())
         yield Pass(f"{row.name} backward", backward, x.numel(), 3 * x.numel() * x.element_size())
 
@@ -131,8 +130,7 @@ def main() -> None:
     if options.execute:
         return execute(options)
     source = torch.empty(2**27, device="cuda", dtype=torch.bfloat16)
-    target = torch.empty_like(source)
-    bandwidth = 2 * source.numel() * source.element_size() / median_ms(lambda: target.copy_(source))
+    bandwidth = 2 * source.numel() * source.element_size() / copy_ms(source)
     print(f"{torch.cuda.get_device_name()}, whose copy moves {bandwidth / 1e9:.2f} TB/s; {options.dtype}")
     print(f"{'':44} bytes  instructions  share  " + "  ".join(f"{name}: budget, most" for name in CARDS))
     for one, count in zip(passes(options), executed(sys.argv[1:]), strict=True):

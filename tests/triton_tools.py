@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+import nnkernels
+from nnkernels import dispatch
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -25,6 +28,22 @@ NVIDIA = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 
 executes = pytest.mark.skipif(not INTERPRETED and not (HAS_TRITON and torch.cuda.is_available()), reason="needs a GPU")
 compiles = pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="needs Triton's compiler")
+
+
+def on_each_backend(*backends: str) -> Any:
+    """A fixture: a device, with the backend chosen that serves it; of GPUs' kernels alone under the interpreter."""
+
+    @pytest.fixture(params=["triton"] if INTERPRETED else backends)
+    def device(request: pytest.FixtureRequest) -> Iterator[str]:
+        found, at = dispatch.named(request.param), DEVICE if request.param == "triton" else "cpu"
+        if at == "cuda" and not torch.cuda.is_available():
+            pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
+        if isinstance(found, str):
+            pytest.skip(found)
+        with nnkernels.backend(request.param):
+            yield at
+
+    return device
 
 
 def interpret(*files: str, only: str = "triton") -> None:

@@ -33,7 +33,3 @@ void run(const Job& job, int64_t begin, int64_t end);
 // The table of one pass: `loop` is a template <template <class> class Activation, class M> of Loop's type.
 #define NNK_TABLE_ROW(name) {loop<name, Double>, loop<name, Single>, loop<name, Fast>},
 #define NNK_TABLE constexpr Loop table[][kArithmetics] = {NNK_ACTIVATIONS(NNK_TABLE_ROW)}
-
-// The same of `stored_loop`, a constexpr function template <template <class> class Activation, class S> that gives one.
-#define NNK_STORED_TABLE_ROW(name) {stored_loop<name, BFloat16>(), stored_loop<name, Half>()},
-#define NNK_STORED_TABLE constexpr Loop stored_table[][2] = {NNK_ACTIVATIONS(NNK_STORED_TABLE_ROW)}

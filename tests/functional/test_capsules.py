@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
-from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, spills
+from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, on_each_backend, spills
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels import dispatch
 
-ON = {"cpu": "cpu", "reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
 LIMIT = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
 
 
-@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "reference", "triton"])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A device with the backend chosen that serves it."""
-    found, at = dispatch.named(request.param), ON[request.param]
-    if at == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
-    if isinstance(found, str):
-        pytest.skip(found)
-    with nnkernels.backend(request.param):
-        yield at
+device = on_each_backend("cpu", "reference", "triton")
 
 
 def squashed(x: Tensor, dim: int = -1) -> Tensor:

@@ -5,34 +5,23 @@ from __future__ import annotations
 import copy
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from triton_tools import INTERPRETED, compiles, interpret
+from triton_tools import INTERPRETED, compiles, interpret, on_each_backend
 
-import nnkernels
 import nnkernels.functional as F
-from nnkernels import dispatch, nn
+from nnkernels import nn
 from nnkernels.registry import IDENTITY, Activation, catalogue
 
-ON = {"cpu": "cpu", "reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "reference", "triton"])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A device with the backend chosen that serves it."""
-    found, at = dispatch.named(request.param), ON[request.param]
-    if at == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
-    if isinstance(found, str):
-        pytest.skip(found)
-    with nnkernels.backend(request.param):
-        yield at
+device = on_each_backend("cpu", "reference", "triton")
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64, device: str = DEVICE) -> Tensor:

@@ -16,28 +16,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret
+from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, on_each_backend
 
-import nnkernels
 import nnkernels.functional as F
-from nnkernels import dispatch
 from nnkernels.reference import pooling as reference
-
-ON = {"cpu": "cpu", "reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
 
 on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
 
 
-@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "reference", "triton"])
-def device(request: pytest.FixtureRequest) -> Any:
-    """A device with the backend chosen that serves it."""
-    found, at = dispatch.named(request.param), ON[request.param]
-    if at == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
-    if isinstance(found, str):
-        pytest.skip(found)
-    with nnkernels.backend(request.param):
-        yield at
+device = on_each_backend("cpu", "reference", "triton")
 
 
 def truth(x: Tensor, pieces: int, dim: int = 1) -> Tensor:

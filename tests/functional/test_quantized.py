@@ -19,29 +19,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
-from triton_tools import INTERPRETED, NVIDIA, compile_ahead, compiles, interpret
+from triton_tools import INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, on_each_backend
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels import accuracy, dispatch, nn
+from nnkernels import accuracy, nn
 from nnkernels.autograd import quantized as autograd
 from nnkernels.contracts.quantized import BLOCK, LARGEST
 
 DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "int8": torch.int8}
-ON = {"reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
 on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
 
 
-@pytest.fixture(params=["triton"] if INTERPRETED else ["reference", "triton"])
-def device(request: pytest.FixtureRequest) -> Any:
-    """A device with the backend chosen that serves it."""
-    found, at = dispatch.named(request.param), ON[request.param]
-    if at == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
-    if isinstance(found, str):
-        pytest.skip(found)
-    with nnkernels.backend(request.param):
-        yield at
+device = on_each_backend("reference", "triton")
 
 
 @pytest.fixture(params=DTYPES.values(), ids=DTYPES)

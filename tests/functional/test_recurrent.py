@@ -6,31 +6,17 @@ import copy
 import importlib
 import pickle
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, spills
+from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, on_each_backend, spills
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels import dispatch
 
-ON = {"cpu": "cpu", "reference": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
-
-
-@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "reference", "triton"])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A device with the backend chosen that serves it."""
-    found, at = dispatch.named(request.param), ON[request.param]
-    if at == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
-    if isinstance(found, str):
-        pytest.skip(found)
-    with nnkernels.backend(request.param):
-        yield at
+device = on_each_backend("cpu", "reference", "triton")
 
 
 def truth(given: Tensor, recurred: Tensor, hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, spills
+from triton_tools import DTYPES, INTERPRETED, NVIDIA, compile_ahead, compiles, interpret, on_each_backend, spills
 
 import nnkernels
 import nnkernels.functional as F
@@ -22,7 +22,6 @@ from nnkernels.autograd.scaling import frame_of
 from nnkernels.contracts.scaling import Frame
 from nnkernels.registry import IDENTITY, Activation, catalogue, elementwise
 
-BACKENDS = ["triton"] if INTERPRETED else ["cpu", "reference", "triton"]
 ORDERS = {"contiguous": (0, 1, 2, 3), "channels_last": (0, 2, 3, 1), "swapped": (1, 0, 2, 3)}
 SHAPES = {
     "gate": ((2, 5, 7, 7), (2, 5, 1, 1)),
@@ -41,13 +40,7 @@ TYPES = [*itertools.product(DTYPES, DTYPES, [None, *DTYPES])]
 on_torch_alone = pytest.mark.skipif(INTERPRETED, reason="has nothing to do with Triton")
 
 
-@pytest.fixture(params=BACKENDS)
-def device(request: pytest.FixtureRequest) -> Any:
-    """A device with the backend chosen that serves it."""
-    if request.param == "triton" and not (INTERPRETED or torch.cuda.is_available()):
-        pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
-    with nnkernels.backend(request.param):
-        yield "cuda" if request.param == "triton" and not INTERPRETED else "cpu"
+device = on_each_backend("cpu", "reference", "triton")
 
 
 def leaf(shape: tuple[int, ...], dtype: torch.dtype, device: str, order: tuple[int, ...] | None = None) -> Tensor:
