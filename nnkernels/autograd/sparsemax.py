@@ -50,6 +50,8 @@ _SPARSEMAX = _Sparsemax()
 
 def sparsemax(x: Tensor, dim: int) -> Tensor:
     """For a checked tensor; `dim` is not negative."""
-    if x.numel() == 0 or x.dim() == 0:
+    if x.dim() == 0:
+        return sparsemax(x.view(1), 0).view(())
+    if x.numel() == 0:
         return _SPARSEMAX.elsewhere(dim, x)
     return route.call(_SPARSEMAX, dim, x)

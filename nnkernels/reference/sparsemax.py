@@ -12,8 +12,6 @@ def projected(x: Tensor, dim: int) -> Tensor:
     """Sparsemax of any tensor, differentiable to any order; the support comes from sorting, its results from a sum."""
     if x.numel() == 0:
         return x.clone()
-    if x.dim() == 0:  # CUDA's scatter knows no index of a number
-        return projected(x.view(1), 0).view(())
     wide = x.to(torch.float64)
     top = wide.detach().amax(dim, keepdim=True)
     w = (wide - torch.where(top.abs() < 2, 0.0, top)).clamp(min=LOWEST)
