@@ -25,7 +25,7 @@ add(
                 1 + sharpness.exp(),
             ),
             ((2, 6, 4), (2, 3, 4), (2, 3), (2, 3), (2, 3, 6), (2, 3, 3), (2, 3)),
-            slack=2.0,  # the gradients are sums of numbers that have been rounded
+            slack=4.0,  # the gradients are sums of rounded numbers, over weights that may be small
         ),
     )
 )

@@ -28,15 +28,21 @@ def usable() -> list[str]:
     return [name for name in dispatch.NAMES[1:] if not isinstance(_found(name), str) and (gpu or name != "triton")]
 
 
-def _device(name: str) -> str:
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+def device_for(name: str) -> str:
+    """Where a backend is checked: on the GPU if there is one and it does not want a CPU tensor."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    found = dispatch.named(name)
+    if isinstance(found, str) or found.unavailable(torch.device("cuda")) is None:
+        return "cuda"
+    return "cpu" if found.unavailable(torch.device("cpu")) is None else "cuda"
 
 
 def _found(name: str) -> dispatch.Backend | str:
     found = dispatch.named(name)
     if isinstance(found, str):
         return found
-    return found.unavailable(torch.device(_device(name))) or found
+    return found.unavailable(torch.device(device_for(name))) or found
 
 
 def _points(device: str) -> torch.Tensor:
@@ -75,7 +81,7 @@ def serves(name: str, row: Row) -> bool:
     sample = sample_of(row)
     try:
         with dispatch.backend(name):
-            sample.call(*sample.inputs(torch.float32, _device(name)))
+            sample.call(*sample.inputs(torch.float32, device_for(name)))
     except dispatch.Unserved:
         return False
     except Exception:  # the check itself will tell of it
@@ -88,7 +94,7 @@ def check(row: Row, name: str) -> dict:
     found = _found(name)
     if isinstance(found, str):
         raise RuntimeError(f"backend {name!r} cannot be checked here: {found}")
-    device = _device(name)
+    device = device_for(name)
 
     def measured(dtype: torch.dtype) -> accuracy.Accuracy:
         if isinstance(row, Activation):
@@ -101,14 +107,14 @@ def check(row: Row, name: str) -> dict:
 
 def check_in_place(row: Row, call: calls.Calls) -> dict:
     """The same of the function that writes into its argument; and whether the writes are counted."""
-    device = _device("auto")
+    device = device_for("reference")
     measured = partial(calls.measure_in_place, row, call, device=device)
     return _judged(row, "in place", measured, accuracy.LIMITS, lambda: calls.unnoticed(call, device) or "ok")
 
 
 def check_compiled(row: Activation) -> dict:
     """The same of the compiled function, in float32."""
-    device = _device("auto")
+    device = device_for("reference")
     return _judged(row, "compiled", lambda dtype: calls.measure_compiled(row, device), (torch.float32,), lambda: "ok")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from .. import nn
+from .. import functional, nn
 from ..initialization import init_for
 from ..registry import Activation, Gated, Reducing, Row, activation
 
@@ -62,6 +64,27 @@ def layer(name: str, dim: int = 1) -> torch.nn.Module:
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             given.setdefault(parameter.name, 1)  # the number of channels: one set of parameters for all of them
     return module(**given)
+
+
+def function(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The activation as a function of its input alone, with `constants(name)`.
+
+    Args:
+        name: an elementwise name of the catalogue.
+
+    Raises:
+        ValueError: the catalogue has no such name, or it is not elementwise without parameters.
+
+    Example:
+        >>> import torch
+        >>> from nnkernels.networks.activating import function
+        >>> function("threshold")(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+    """
+    row = activation(name)
+    if not isinstance(row, Activation):
+        raise ValueError(f"{name!r} is no elementwise activation without parameters")
+    return partial(getattr(functional, name), **constants(name))
 
 
 def initialise(weighted: torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d, behind: str, scale: float = 1.0) -> None:

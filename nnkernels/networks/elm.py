@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .activating import layer
+from .activating import function
 from .estimating import Classifier, Estimator, Regressor
 from .readout import one_hot, ridge
 
@@ -49,7 +49,7 @@ class _Machine(Estimator):
 
     def features(self, x: Tensor) -> Tensor:
         """What the random layer makes of `(samples, features)`: `(samples, hidden)`."""
-        return layer(self.activation)(torch.addmm(self.bias, x, self.weight))
+        return function(self.activation)(torch.addmm(self.bias, x, self.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addmm(self.offset, self.features(x), self.readout)

@@ -14,11 +14,10 @@ from ..contracts.addressing import FLOOR, Gradients, Operands, fits_on_chip
 from ..recording import launch
 from ..reference import addressing as reference
 from . import hardware
-from .math import compute_type, divide, exp_parts, is_fast, log1p_ratio
+from .math import LN2_DOUBLE, LN2_FLOAT, compute_type, divide, exp_parts, is_fast, log1p_ratio
 
 _EACH = 64  # bytes of a thread, of a memory as it is computed with
 _FLOOR = tl.constexpr(FLOOR)
-_LN2 = tl.constexpr(0.6931471805599453)
 
 
 def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
@@ -71,22 +70,30 @@ def strides(tensors: Operands | Gradients) -> list[int]:
 
 @triton.jit
 def _log(x, FAST: tl.constexpr):
-    """For a normal x > 0; infinity and NaN give NaN."""
+    """For a normal x > 0, with what rounding took from the sum; infinity and NaN give NaN."""
     if x.dtype == tl.float64:
+        HIGH: tl.constexpr = LN2_DOUBLE[0]
+        LOW: tl.constexpr = LN2_DOUBLE[1]
         bits = x.to(tl.int64, bitcast=True)
         exponent = ((bits >> 52) - 1023).to(tl.float64)
         above = ((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True) - 1.0
     else:
+        HIGH: tl.constexpr = LN2_FLOAT[0]
+        LOW: tl.constexpr = LN2_FLOAT[1]
         bits = x.to(tl.int32, bitcast=True)
         exponent = ((bits >> 23) - 127).to(tl.float32)
         above = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
-    return tl.fma(exponent, tl.full(x.shape, _LN2, x.dtype), above * log1p_ratio(above, FAST)) + (x - x)
+    whole = exponent * HIGH
+    rest = tl.fma(exponent, tl.full(x.shape, LOW, x.dtype), above * log1p_ratio(above, FAST))
+    log = whole + rest
+    return log + (x - x), (whole - log) + rest
 
 
 @triton.jit
-def _softmax(z, here, FAST: tl.constexpr):
+def _softmax(z, lo, here, FAST: tl.constexpr):
+    """Of z + lo along a memory's slots."""
     z = tl.where(here, z, -float("inf"))
-    p, _, s, t = exp_parts(z - tl.max(z, 0), None, FAST)
+    p, _, s, t = exp_parts(z - tl.max(z, 0), lo, FAST)
     e = tl.where(here, p * s * t, 0.0)
     return divide(e, tl.sum(e, 0), FAST)
 
@@ -134,7 +141,7 @@ def _head(
     key *= key_inverse
     strength = tl.load(strength_ptr + batch * strength_batch + head * strength_head).to(COMPUTE)
     cosine = tl.sum(memory * key[None, :], 1) * inverse
-    content = _softmax(strength * cosine, here, FAST)
+    content = _softmax(strength * cosine, None, here, FAST)
     mixed = content
     before = content
     gate = strength
@@ -150,13 +157,16 @@ def _head(
         turned = _turn(mixed, shift_at, shift_col, slots, width, False, SLOTS)
     where = turned
     logs = turned
+    lost = turned
     sharpness = strength
     if SHARPNESS:
         sharpness = tl.load(sharpness_ptr + batch * sharpness_batch + head * sharpness_head).to(COMPUTE)
-        logs = _log(tl.where(turned < _FLOOR, tl.full(turned.shape, _FLOOR, COMPUTE), turned), FAST)
-        where = _softmax(sharpness * logs, here, FAST)
+        logs, lost = _log(tl.where(turned < _FLOOR, tl.full(turned.shape, _FLOOR, COMPUTE), turned), FAST)
+        powers = sharpness * logs
+        rounded = tl.fma(tl.zeros_like(logs) + sharpness, logs, -powers)
+        where = _softmax(powers, tl.fma(tl.zeros_like(logs) + sharpness, lost, rounded), here, FAST)
     return (
-        key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, where, here
+        key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, lost, where, here
     )  # fmt: skip
 
 
@@ -172,7 +182,7 @@ def forward(
     head = tl.program_id(1).to(tl.int64)
     eps = tl.full((), eps, compute_type(memory_ptr.dtype))
     memory, inverse = _memory(memory_ptr, memory_batch, memory_slot, memory_col, slots, size, eps, SLOTS, SIZE)
-    _, _, _, _, _, _, _, _, _, _, _, _, where, here = _head(
+    _, _, _, _, _, _, _, _, _, _, _, _, _, where, here = _head(
         memory, inverse, head, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr,
         slots, size, width, key_batch, key_head, key_col, strength_batch, strength_head, gate_batch, gate_head,
         previous_batch, previous_head, previous_col, shift_batch, shift_head, shift_col,
@@ -218,8 +228,8 @@ def backward(
     along = tl.zeros_like(inverse)
     for number in range(heads):
         head = tl.cast(number, tl.int64)
-        (key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, where,
-         here) = _head(
+        (key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, lost,
+         where, here) = _head(
             memory, inverse, head, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr,
             slots, size, width, key_batch, key_head, key_col, strength_batch, strength_head, gate_batch, gate_head,
             previous_batch, previous_head, previous_col, shift_batch, shift_head, shift_col,
@@ -231,7 +241,9 @@ def backward(
             grad = _softmax_backward(where, grad)
             if GRAD_SHARPNESS:
                 at = batch * grad_sharpness_batch + head * grad_sharpness_head
-                _store(grad_sharpness_ptr + at, tl.sum(tl.where(here, grad * logs, 0.0), 0))
+                # The gradients' sum is 0, so that any number may be taken from the logarithms: the largest.
+                logs -= tl.max(tl.where(here, logs, -float("inf")), 0)
+                _store(grad_sharpness_ptr + at, tl.sum(tl.where(here, tl.fma(grad, logs, grad * lost), 0.0), 0))
             grad = tl.where(turned < _FLOOR, 0.0, sharpness * grad / turned)
             grad = tl.where(here, grad, 0.0)
         if SHIFT:

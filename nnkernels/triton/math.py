@@ -89,8 +89,8 @@ MISH_ROOT = tl.constexpr(
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 # log(2) = high + low; high ends in zeros, so that its product with any exponent is exact
-_LN2_FLOAT = tl.constexpr((0.693145751953125, 1.428606765330187e-06))
-_LN2_DOUBLE = tl.constexpr((6.93147180369123816490e-01, 1.90821492927058770002e-10))
+LN2_FLOAT = tl.constexpr((0.693145751953125, 1.428606765330187e-06))
+LN2_DOUBLE = tl.constexpr((6.93147180369123816490e-01, 1.90821492927058770002e-10))
 _MAGIC_FLOAT = tl.constexpr(1.5 * 2**23)
 _MAGIC_DOUBLE = tl.constexpr(1.5 * 2**52)
 
@@ -190,13 +190,13 @@ def _reduce(x, BIAS: tl.constexpr):
     """
     if x.dtype == tl.float64:
         MAGIC: tl.constexpr = _MAGIC_DOUBLE + BIAS
-        HIGH: tl.constexpr = _LN2_DOUBLE[0]
-        LOW: tl.constexpr = _LN2_DOUBLE[1]
+        HIGH: tl.constexpr = LN2_DOUBLE[0]
+        LOW: tl.constexpr = LN2_DOUBLE[1]
         BITS: tl.constexpr = tl.int64
     else:
         MAGIC: tl.constexpr = _MAGIC_FLOAT + BIAS
-        HIGH: tl.constexpr = _LN2_FLOAT[0]
-        LOW: tl.constexpr = _LN2_FLOAT[1]
+        HIGH: tl.constexpr = LN2_FLOAT[0]
+        LOW: tl.constexpr = LN2_FLOAT[1]
         BITS: tl.constexpr = tl.int32
     shifted = tl.fma(x, tl.full(x.shape, _LOG2E, x.dtype), tl.full(x.shape, MAGIC, x.dtype))
     n = shifted - MAGIC

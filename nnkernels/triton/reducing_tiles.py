@@ -7,14 +7,12 @@ large, since exp2 flushes subnormal numbers, which bfloat16 has.
 import triton
 import triton.language as tl
 
-from .math import divide, exp_parts, log1p_ratio
+from .math import LN2_DOUBLE, LN2_FLOAT, divide, exp_parts, log1p_ratio
 from .tiles import load_inside
 
 NONE, KEEP, ADD = (tl.constexpr(kind) for kind in range(3))
 _INF = tl.constexpr(float("inf"))
 _LOG2E = tl.constexpr(1.4426950408889634)
-_LN2 = tl.constexpr((0.693145751953125, 1.428606765330187e-06))
-_LN2_DOUBLE = tl.constexpr((6.93147180369123816490e-01, 1.90821492927058770002e-10))
 SHIFT = tl.constexpr(16.0)
 UNIT = tl.constexpr(65536.0)
 KEPT = tl.constexpr(4)  # numbers of each chunk, which lie together, so that each thread loads those of one
@@ -139,14 +137,14 @@ def _log_of_sum(rest, FAST: tl.constexpr):
         bits = (1 + rest).to(tl.int64, bitcast=True)
         k = (bits >> 52) - 1023
         fraction = ((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True)
-        HIGH: tl.constexpr = _LN2_DOUBLE[0]
-        LOW: tl.constexpr = _LN2_DOUBLE[1]
+        HIGH: tl.constexpr = LN2_DOUBLE[0]
+        LOW: tl.constexpr = LN2_DOUBLE[1]
     else:
         bits = (1 + rest).to(tl.int32, bitcast=True)
         k = (bits >> 23) - 127
         fraction = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
-        HIGH: tl.constexpr = _LN2[0]
-        LOW: tl.constexpr = _LN2[1]
+        HIGH: tl.constexpr = LN2_FLOAT[0]
+        LOW: tl.constexpr = LN2_FLOAT[1]
     small = rest < 1
     k = tl.where(small, 0, k).to(rest.dtype)
     u = tl.where(small, rest, fraction - 1)

@@ -13,7 +13,7 @@ import nnkernels
 import nnkernels.functional as F
 from nnkernels import accuracy, dispatch, nn
 from nnkernels.commands import check
-from nnkernels.registry import Activation, Fused, activations, catalogue, row_called
+from nnkernels.registry import Activation, Fused, Random, activations, catalogue, row_called
 from nnkernels.samples import sample_of
 
 ROWS = [row for row in catalogue() if not isinstance(row, Activation)]
@@ -55,8 +55,7 @@ def test_a_fused_form_is_no_activation_but_a_row():
 @pytest.mark.parametrize("name", dispatch.with_families())
 def test_check_passes(row, name):
     found = dispatch.named(name)
-    device = "cpu" if name == "cpu" else DEVICE
-    reason = found if isinstance(found, str) else found.unavailable(torch.device(device))
+    reason = found if isinstance(found, str) else found.unavailable(torch.device(check.device_for(name)))
     if reason or not check.serves(name, row):
         pytest.skip(reason or f"{name} has no {row.name}")
     result = check.check(row, name)
@@ -66,8 +65,8 @@ def test_check_passes(row, name):
 def test_cuda_by_name_is_refused_in_one_sentence(row, sample):
     inputs = sample.inputs(torch.float32, DEVICE)
     with nnkernels.backend("cuda"), pytest.raises(RuntimeError, match="cuda"):
-        # Outside training rrelu is leaky_relu, which CUDA has.
-        F.rrelu(*inputs, training=True) if row.name == "rrelu" else sample.call(*inputs)
+        # Outside training draws are activations that CUDA has.
+        getattr(F, row.name)(*inputs, training=True) if isinstance(row, Random) else sample.call(*inputs)
 
 
 def test_other_strides_change_nothing(sample):

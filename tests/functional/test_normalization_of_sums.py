@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import pytest
@@ -273,6 +274,8 @@ def test_a_gated_norm_in_every_context(before, group_size):
 def test_gated_norms_of_mamba_2():
     from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
+    if "group_size" not in inspect.signature(MambaRMSNormGated).parameters:
+        pytest.skip("this version of transformers has no groups")
     for group_size, dtype in itertools.product((24, 8), (torch.float32, torch.bfloat16)):
         theirs = MambaRMSNormGated(24, group_size, 1e-5).to(dtype)
         torch.nn.init.normal_(theirs.weight)

@@ -266,7 +266,7 @@ class Wav2Vec2EncoderLayer(_PostNorm):
         return self.feed_forward(x)
 
 
-@adapter_of_source("transformers.models.bert.modeling_bert.BertSelfAttention", "cd1f843c2190")
+@adapter_of_source("transformers.models.bert.modeling_bert.BertSelfAttention", "cd1f843c2190", "4d9cb73ac046")
 class BertSelfAttention(Adapted):
     """Its input is cast once for query, key and value, where autocast casts it for each, and each gradient back."""
 
