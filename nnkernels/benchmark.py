@@ -16,6 +16,12 @@ from . import accuracy, dispatch, functional
 from .counterparts import peer
 from .registry import Activation
 
+_ROUND = 2e-3
+"""Seconds of calls for one reading."""
+
+_CYCLES = 2e9
+"""Of a GPU in a second, at most."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -95,15 +101,24 @@ def backward_of(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -
     return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)
 
 
-def best_of_rounds(calls: list[Callable[[], object]], rounds: int, device: str) -> list[float]:
-    """Seconds for one call of each, from the best of the rounds in which they alternate."""
-    repeats = [max(1, int(2e-3 / max(_seconds(call, 2, device), 1e-7))) for call in calls]
+def best_of_rounds(calls: list[Callable[[], object]], rounds: int, device: str, queued: bool = False) -> list[float]:
+    """Seconds for one call of each, from the best of the rounds in which they alternate.
+
+    Args:
+        calls: what is timed.
+        rounds: how often each has its turn.
+        device: "cpu" or "cuda".
+        queued: whether only the GPU's own time counts, as where the host is ahead of it.
+    """
+    each = [max(_seconds(call, 2, device), 1e-7) for call in calls]
+    repeats = [max(1, int(_ROUND / one)) for one in each]
     best = [math.inf] * len(calls)
     gc.disable()
     try:
         for _ in range(rounds):
             for i, call in enumerate(calls):
-                best[i] = min(best[i], _seconds(call, repeats[i], device))
+                turn = _queued_seconds(call, repeats[i], each[i]) if queued else _seconds(call, repeats[i], device)
+                best[i] = min(best[i], turn)
     finally:
         gc.enable()
     return best
@@ -117,3 +132,16 @@ def _seconds(call: Callable[[], object], repeats: int, device: str) -> float:
         call()
     synchronize()
     return (time.perf_counter() - start) / repeats
+
+
+def _queued_seconds(call: Callable[[], object], repeats: int, each: float) -> float:
+    """The GPU's time for a call, which the host has queued, in about `each` seconds, before the GPU gets to it."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    torch.cuda._sleep(int(1.5 * repeats * each * _CYCLES))
+    begin.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / repeats

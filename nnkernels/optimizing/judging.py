@@ -117,13 +117,14 @@ class adapted:
             module.__class__ = before
 
 
-def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, str, float | None]:
+def judge(kind: Kind, calls: list[Call] | None, model: Module, queued: bool) -> tuple[bool, str, float | None]:
     """Whether a kind pays, what says so, and how many times as fast it is.
 
     Args:
         kind: whose first module is timed.
         model: whose parameters tell where a module without any computes.
         calls: what the adapter's probes are called with in the model; without it, samples of the adapter's.
+        queued: whether the GPU's own time counts, since the host is ahead of it.
     """
     module = kind.modules[0]
     if kind.adapter.calls_inside and not is_plain_inside(module):  # type: ignore[union-attr]
@@ -144,12 +145,14 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module) -> tuple[bool, st
                 calls = module.samples(SIZES[device.type], device, dtype)
             if calls is None:
                 return False, "not timed: only an example tells what it is called with", None
-            return _judged(module, calls, device, most)
+            return _judged(module, calls, device, most, queued)
     except Exception as error:  # whatever a configuration does to a kernel
         return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
 
 
-def _judged(module: Any, calls: list[Call], device: torch.device, most: int) -> tuple[bool, str, float | None]:
+def _judged(
+    module: Any, calls: list[Call], device: torch.device, most: int, queued: bool
+) -> tuple[bool, str, float | None]:
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     wanted = [leaf for leaf in leaves if leaf.requires_grad] if torch.is_grad_enabled() else []
     wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -165,7 +168,7 @@ def _judged(module: Any, calls: list[Call], device: torch.device, most: int) -> 
     trials: list[list[float]] = []
     wins = 0
     while len(trials) < _TRIALS or (len(trials) < most and 0 < wins < len(trials)):
-        trials.append(best_of_rounds(sides, _ROUNDS, device.type))
+        trials.append(best_of_rounds(sides, _ROUNDS, device.type, queued))
         wins += trials[-1][1] / trials[-1][0] >= _PAYS
     ours, theirs = (min(trial[at] for trial in trials) for at in range(2))
     gain, agreed = theirs / ours, 2 * wins > len(trials)

@@ -244,13 +244,21 @@ def type_with(parameter: Tensor, x: Tensor) -> torch.dtype | None:
     return None if _torch.autocasts(x.device.type) and dtype != torch.float32 else dtype
 
 
-def drops_nothing(module: Module) -> bool:
-    """Whether a call of the module gives back what it is given, as dropout of any kind does in evaluation."""
+def multiplies(*modules: Module) -> bool:
+    """Whether a call of each is torch's linear layer and nothing else, so that the weights may be read in its place."""
+    return all(own_class(module) is torch.nn.Linear and is_plain(module) for module in modules)
+
+
+def drops_nothing(*modules: Module) -> bool:
+    """Whether a call of each gives back what it is given, as dropout of any kind does in evaluation."""
+    return all(is_plain(module) and _gives_back(module) for module in modules)
+
+
+def _gives_back(module: Module) -> bool:
     kind = own_class(module)
-    if not is_plain(module):
-        return False
-    dropping = kind in (torch.nn.Dropout, torch.nn.Dropout2d) or kind.__name__ in ("DropPath", "StochasticDepth")
-    return kind is torch.nn.Identity or (dropping and not module.training)
+    if kind in (torch.nn.Dropout, torch.nn.Dropout2d):
+        return not module.training or bool(module.p == 0)
+    return kind is torch.nn.Identity or (kind.__name__ in ("DropPath", "StochasticDepth") and not module.training)
 
 
 def normalizes(norm: Module) -> bool:

@@ -35,8 +35,9 @@ def optimize(
         model: the model, changed in place.
         example: an input of the size that the model is used with: a tensor, a tuple of positional or a dictionary of
             named arguments. With it each kind of module is timed on what it is called with in a real step (forward and,
-            if the model is training, backward, under the caller's autocast); then outputs and gradients are compared,
-            and the whole step is timed. Unless it is faster, nothing is kept. Without it, kinds are timed on samples.
+            if the model is training, backward, under the caller's autocast), by the GPU's own time where the step
+            keeps the GPU busy; then outputs and gradients are compared, and the whole step is timed. Unless it is
+            faster, nothing is kept. Without it, kinds are timed on samples.
         always: whether to fuse without timing, for exact tails or smaller memory where the speed is the same.
         verbose: whether to print the report.
         random: whether to fuse `Dropout` and `RReLU` too, which then draw other numbers from the same seed.
@@ -64,27 +65,14 @@ def optimize(
     if not isinstance(model, Module):
         raise TypeError(f"optimize(): expected a torch.nn.Module, got {type(model).__name__}")
     load_libraries()
-    report = Report(model)
-    found = kinds(model)
     step = None if example is None else Step(model, example)
     with ExitStack() as undo:
         if step is not None:
             undo.enter_context(put_back([model]))
-        chosen: list[Kind] = []
-        taken = {id(inside) for module in model.modules() if is_adapted(module) for inside in module.takes()}  # type: ignore[operator]
-        # What takes other modules is decided on before those are.
-        for group in ([kind for kind in found if kind.takes()], [kind for kind in found if not kind.takes()]):
-            left = [kind for kind in group if kind.without(taken)]
-            seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
-            for kind in left:
-                row = _decided(kind, seen, model, always, random)
-                report.rows.append(row)
-                if row.fused:
-                    chosen.append(kind)
-                    taken |= {id(inside) for inside in kind.takes()}
-        changes = adapted(*((kind.adapter, kind.modules) for kind in chosen))  # type: ignore[arg-type]
-        if step is not None and chosen:
-            _weigh(report, step, changes, always)
+        queued = step is not None and not always and step.keeps_the_gpu_busy()
+        report, changes = _planned(model, step, always, random, queued)
+        if queued and report.after is not None and not report.fused:
+            report, changes = _planned(model, step, always, random, queued=False)
         if report.fused:
             undo.push(lambda kind, *_: changes.__exit__() if kind is not None else None)
             changes.__enter__()
@@ -120,7 +108,28 @@ def restore(model: Module) -> Module:
     return model
 
 
-def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool) -> Row:
+def _planned(model: Module, step: Step | None, always: bool, random: bool, queued: bool) -> tuple[Report, adapted]:
+    """What is to be fused, and why; `queued` says whether the GPU's own time counts for each kind."""
+    report, found = Report(model), kinds(model)
+    chosen: list[Kind] = []
+    taken = {id(inside) for module in model.modules() if is_adapted(module) for inside in module.takes()}  # type: ignore[operator]
+    # What takes other modules is decided on before those are.
+    for group in ([kind for kind in found if kind.takes()], [kind for kind in found if not kind.takes()]):
+        left = [kind for kind in group if kind.without(taken)]
+        seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
+        for kind in left:
+            row = _decided(kind, seen, model, always, random, queued)
+            report.rows.append(row)
+            if row.fused:
+                chosen.append(kind)
+                taken |= {id(inside) for inside in kind.takes()}
+    changes = adapted(*((kind.adapter, kind.modules) for kind in chosen))  # type: ignore[arg-type]
+    if step is not None and chosen:
+        _weigh(report, step, changes, always)
+    return report, changes
+
+
+def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool, queued: bool) -> Row:
     """Whether a kind is fused, and why."""
 
     def row(fused: bool, why: str, gain: float | None = None) -> Row:
@@ -133,11 +142,11 @@ def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: boo
     if always:
         return row(True, "unconditionally")
     if seen is None:
-        return row(*judge(kind, None, model))
+        return row(*judge(kind, None, model, queued))
     calls = [seen.get(id(probe)) for probe in kind.probes()]
     if None in calls:
         return row(False, "the example does not call it")
-    return row(*judge(kind, calls, model))  # type: ignore[arg-type]
+    return row(*judge(kind, calls, model, queued))  # type: ignore[arg-type]
 
 
 def _weigh(report: Report, step: Step, changes: adapted, always: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from .adapting import Call
 
 _MOST = 4.0
 """How many times as far as another rounding of the parameters moves them may results be from the former ones."""
+
+_AHEAD = 0.9
+"""In what part of a step's time the host has to have asked for it."""
 
 
 class Results(NamedTuple):
@@ -60,6 +64,18 @@ class Step:
         with torch.autocast(self.device.type, enabled=False):
             found = torch.autograd.grad(loss, wanted, allow_unused=True)
         return Results([one.detach() for one in outputs], list(found))
+
+    def keeps_the_gpu_busy(self) -> bool:
+        """Whether the host has asked for all of a step well before the GPU is done, whose time alone then counts."""
+        if self.device.type != "cuda":
+            return False
+        self()  # what is compiled or allocated by a first step
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        self()
+        asked = time.perf_counter() - began
+        torch.cuda.synchronize()
+        return asked < _AHEAD * (time.perf_counter() - began)
 
     def repeated(self) -> Results:
         """The step from the same random numbers each time."""

@@ -45,14 +45,19 @@ def at_most_zero(x: Tensor) -> Tensor:
 
 
 def product(a: Tensor | float, b: Tensor) -> Tensor:
-    """a b, rounded before anything is added to it, so that `product_error` is what it lacks.
+    """a b, rounded before anything is added to it, so that `product_error` is what it lacks."""
+    return rounded(a * b)
 
-    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a choice lies between the two.
+
+def rounded(x: Tensor) -> Tensor:
+    """A product, or a quotient by a number, as what is computed of it next finds it.
+
+    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a choice lies between the two, and
+    divide by a number by multiplying.
     """
-    found = a * b
     if torch.compiler.is_compiling():
-        found = torch.where(found > torch.finfo(b.dtype).max, math.inf, found)
-    return found
+        return torch.where(x > torch.finfo(x.dtype).max, math.inf, x)
+    return x
 
 
 def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Formula, Tail, near, negative_abs, product, product_error
+from .base import Formula, Tail, near, negative_abs, product, product_error, rounded
 from .smooth import slope_of_tanh, tanh_of
 
 _LINEAR = 1e-20  # below it tanh(z) is z, whose quotient may have been subnormal
@@ -17,7 +17,7 @@ class softcap(Formula):
     def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor]:
         """x / a and what rounding took from it; x held where tanh is 1."""
         x = near(x, 2000 * a)
-        z = x / a
+        z = rounded(x / a)
         back = product(a, z.detach())
         return z, ((x.detach() - back) - product_error(z, a, back)) / a
 

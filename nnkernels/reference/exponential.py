@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..catalogue.elementwise import SELU_ALPHA, SELU_SCALE
-from .base import FAR, Formula, Tail, at_most_zero, expm1, near, product_error
+from .base import FAR, Formula, Tail, at_most_zero, expm1, near, product_error, rounded
 
 
 class elu(Formula):
@@ -32,7 +32,7 @@ class celu(Formula):
     def _argument(x: Tensor, a: float) -> tuple[Tensor, Tensor | None]:
         """x / a and what rounding took from it, for x <= 0."""
         x = at_most_zero(near(x, FAR * abs(a)))
-        z = x / a
+        z = rounded(x / a)
         return z, None if a == 1 else -product_error(z, a, x) / a
 
     @staticmethod

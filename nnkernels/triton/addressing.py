@@ -78,8 +78,8 @@ def _log(x, FAST: tl.constexpr):
         exponent = ((bits >> 52) - 1023).to(tl.float64)
         above = ((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True) - 1.0
     else:
-        HIGH: tl.constexpr = LN2_FLOAT[0]
-        LOW: tl.constexpr = LN2_FLOAT[1]
+        HIGH: tl.constexpr = LN2_FLOAT[0]  # type: ignore[no-redef]
+        LOW: tl.constexpr = LN2_FLOAT[1]  # type: ignore[no-redef]
         bits = x.to(tl.int32, bitcast=True)
         exponent = ((bits >> 23) - 127).to(tl.float32)
         above = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
@@ -166,7 +166,8 @@ def _head(
         rounded = tl.fma(tl.zeros_like(logs) + sharpness, logs, -powers)
         where = _softmax(powers, tl.fma(tl.zeros_like(logs) + sharpness, lost, rounded), here, FAST)
     return (
-        key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, lost, where, here
+        key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, lost,
+        where, here,
     )  # fmt: skip
 
 

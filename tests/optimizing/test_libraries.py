@@ -115,6 +115,9 @@ MODELS = [
     pytest.param(speech_encoder, id="transformers-Wav2Vec2"),
     pytest.param(vision_tower, id="transformers-CLIP"),
     language_model("GPT2", "LMHeadModel"),
+    language_model("Phi", **GATED),
+    language_model("Nemotron", hidden_act="relu2", **GATED),
+    language_model("GPTNeoX", max_position_embeddings=40, **GATED),
     pytest.param(unet_blocks, id="diffusers-resnet"),
     feed_forward("geglu"),
     feed_forward("swiglu"),
@@ -326,12 +329,16 @@ def test_the_input_of_self_attention_is_cast_once():
 @pytest.mark.parametrize(
     ("named", "blocks"),
     [
-        ("transformers-Bert", {"BertSelfOutput", "BertOutput", "BertSelfAttention"}),
+        ("transformers-Bert", {"BertSelfOutput", "BertOutput", "BertSelfAttention", "BertIntermediate"}),
         ("transformers-Roberta", {"RobertaSelfOutput", "RobertaOutput", "RobertaSelfAttention"}),
         ("transformers-DebertaV2", {"DebertaV2SelfOutput", "DebertaV2Output"}),
         ("transformers-DistilBert", {"TransformerBlock"}),
         ("transformers-Wav2Vec2", {"Wav2Vec2EncoderLayer"}),
-        ("transformers-CLIP", {"CLIPEncoderLayer"}),
+        ("transformers-CLIP", {"CLIPEncoderLayer", "CLIPMLP"}),
+        ("transformers-Phi", {"PhiMLP"}),
+        ("transformers-Nemotron", {"NemotronMLP"}),
+        ("transformers-GPTNeoX", {"GPTNeoXMLP"}),
+        ("timm-vit_tiny_patch16_224", {"Mlp"}),
     ],
 )
 def test_blocks_with_the_same_source_are_known(named, blocks):
@@ -364,6 +371,27 @@ def test_the_second_norm_of_a_layer_is_one_with_the_sum_in_front_of_it(named, mo
     with torch.autocast("cpu", torch.bfloat16):
         model(**example) if isinstance(example, dict) else model(example)
     assert types == {(torch.bfloat16, torch.float32, torch.bfloat16, torch.float32)}
+
+
+@pytest.mark.parametrize("named", ["timm-vit_tiny_patch16_224", "transformers-Llama", "transformers-Phi3"])
+def test_linear_layers_that_somebody_listens_to_are_called(named):
+    (build,) = (one.values[0] for one in MODELS if one.id == named)
+    model, example = built(build)
+    nnkernels.optimize(model, always=True, verbose=False)
+
+    def outcome():
+        torch.manual_seed(0)
+        found = model(**example) if isinstance(example, dict) else model(example)
+        return found.logits if isinstance(example, dict) else found
+
+    expected, heard = outcome(), []
+    listened = [
+        module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and ".mlp." in name
+    ]
+    for module in listened:
+        module.register_forward_hook(lambda module, *_: heard.append(module))
+    torch.testing.assert_close(outcome(), expected)
+    assert len(listened) > 3 and heard == sorted(listened, key=heard.index) and set(heard) == set(listened)
 
 
 LEARNED = {

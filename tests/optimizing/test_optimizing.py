@@ -17,6 +17,7 @@ import nnkernels
 from nnkernels import nn
 from nnkernels.optimizing import adapting, judging, optimizing
 from nnkernels.optimizing.adapting import is_adapted
+from nnkernels.optimizing.step import Step
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,7 @@ def test_what_is_fused_calls_neither_of_the_two(monkeypatch):
 
 @pytest.mark.parametrize(("ours", "theirs", "pays"), [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False)])
 def test_what_is_not_faster_is_left_and_said_so(monkeypatch, capsys, ours, theirs, pays):
-    monkeypatch.setattr(judging, "best_of_rounds", lambda calls, rounds, device: [ours, theirs])
+    monkeypatch.setattr(judging, "best_of_rounds", lambda *_: [ours, theirs])
     given = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Tanh())
     (row,) = nnkernels.optimize(given).rows
     assert row.fused == pays and row.gain == theirs / ours and fused(given) == ["0", "1"] * pays
@@ -130,8 +131,26 @@ def test_a_verdict_needs_agreement(monkeypatch):
         ([theirs_disturbed], alike, False), ([ours_disturbed], faster, True), ([ours_disturbed] * 6, faster, False),
     ):  # fmt: skip
         trials = itertools.chain(first, itertools.repeat(others))
-        monkeypatch.setattr(judging, "best_of_rounds", lambda calls, rounds, device, trials=trials: next(trials))
+        monkeypatch.setattr(judging, "best_of_rounds", lambda *_, trials=trials: next(trials))
         assert bool(nnkernels.optimize(torch.nn.Sequential(torch.nn.Tanh()), verbose=False).fused) == pays
+
+
+@pytest.mark.parametrize(("waits", "step_gains"), [(False, True), (True, True), (True, False)])
+def test_where_the_gpu_is_kept_busy_its_own_time_counts(monkeypatch, waits, step_gains):
+    """And where the whole step does not gain by what that chooses, what a clock on the wall chooses is tried."""
+    asked = []
+
+    def alone(calls, rounds, device, queued):
+        asked.append(queued)
+        return [1.0, 2.0]
+
+    steps = iter([[1.0, 2.0] if step_gains else [2.0, 1.0], [1.0, 2.0]])
+    monkeypatch.setattr(judging, "best_of_rounds", alone)
+    monkeypatch.setattr(optimizing, "best_of_rounds", lambda *_: next(steps))
+    monkeypatch.setattr(Step, "keeps_the_gpu_busy", lambda self: waits)
+    given = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh())
+    assert nnkernels.optimize(given, torch.randn(2, 4), verbose=False).fused
+    assert set(asked) == ({waits} if step_gains else {True, False})
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

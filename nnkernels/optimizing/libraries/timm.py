@@ -17,6 +17,7 @@ from ..modules import (
     applied,
     drops_nothing,
     layer,
+    multiplies,
     norm_for_products,
     norm_then_act,
     normalizes,
@@ -25,7 +26,7 @@ from ..modules import (
     sum_for_products,
     type_with,
 )
-from .torch import Elsewhere, OnImages, OnNormInput, OnRows, image_layer_norm, rows
+from .torch import Elsewhere, Mlp, OnImages, OnNormInput, OnRows, image_layer_norm, rows
 
 _ACTIVATIONS: dict[str, tuple[str, Named]] = {
     "Swish": ("c17332e51d39", ("silu", {})),
@@ -154,6 +155,21 @@ class EffectiveSEModule(_SqueezeExcite):
         return self.fc.in_channels
 
 
+@adapter_of_source("timm.layers.mlp.Mlp", "f2fe57510e1e")
+class TimmMlp(Mlp):
+    """Without a norm in it, and where nothing is dropped before the second layer."""
+
+    def parts(self: Any) -> tuple[Any, Any, Any]:
+        return self.fc1, self.act, self.fc2
+
+    def examine(self: Any) -> str:
+        return Mlp.examine(self) or ("" if drops_nothing(self.drop1, self.norm) else "it drops or normalizes inside")
+
+    def fused(self: Any, x: Tensor) -> Any:
+        made = Mlp.fused(self, x) if drops_nothing(self.drop1, self.norm) else NotImplemented
+        return made if made is NotImplemented else self.drop2(made)
+
+
 @adapter_of_source("timm.layers.mlp.GluMlp", "92cc1995c5be")
 class GluMlp(Adapted):
     def takes(self: Any) -> list[Module]:
@@ -181,8 +197,12 @@ class SwiGLU(OnRows):
         named = activation(self.act)
         if named is None:
             return NotImplemented
-        x = functional.gated(self.fc1_g(x), named[0], up=self.fc1_x(x), **named[1])
-        return self.drop2(self.fc2(self.norm(self.drop1(x))))
+        gate, up, last = self.fc1_g, self.fc1_x, self.fc2
+        if multiplies(gate, up, last) and drops_nothing(self.drop1, self.norm):
+            weights = (gate.weight, up.weight, last.weight, gate.bias, up.bias, last.bias)
+            return self.drop2(functional.gated_mlp(x, *weights, named[0], **named[1]))
+        x = functional.gated(gate(x), named[0], up=up(x), **named[1])
+        return self.drop2(last(self.norm(self.drop1(x))))
 
     def sample_row(self: Any) -> tuple[int, ...]:
         return (self.fc1_g.in_features,)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ... import nn
+from ... import functional, nn
 from ...registry import elementwise
 from ..adapting import Adapted, Call, adapter, described, own_class
-from ..modules import activation, applied, evaluate, layer, named, norm_act, norm_of, normalizes, norms
+from ..modules import activation, applied, evaluate, layer, multiplies, named, norm_act, norm_of, normalizes, norms
 
 
 def channelled(module: Any, channels: int, elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -111,6 +111,33 @@ class Elsewhere(OnRows):
 
     def sample_row(self: Any) -> tuple[int, ...]:
         return (1024,)
+
+
+class Mlp(OnRows):
+    """Two linear layers with an activation between them, of which backward keeps one hidden tensor."""
+
+    def parts(self: Any) -> tuple[Any, Any, Any]:
+        """The first layer, the activation and the last layer."""
+        raise NotImplementedError
+
+    def examine(self: Any) -> str:
+        first, act, last = self.parts()
+        if activation(act) is None:
+            return "its activation is none that is known"
+        return "" if multiplies(first, last) else "its layers are not torch's own linear ones without hooks"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.parts()[1]]
+
+    def fused(self: Any, x: Tensor) -> Any:
+        first, act, last = self.parts()
+        known = activation(act)
+        if known is None or not multiplies(first, last):
+            return NotImplemented
+        return functional.mlp(x, first.weight, first.bias, last.weight, last.bias, known[0], **known[1])
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.parts()[0].in_features,)
 
 
 def image_layer_norm(norm: Any, x: Tensor) -> Any:

@@ -22,6 +22,7 @@ from ..modules import (
     Named,
     activation,
     activations_of_source,
+    multiplies,
     norm_act,
     norm_for_products,
     norm_of,
@@ -31,7 +32,7 @@ from ..modules import (
     sum_for_products,
     type_with,
 )
-from .torch import Elsewhere, OnRows, rows
+from .torch import Elsewhere, Mlp, OnRows, rows
 
 
 def _of_attribute(module: Any) -> Named | None:
@@ -159,7 +160,7 @@ norms_of_source.update(
 @adapter_of_source("transformers.models.llama.modeling_llama.LlamaMLP", "7d2027d4464e")
 @adapter_of_source("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2MLP", "0d7b11835db6")
 class GatedMLP(OnRows):
-    """f(gate) up in one pass each way."""
+    """f(gate) up in one pass each way, of which backward keeps gate and up alone."""
 
     def takes(self: Any) -> list[Module]:
         return [self.act_fn]
@@ -168,7 +169,11 @@ class GatedMLP(OnRows):
         named = activation(self.act_fn)
         if named is None:
             return NotImplemented
-        return self.down_proj(functional.gated(self.gate_proj(x), named[0], up=self.up_proj(x), **named[1]))
+        gate, up, down = self.gate_proj, self.up_proj, self.down_proj
+        if not multiplies(gate, up, down):
+            return down(functional.gated(gate(x), named[0], up=up(x), **named[1]))
+        weights = (gate.weight, up.weight, down.weight, gate.bias, up.bias, down.bias)
+        return functional.gated_mlp(x, *weights, named[0], **named[1])
 
     def sample_row(self: Any) -> tuple[int, ...]:
         return (self.gate_proj.in_features,)
@@ -185,10 +190,56 @@ class PackedMLP(OnRows):
         named = activation(self.activation_fn)
         if named is None:
             return NotImplemented
-        return self.down_proj(functional.gated(self.gate_up_proj(hidden_states), named[0], **named[1]))
+        both, down = self.gate_up_proj, self.down_proj
+        if not multiplies(both, down):
+            return down(functional.gated(both(hidden_states), named[0], **named[1]))
+        weights = (both.weight, None, down.weight, both.bias, None, down.bias)
+        return functional.gated_mlp(hidden_states, *weights, named[0], **named[1])
 
     def sample_row(self: Any) -> tuple[int, ...]:
         return (self.gate_up_proj.in_features,)
+
+
+@adapter_of_source("transformers.models.clip.modeling_clip.CLIPMLP", "13885f42f2bb")
+class ClipMLP(Mlp):
+    """CLIP's, SigLIP's, ViT's, Phi's."""
+
+    def parts(self: Any) -> tuple[Any, Any, Any]:
+        return self.fc1, self.activation_fn, self.fc2
+
+
+@adapter_of_source("transformers.models.nemotron.modeling_nemotron.NemotronMLP", "81bc4bc569be")
+class NemotronMLP(Mlp):
+    def parts(self: Any) -> tuple[Any, Any, Any]:
+        return self.up_proj, self.act_fn, self.down_proj
+
+
+@adapter_of_source("transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXMLP", "07bca05e110a")
+class GPTNeoXMLP(Mlp):
+    def parts(self: Any) -> tuple[Any, Any, Any]:
+        return self.dense_h_to_4h, self.act, self.dense_4h_to_h
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertIntermediate", "ab3f9454469b")
+class BertIntermediate(OnRows):
+    """A linear layer with the activation behind it; the second layer is in `BertOutput`."""
+
+    def examine(self: Any) -> str:
+        if activation(self.intermediate_act_fn) is None:
+            return "its activation is none that is known"
+        return "" if multiplies(self.dense) else "its layer is not torch's own linear one without hooks"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.intermediate_act_fn]
+
+    def fused(self: Any, hidden_states: Tensor) -> Any:
+        named = activation(self.intermediate_act_fn)
+        if named is None or not multiplies(self.dense):
+            return NotImplemented
+        return functional.linear_act(hidden_states, self.dense.weight, self.dense.bias, named[0], **named[1])
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.dense.in_features,)
 
 
 def _stream(*shape: int, of: Any) -> Tensor:
