@@ -118,6 +118,8 @@ def _planned(model: Module, step: Step | None, always: bool, random: bool, queue
         left = [kind for kind in group if kind.without(taken)]
         seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
         for kind in left:
+            if not kind.without(taken):  # by what was chosen meanwhile
+                continue
             row = _decided(kind, seen, model, always, random, queued)
             report.rows.append(row)
             if row.fused:

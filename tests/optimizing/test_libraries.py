@@ -329,8 +329,8 @@ def test_the_input_of_self_attention_is_cast_once():
 @pytest.mark.parametrize(
     ("named", "blocks"),
     [
-        ("transformers-Bert", {"BertSelfOutput", "BertOutput", "BertSelfAttention", "BertIntermediate"}),
-        ("transformers-Roberta", {"RobertaSelfOutput", "RobertaOutput", "RobertaSelfAttention"}),
+        ("transformers-Bert", {"BertLayer", "BertSelfOutput", "BertSelfAttention"}),
+        ("transformers-Roberta", {"RobertaLayer", "RobertaSelfOutput", "RobertaSelfAttention"}),
         ("transformers-DebertaV2", {"DebertaV2SelfOutput", "DebertaV2Output"}),
         ("transformers-DistilBert", {"TransformerBlock"}),
         ("transformers-Wav2Vec2", {"Wav2Vec2EncoderLayer"}),
@@ -345,7 +345,8 @@ def test_blocks_with_the_same_source_are_known(named, blocks):
     (build,) = (one.values[0] for one in MODELS if one.id == named)
     model, _ = built(build)
     nnkernels.optimize(model, always=True, verbose=False)
-    assert blocks <= {type(module).__name__ for module in model.modules() if is_adapted(module)}
+    adapted = {type(module).__name__ for module in model.modules() if is_adapted(module)}
+    assert blocks <= adapted and not adapted & {"BertIntermediate", "BertOutput"}
 
 
 @pytest.mark.parametrize(
@@ -426,3 +427,18 @@ def test_a_learned_activation_has_its_classs_type_and_is_as_near_to_the_truth(na
         assert found.dtype == expected.dtype
         off, allowed = ((one - exact).abs().max() for one in (found, expected))
         assert off <= 1.5 * allowed + 2 * torch.finfo(found.dtype).eps * exact.abs().max()
+
+
+def test_a_layer_of_bert_calls_a_half_that_somebody_listens_to():
+    (build,) = (one.values[0] for one in MODELS if one.id == "transformers-Bert")
+    model, example = built(build)
+    nnkernels.optimize(model, always=True, verbose=False)
+    heard = []
+    layer = model.bert.encoder.layer[0]
+    for module in (layer.intermediate, layer.output.dense):
+        module.register_forward_hook(lambda module, *_: heard.append(module))
+    torch.manual_seed(0)
+    found = model(**example).logits
+    assert heard == [layer.intermediate, layer.output.dense]
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, nnkernels.restore(model)(**example).logits)

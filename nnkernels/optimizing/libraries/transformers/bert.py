@@ -1,0 +1,127 @@
+"""What BERT and its many descendants are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from .... import functional
+from ....autograd.context import is_plain_call
+from ...adapting import Adapted, Call, adapter_of_source, fingerprint, is_plain, own_class, source
+from ...modules import activation, multiplies, norm_of, norm_of_sum, product_type
+from ..torch import OnRows, rows
+
+
+def _stream(*shape: int, of: Any) -> Tensor:
+    """A sample of what blocks hand on, in the type of a layer's weight, which autocast leaves as it is."""
+    return torch.randn(shape, device=of.weight.device, dtype=of.weight.dtype, requires_grad=True)
+
+
+_OUTPUT, _INTERMEDIATE, _FED = "3799d79263d3", "ab3f9454469b", "d935db5223a7"
+"""Fingerprints of what a layer's feed-forward half is made of, and of how it calls them."""
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertSelfOutput", _OUTPUT)
+class BertOutput(Adapted):
+    """norm(x + dropout(dense(h))), the sum and the norm in one pass each way: BERT's blocks end so, twice each.
+
+    The dropout is the module's own call, and so the random numbers are the same.
+    """
+
+    def examine(self: Any) -> str:
+        return "" if norm_of(own_class(self.LayerNorm)) else f"its norm is a {type(self.LayerNorm).__name__}"
+
+    def shown(self: Any) -> str:
+        return f"{type(self).__name__}({self.dense.in_features}, {self.dense.out_features}, p={self.dropout.p})"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.LayerNorm]
+
+    def fused(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        return norm_of_sum(self.LayerNorm, self.dropout(self.dense(hidden_states)), input_tensor)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        hidden = rows((self.dense.in_features,), elements, device, dtype)
+        return [Call((hidden, _stream(len(hidden), self.dense.out_features, of=self.dense)), {})]
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertSelfAttention", "cd1f843c2190", "4d9cb73ac046")
+class BertSelfAttention(Adapted):
+    """Its input is cast once for query, key and value, where autocast casts it for each, and each gradient back."""
+
+    def shown(self: Any) -> str:
+        return f"{type(self).__name__}({self.query.in_features})"
+
+    def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        narrow = product_type(hidden_states.device, hidden_states.dtype)
+        given = hidden_states if narrow is None else hidden_states.to(narrow)
+        return self.adapted_from.forward(self, given, *args, **kwargs)
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        width, length = self.query.in_features, 128
+        return [Call((_stream(max(1, elements // (width * length)), length, width, of=self.query),), {})]
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertIntermediate", _INTERMEDIATE)
+class BertIntermediate(OnRows):
+    """A linear layer with the activation behind it; the second layer is in `BertOutput`."""
+
+    def examine(self: Any) -> str:
+        if activation(self.intermediate_act_fn) is None:
+            return "its activation is none that is known"
+        return "" if multiplies(self.dense) else "its layer is not torch's own linear one without hooks"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.intermediate_act_fn]
+
+    def fused(self: Any, hidden_states: Tensor) -> Any:
+        named = activation(self.intermediate_act_fn)
+        if named is None or not multiplies(self.dense):
+            return NotImplemented
+        return functional.linear_act(hidden_states, self.dense.weight, self.dense.bias, named[0], **named[1])
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.dense.in_features,)
+
+
+@adapter_of_source("transformers.models.bert.modeling_bert.BertLayer", "4a5c4668c709", "93264fef99b8")
+class BertLayer(Adapted):
+    """The feed-forward half of a layer at once, of which backward keeps one hidden tensor; the rest as it is."""
+
+    def examine(self: Any) -> str:
+        halves = [source(own_class(half))[1] for half in (self.intermediate, self.output)]
+        if halves != [_INTERMEDIATE, _OUTPUT] or fingerprint(own_class(self), "feed_forward_chunk") != _FED:
+            return "its feed-forward half is none that is known"
+        return "" if self._act() else "its activation or layers are not what they are in BERT"
+
+    def shown(self: Any) -> str:
+        return f"{type(self).__name__}({self.intermediate.dense.in_features}, p={self.output.dropout.p})"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.intermediate, self.intermediate.intermediate_act_fn, self.output, self.output.LayerNorm]
+
+    def fused(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.adapted_from.forward(self, *args, **kwargs)  # which calls the method below
+
+    def feed_forward_chunk(self: Any, attention_output: Tensor) -> Any:
+        known = None
+        if not torch.compiler.is_compiling() and is_plain_call(attention_output):
+            known = self._act()
+        if known is None:
+            return self.adapted_from.feed_forward_chunk(self, attention_output)
+        first, last = self.intermediate.dense, self.output.dense
+        made = functional.mlp(attention_output, first.weight, first.bias, last.weight, last.bias, known[0], **known[1])
+        return norm_of_sum(self.output.LayerNorm, self.output.dropout(made), attention_output)
+
+    def _act(self: Any) -> Any:
+        """The activation, if all that stands around it may be read in place of being called."""
+        plain = is_plain(self.intermediate) and is_plain(self.output)
+        plain = plain and multiplies(self.intermediate.dense, self.output.dense)
+        return activation(self.intermediate.intermediate_act_fn) if plain else None
+
+    def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        width, length = self.intermediate.dense.in_features, 128
+        return [Call((_stream(max(1, elements // (width * length)), length, width, of=self.intermediate.dense),), {})]
