@@ -1,7 +1,7 @@
 """Whole models: a training step as it is, optimised, compiled, and both.
 
     python benchmarks/models.py                                # every model, on a GPU
-    python benchmarks/models.py --models resnet50 llama --compile --curves 50 --out models.json
+    python benchmarks/models.py --models resnet50 llama --compile --out models.json
 
 bfloat16 autocast, images channels last, SGD with momentum. Each model is timed beside a copy of itself in rounds that
 alternate, the host included; the figure is the best round's. Memory is the peak above what stands there before a step.

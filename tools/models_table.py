@@ -1,7 +1,7 @@
-"""Writes the tables of docs/models.md: what `optimize` knows, and what whole models gain (docs/benchmarks/h100/).
+"""Writes the tables of docs/models.md: what `optimize` knows, and what whole models gain on each card.
 
-python benchmarks/models.py --out models.json && python tools/models_table.py models.json
-python tools/models_table.py               # from what is kept
+python benchmarks/models.py --out models.json && python tools/models_table.py h200 models.json
+python tools/models_table.py               # from what docs/benchmarks/ keeps
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pages import between
 from nnkernels.optimizing import adapting
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE, KEPT = DOCS / "models.md", DOCS / "benchmarks" / "h100" / "models.json"
+PAGE, KEPT = DOCS / "models.md", DOCS / "benchmarks"
 
 
 def adapters() -> str:
@@ -44,7 +44,12 @@ def row(name: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def models(measured: dict[str, Any]) -> str:
+def models() -> str:
+    """A table for each card."""
+    return "\n\n".join(table(json.loads(kept.read_text())) for kept in sorted(KEPT.glob("*/models.json"), reverse=True))
+
+
+def table(measured: dict[str, Any]) -> str:
     head = ["model", "batch", "eager, ms", "optimised", "times as fast", "peak GiB, eager", "optimised"]
     head += ["latency at batch 1, ms, before / after", "ready, s", "compiled / both, ms"]
     lines = [f"{measured['device']}, torch {measured['torch']}, a training step under bfloat16 autocast:", ""]
@@ -52,12 +57,13 @@ def models(measured: dict[str, Any]) -> str:
     return "\n".join(lines + [row(name, found) for name, found in measured["models"].items()])
 
 
-def rewritten(page: str, measured: dict[str, Any]) -> str:
+def rewritten(page: str) -> str:
     page = between(page, "adapters", "models_table", adapters())
-    return between(page, "models", "models_table", models(measured))
+    return between(page, "models", "models_table", models())
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        shutil.copy(sys.argv[1], KEPT)
-    PAGE.write_text(rewritten(PAGE.read_text(), json.loads(KEPT.read_text())))
+        card, measured = sys.argv[1:]
+        shutil.copy(measured, KEPT / card / "models.json")
+    PAGE.write_text(rewritten(PAGE.read_text()))
