@@ -162,7 +162,11 @@ def _judged(
     writes = any(getattr(one, "inplace", False) for one in module.modules())
 
     def side(run: Any) -> Any:
-        return gradients_of(lambda: run(*_fresh(calls, writes)), wanted)
+        def call() -> Any:
+            torch.clear_autocast_cache()  # a step casts each weight once, however often it is repeated here
+            return run(*_fresh(calls, writes))
+
+        return gradients_of(call, wanted)
 
     sides = [side(module.ours), side(module.theirs)]
     trials: list[list[float]] = []
