@@ -1,8 +1,8 @@
 """Instructions for each element beside what a card can issue while the memory moves its bytes.
 
     python benchmarks/instructions.py                         # every stateless activation, bfloat16
-    python benchmarks/instructions.py --families normalization reducing
-    python benchmarks/instructions.py --dtype float32 --match gelu
+    python benchmarks/instructions.py --family normalization reducing
+    python benchmarks/instructions.py --dtype float32 --only gelu
 
 Nsight Compute (`ncu`) counts what the kernels execute; the share of the copy's bandwidth is measured without it. A
 multiprocessor issues four instructions of 32 threads in each cycle: "budget" is how many that makes for each element in
@@ -85,8 +85,8 @@ def of_families(names: list[str], dtype: torch.dtype) -> Iterator[Pass]:
 
 def passes(options: argparse.Namespace) -> Iterator[Pass]:
     dtype = getattr(torch, options.dtype)
-    found = of_families(options.families, dtype) if options.families else stateless(dtype)
-    return (one for one in found if options.match in one.name)
+    found = of_families(options.family, dtype) if options.family else stateless(dtype)
+    return (one for one in found if options.only in one.name)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -122,9 +122,9 @@ def executed(arguments: list[str]) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", nargs="+", default=[], choices=FAMILIES)
+    parser.add_argument("--family", nargs="+", default=[], choices=FAMILIES)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--match", default="", help="only passes whose name has this in it")
+    parser.add_argument("--only", default="", help="only passes whose name has this in it")
     parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.execute:

@@ -49,6 +49,13 @@ def number(caller: str, name: str, value: Any) -> float:
     raise TypeError(f"{caller}(): {name} must be a number, got {type(value).__name__}{shape}")
 
 
+def integer(caller: str, name: str, value: Any) -> int:
+    """The argument `name` of `caller`, a whole number; TypeError if it is something else."""
+    if isinstance(value, (int, torch.SymInt)):
+        return value  # type: ignore[return-value]
+    raise TypeError(f"{caller}(): {name} must be an int, got {type(value).__name__}: {value!r}")
+
+
 def check_whole(caller: str, x: Tensor, dim: int) -> None:
     """Raises what `caller` says of a jagged `x` that has no one size along `dim`, or is cut between its rows there."""
     if x.layout == torch.jagged and dim % x.dim() in (0, _torch.ragged_dim(x)):

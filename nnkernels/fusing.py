@@ -20,6 +20,8 @@ def inner(caller: str, activation: str, constants: Mapping[str, float]) -> Inner
         ValueError: there is no stateless activation of that name, or it refuses the constants.
         TypeError: a constant that the activation lacks, or one that it needs is missing or no number.
     """
+    if not isinstance(activation, str):
+        raise TypeError(f"{caller}(): activation must be a name such as 'gelu', got {type(activation).__name__}")
     given = tuple((name, number(caller, name, value)) for name, value in constants.items())
     if torch.compiler.is_compiling():  # which traces through a cache and warns of it
         return _inner.__wrapped__(caller, activation, given)

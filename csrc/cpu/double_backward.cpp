@@ -19,7 +19,9 @@ void loop(double a, double b, void* const* data, int64_t count) {
   }
 }
 
-NNK_TABLE;
+#define NNK_ROW(name) {loop<name, Double>, loop<name, Single>, loop<name, Fast>},
+constexpr Loop table[][kArithmetics] = {NNK_ACTIVATIONS(NNK_ROW)};
+#undef NNK_ROW
 
 }  // namespace
 

@@ -17,7 +17,8 @@ Loop forward_loop(int activation, Arithmetic arithmetic);
 Loop backward_loop(int activation, Arithmetic arithmetic);
 Loop double_backward_loop(int activation, Arithmetic arithmetic);
 
-// Whether a formula is done before memory is; tiles of what 16 bits are widened to lie in the first-level cache.
+// Whether a formula takes less time than loading its operands. Not for 16 bits, whose widened tiles lie in the
+// first-level cache.
 template <class Formula, class M>
 constexpr bool is_light = M::precise && (__is_base_of(Masking, Formula) || __is_base_of(Straight<M>, Formula));
 
@@ -29,7 +30,3 @@ Loop backward_loop(int activation, Scalar stored);
 void run(const Job& job, int64_t begin, int64_t end);
 
 }  // namespace nnk::NNK_ISA
-
-// The table of one pass: `loop` is a template <template <class> class Activation, class M> of Loop's type.
-#define NNK_TABLE_ROW(name) {loop<name, Double>, loop<name, Single>, loop<name, Fast>},
-#define NNK_TABLE constexpr Loop table[][kArithmetics] = {NNK_ACTIVATIONS(NNK_TABLE_ROW)}

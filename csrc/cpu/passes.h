@@ -1,4 +1,4 @@
-// The loops of a pass that goes over an activation by pieces, by a formula that memory outlasts, or by any other.
+// Which loop serves an activation: by pieces (AVX-512), one that memory limits, or its formula's.
 #pragma once
 
 #include "pieces.h"

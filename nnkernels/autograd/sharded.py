@@ -18,10 +18,15 @@ Operand = tuple[Tensor | None, Sequence[int | None]]
 """A tensor beside the input, and for each of its dimensions that of the input which it runs along, if any."""
 
 
+def classes() -> tuple[type[Tensor], ...]:
+    """DTensor, if its module has been imported: without that nobody has one."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return () if module is None else (module.DTensor,)
+
+
 def serves(*tensors: Tensor | None) -> bool:
     """Whether all are DTensors of one mesh, in eager mode and under no transform."""
-    module = sys.modules.get("torch.distributed.tensor")  # without which nobody has one
-    if module is None or not all(tensor is None or isinstance(tensor, module.DTensor) for tensor in tensors):
+    if not classes() or not all(tensor is None or isinstance(tensor, classes()) for tensor in tensors):
         return False
     if is_traced():
         return False

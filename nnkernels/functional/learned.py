@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _torch
-from ..arguments import accepts, number
+from ..arguments import accepts, integer, number
 from ..autograd import learned as autograd
 from ..autograd.shortcut import shortcut
 from ..parameters import ShapeError, check, check_channels, check_devices, check_tensors, check_types, check_width
@@ -303,7 +303,7 @@ def dyt(input: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor, dim: int = -
         return handle_torch_function(dyt, (input, alpha, weight, bias), input, alpha, weight, bias, dim=dim)
     check_tensors("dyt", input=input)
     dims = max(input.dim(), 1)
-    if not -dims <= dim < dims:
+    if not -dims <= integer("dyt", "dim", dim) < dims:
         raise IndexError(
             f"dyt(): dim is {dim}, but an input of shape {tuple(input.shape)} has {input.dim()} dimensions"
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arguments import accepts, number, refusal
+from ..arguments import accepts, integer, number, refusal
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..broadcast import spread
@@ -84,7 +84,7 @@ def layer_norm_act(
             residual=residual, dtype=dtype, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
-    dims = _check("layer_norm_act", given, normalized_shape, eps)
+    dims = _check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps))
     chosen = inner("layer_norm_act", activation, constants)
     norm = Norm(chosen, float(eps), True, _type("layer_norm_act", input.dtype, dtype))
     residual = None if residual is None else _broadcast("layer_norm_act", residual, input)
@@ -195,7 +195,7 @@ def add_layer_norm(
             add_layer_norm, tensors, input, residual, normalized_shape, weight, bias, eps, dtype=dtype
         )
     given = {"input": input, "residual": residual, "weight": weight, "bias": bias}
-    dims = _check("add_layer_norm", given, normalized_shape, eps)
+    dims = _check("add_layer_norm", given, normalized_shape, number("add_layer_norm", "eps", eps))
     addend = _addend("add_layer_norm", residual, input)
     dtype = _type("add_layer_norm", summed_dtype(input, addend), dtype)
     norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, dtype)
@@ -319,7 +319,7 @@ def gated_rms_norm(
 
 def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims: int, size: int) -> Tensor:
     """The norm of groups of `size` numbers, not rounded before the weight, which differs from group to group."""
-    if dims != 1 or size < 1 or x.shape[-1] % size:
+    if dims != 1 or integer("gated_rms_norm", "group_size", size) < 1 or x.shape[-1] % size:
         raise _ShapeError(
             f"gated_rms_norm(): group_size={size} does not divide rows of shape {tuple(x.shape[x.dim() - dims :])}; "
             "give a divisor of the one size that is normalised"
@@ -368,7 +368,8 @@ def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | S
             raise NotImplementedError(refusal(name, tensor, argument))
         if tensor.device != x.device:
             raise ValueError(f"{name}(): {argument} is on {tensor.device}, the input on {x.device}")
-    shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    shape = list(normalized_shape) if isinstance(normalized_shape, Iterable) else [normalized_shape]
+    shape = [integer(name, "normalized_shape", size) for size in shape]
     if not shape:
         raise _ShapeError(
             f"{name}(): expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "

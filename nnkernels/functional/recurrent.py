@@ -49,8 +49,9 @@ def gru_gates(input_gates: Tensor, hidden_gates: Tensor, hidden: Tensor) -> Tens
     given = (input_gates, hidden_gates, hidden)
     if has_torch_function(given):
         return handle_torch_function(gru_gates, given, *given)
-    for name, tensor in (("hidden", hidden), ("input_gates", input_gates), ("hidden_gates", hidden_gates)):
-        _check(name, tensor, hidden, 1 if tensor is hidden else 3)
+    _check("hidden", hidden, hidden, 1)
+    _check("input_gates", input_gates, hidden, 3)
+    _check("hidden_gates", hidden_gates, hidden, 3)
     return autograd.gru_gates(*given)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..arguments import accepts, refusal
+from ..arguments import accepts, integer, refusal
 from ..autograd import sparsemax as autograd
 from ..autograd.shortcut import shortcut
 
@@ -50,7 +50,7 @@ def sparsemax(input: Tensor, dim: int = -1) -> Tensor:
     if not accepts(input) or input.layout == torch.jagged:
         raise NotImplementedError(refusal("sparsemax", input))
     dims = input.dim() or 1
-    if not -dims <= dim < dims:
+    if not -dims <= integer("sparsemax", "dim", dim) < dims:
         raise IndexError(
             f"sparsemax(): dim {dim} is out of range for an input of shape {tuple(input.shape)}; "
             f"choose one from {-dims} to {dims - 1}"

@@ -15,6 +15,11 @@ from ..arguments import number
 __all__ = ["XIELU", "DyT", "Snake", "SnakeBeta"]
 
 
+def _before_softplus(value: float) -> float:
+    """What softplus makes `value` of, which must be positive."""
+    return value + math.log(-math.expm1(-value))
+
+
 class XIELU(torch.nn.Module):
     """a x^2 + beta x for x > 0, b (exp(min(x, eps)) - 1 - x) + beta x else, with learned a > 0 and b > beta.
 
@@ -67,8 +72,8 @@ class XIELU(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        torch.nn.init.constant_(self.alpha_p, math.log(math.expm1(self.alpha_p_init)))
-        torch.nn.init.constant_(self.alpha_n, math.log(math.expm1(self.alpha_n_init - self.beta)))
+        torch.nn.init.constant_(self.alpha_p, _before_softplus(self.alpha_p_init))
+        torch.nn.init.constant_(self.alpha_n, _before_softplus(self.alpha_n_init - self.beta))
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.xielu(input, self.alpha_p, self.alpha_n, self.beta, self.eps)

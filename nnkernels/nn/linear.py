@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import integer
+from ..autograd import sharded
 from ..autograd.linear import activated
 from ..functional.linear import gated_mlp, linear_act, maxout_linear, mlp
 from ..fusing import inner
+from ..hooks import multiplies
 from .gated import Gated
 
 __all__ = ["MLP", "GatedMLP", "LinearAct", "MaxoutLinear"]
@@ -126,7 +129,7 @@ class MaxoutLinear(_Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if num_pieces < 1:
+        if integer("MaxoutLinear", "num_pieces", num_pieces) < 1:
             raise ValueError(f"MaxoutLinear(): num_pieces must be at least 1, got {num_pieces}")
         super().__init__(in_features, num_pieces * out_features, bias, device, dtype)
         self.in_features, self.out_features, self.num_pieces = in_features, out_features, num_pieces
@@ -141,7 +144,7 @@ class MaxoutLinear(_Layer):
 
 def _is_linear(*layers: torch.nn.Module) -> bool:
     """Whether the layers are nothing but a weight and a bias: adapters and hooks want to be called."""
-    return all(type(one) is torch.nn.Linear and not one._forward_hooks and not one._forward_pre_hooks for one in layers)
+    return all(multiplies(layer, type(layer), sharded.classes()) for layer in layers)
 
 
 class MLP(torch.nn.Module):
@@ -233,7 +236,8 @@ class GatedMLP(torch.nn.Module):
             replaced, by an adapter for instance, or has hooks, is called as any module.
 
     Raises:
-        ValueError: the activation is unknown, or `limit` is not positive.
+        ValueError: the activation is unknown, `limit` is not positive, or an option describes a packed layer without
+            `packed`.
         TypeError: a constant is unknown.
 
     Shape: `(*, in_features)` to `(*, out_features)`. Source: Shazeer 2020, GLU Variants Improve Transformer.
@@ -262,6 +266,9 @@ class GatedMLP(torch.nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if not packed and (options.get("interleaved") or not options.get("gate_first", True)):
+            given = "interleaved=True" if options.get("interleaved") else "gate_first=False"
+            raise ValueError(f"GatedMLP(): {given} describes gate and up in one layer: give packed=True as well")
         self.activation, self.recompute, self.options = activation, recompute, options
         Gated(activation, **options)  # which names an option that is wrong
         out_features = in_features if out_features is None else out_features

@@ -28,7 +28,7 @@ from torch.nn import Module
 from ..autograd.context import is_plain_call
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers")
-"""Each has a file of its name in `libraries/`, which is read if the library has been imported."""
+"""Each has a file or folder of its name in `libraries/`, which is read if the library has been imported."""
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,17 +153,6 @@ def _adapter_of(kind: type) -> type[Adapted] | None:
 def described(module: Any) -> str:
     """The class's name and what its `extra_repr` says."""
     return f"{type(module).__name__}({module.extra_repr()})"
-
-
-def is_plain(module: Module) -> bool:
-    """Whether to call the module is to call the forward of its class: it has no hooks and no forward of its own."""
-    return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-    )
 
 
 A = TypeVar("A", bound=type[Adapted])

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import _torch
 from ..benchmark import best_of_rounds
-from .adapting import Adapted, Call, adapted_class, find, is_adapted, is_plain, own_class
+from ..hooks import is_plain
+from .adapting import Adapted, Call, adapted_class, find, is_adapted, own_class
 from .step import copied, forked, gradients_of, put_back
 
 SIZES = {"cpu": 2**19, "cuda": 2**24}
@@ -128,7 +129,7 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module, queued: bool) -> 
     """
     module = kind.modules[0]
     if kind.adapter.calls_inside and not is_plain_inside(module):  # type: ignore[union-attr]
-        return False, "not timed: it has hooks inside, which are somebody's", None
+        return False, "not timed: modules inside have hooks, which timing would call", None
     device, dtype = _place([calls, *module.parameters(), *module.buffers(), *model.parameters()])
     if device.type not in SIZES:
         return False, f"not timed on {device.type}", None

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .. import _torch, functional, nn
+from .. import _torch, functional, hooks, nn
 from ..contracts.normalization import summed_dtype
 from ..functional.elementwise import variant
 from ..fusing import inner
+from ..hooks import is_plain
 from ..nn.batch_normalization import batch_norm_act
 from ..registry import Activation, catalogue
-from .adapting import is_plain, once, own_class, source
+from .adapting import once, own_class, source
 
 Named = tuple[str, dict[str, Any]]
 """The name of a row of the catalogue, and constants by name."""
@@ -147,6 +148,7 @@ def _type_of(
 def _made(
     function: Callable[..., Tensor], arguments: tuple[Any, ...], kind: str, dtype: torch.dtype, autocast: torch.dtype
 ) -> torch.dtype:
+    """`autocast` is there for the cache: what the function makes of its arguments depends on it."""
     return function(torch.zeros(1, 1, 2, device=kind, dtype=dtype), *arguments).dtype
 
 
@@ -244,9 +246,14 @@ def type_with(parameter: Tensor, x: Tensor) -> torch.dtype | None:
     return None if _torch.autocasts(x.device.type) and dtype != torch.float32 else dtype
 
 
+def unknown(act: Module) -> str:
+    """Why a block with this activation has to be left; "" if the activation is known."""
+    return "its activation is none that is known" if activation(act) is None else ""
+
+
 def multiplies(*modules: Module) -> bool:
     """Whether a call of each is torch's linear layer and nothing else, so that the weights may be read in its place."""
-    return all(own_class(module) is torch.nn.Linear and is_plain(module) for module in modules)
+    return all(hooks.multiplies(module, own_class(module)) for module in modules)
 
 
 def drops_nothing(*modules: Module) -> bool:

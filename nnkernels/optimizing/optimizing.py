@@ -11,7 +11,7 @@ from ..benchmark import best_of_rounds
 from .adapting import is_adapted, load_libraries, own_class
 from .judging import Kind, adapted, judge, kinds
 from .report import Report, Row
-from .step import Step, difference, put_back
+from .step import Step, difference, forked, put_back
 
 _NO_SLOWER = 1.0
 """How many times as fast the whole step has to be to keep anything."""
@@ -36,9 +36,10 @@ def optimize(
         example: an input of the size that the model is used with: a tensor, a tuple of positional or a dictionary of
             named arguments. With it each kind of module is timed on what it is called with in a real step (forward and,
             if the model is training, backward, under the caller's autocast), by the GPU's own time where the step
-            keeps the GPU busy; then outputs and gradients are compared, and the whole step is timed. Unless it is
-            faster, nothing is kept. Without it, kinds are timed on samples.
-        always: whether to fuse without timing, for exact tails or smaller memory where the speed is the same.
+            keeps the GPU busy; then outputs and gradients are compared, and the whole step is timed. Unless it is at
+            least as fast, nothing is kept. Without it, kinds are timed on samples.
+        always: whether to fuse without timing, for exact tails or smaller memory where the speed is the same. With an
+            example outputs and gradients are still compared, and nothing is kept if they differ.
         verbose: whether to print the report.
         random: whether to fuse `Dropout` and `RReLU` too, which then draw other numbers from the same seed.
 
@@ -69,6 +70,7 @@ def optimize(
     with ExitStack() as undo:
         if step is not None:
             undo.enter_context(put_back([model]))
+            undo.enter_context(forked(step.device))
         queued = step is not None and not always and step.keeps_the_gpu_busy()
         report, changes = _planned(model, step, always, random, queued)
         if queued and report.after is not None and not report.fused:

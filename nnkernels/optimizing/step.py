@@ -17,10 +17,10 @@ from .. import _torch
 from .adapting import Call
 
 _MOST = 4.0
-"""How many times as far as another rounding of the parameters moves them may results be from the former ones."""
+"""Results may differ by this many times what they differ by when rounding errors move the parameters."""
 
 _AHEAD = 0.9
-"""In what part of a step's time the host has to have asked for it."""
+"""The GPU limits a step if the host has queued all of it within this share of the step's time."""
 
 
 class Results(NamedTuple):
@@ -29,7 +29,7 @@ class Results(NamedTuple):
 
 
 class Step:
-    """Forward and, if the model is training, backward.
+    """Forward and, if the model is training and autograd records, backward.
 
     Args:
         model: the model.
@@ -48,7 +48,8 @@ class Step:
             self.call = Call(tuple(example) if isinstance(example, (tuple, list)) else (example,), {})
         tensors = [t for t in (*tree_leaves(self.call), *self.model.parameters()) if isinstance(t, Tensor)]
         self.device = next((t.device for t in tensors), torch.device("cpu"))
-        self.trains = self.model.training and any(parameter.requires_grad for parameter in self.model.parameters())
+        requires_grad = any(parameter.requires_grad for parameter in self.model.parameters())
+        self.trains = self.model.training and requires_grad and torch.is_grad_enabled()
 
     def __call__(self) -> Results:
         torch.clear_autocast_cache()  # which lasts as long as the caller's autocast, whatever becomes of parameters

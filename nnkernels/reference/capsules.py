@@ -30,7 +30,7 @@ def routed(votes: Tensor, rounds: int) -> Tensor:
 
 def _shares(votes: Tensor, heard: Tensor | None) -> Tensor:
     if heard is None:
-        return torch.full_like(votes[..., 0], 1 / votes.shape[2])
+        return votes.new_full(votes.shape[:-1], 1 / max(1, votes.shape[2]))
     return torch.softmax((votes * heard.unsqueeze(1)).sum(-1), -1)
 
 

@@ -15,6 +15,7 @@ from ..recording import launch
 from ..reference import addressing as reference
 from . import hardware
 from .math import LN2_DOUBLE, LN2_FLOAT, compute_type, divide, exp_parts, is_fast, log1p_ratio
+from .tiles import store_inside
 
 _EACH = 64  # bytes of a thread, of a memory as it is computed with
 _FLOOR = tl.constexpr(FLOOR)
@@ -129,7 +130,7 @@ def _head(
     previous_batch, previous_head, previous_col, shift_batch, shift_head, shift_col, sharpness_batch, sharpness_head,
     eps, GATE: tl.constexpr, SHIFT: tl.constexpr, SHARPNESS: tl.constexpr, SLOTS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Where a head is, and all that has led it there."""
+    """A head's weighting of the slots, and the intermediate values that backward needs."""
     COMPUTE: tl.constexpr = memory.dtype
     FAST: tl.constexpr = is_fast(key_ptr.dtype)
     batch = tl.program_id(0).to(tl.int64)
@@ -198,11 +199,6 @@ def _softmax_backward(y, grad):
     return y * (grad - tl.sum(y * grad, 0))
 
 
-@triton.jit
-def _store(pointer, x):
-    tl.store(pointer, x.to(pointer.dtype.element_ty))
-
-
 @triton.jit(do_not_specialize=["heads", "slots", "size", "width"])
 def backward(
     memory_ptr, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr, grad_ptr,
@@ -244,7 +240,9 @@ def backward(
                 at = batch * grad_sharpness_batch + head * grad_sharpness_head
                 # The gradients' sum is 0, so that any number may be taken from the logarithms: the largest.
                 logs -= tl.max(tl.where(here, logs, -float("inf")), 0)
-                _store(grad_sharpness_ptr + at, tl.sum(tl.where(here, tl.fma(grad, logs, grad * lost), 0.0), 0))
+                store_inside(
+                    grad_sharpness_ptr + at, tl.sum(tl.where(here, tl.fma(grad, logs, grad * lost), 0.0), 0), None
+                )
             grad = tl.where(turned < _FLOOR, 0.0, sharpness * grad / turned)
             grad = tl.where(here, grad, 0.0)
         if SHIFT:
@@ -253,12 +251,12 @@ def backward(
                     come_from = slot + slots - (k - width // 2) % slots
                     total = tl.sum(grad * tl.gather(mixed, come_from % slots, 0), 0)
                     at = batch * grad_shift_batch + head * grad_shift_head + k * grad_shift_col
-                    _store(grad_shift_ptr + at, total)
+                    store_inside(grad_shift_ptr + at, total, None)
             grad = tl.where(here, _turn(grad, shift_at, shift_col, slots, width, True, SLOTS), 0.0)
         if GATE:
             if GRAD_GATE:
                 at = batch * grad_gate_batch + head * grad_gate_head
-                _store(grad_gate_ptr + at, tl.sum(grad * (content - before), 0))
+                store_inside(grad_gate_ptr + at, tl.sum(grad * (content - before), 0), None)
             if GRAD_PREVIOUS:
                 at = batch * grad_previous_batch + head * grad_previous_head + slot * grad_previous_col
                 for_before = ((1.0 - gate) * grad).to(grad_previous_ptr.dtype.element_ty)
@@ -267,7 +265,7 @@ def backward(
         grad = _softmax_backward(content, grad)
         total = tl.sum(grad * cosine, 0)
         if GRAD_STRENGTH:
-            _store(grad_strength_ptr + batch * grad_strength_batch + head * grad_strength_head, total)
+            store_inside(grad_strength_ptr + batch * grad_strength_batch + head * grad_strength_head, total, None)
         grad *= strength
         if GRAD_KEY:
             for_key = tl.sum(memory * (grad * inverse)[:, None], 0)

@@ -15,7 +15,7 @@ import triton.language as tl
 from .batch_normalization_kernels import move
 from .math import compute_type, is_fast, rounded_quotient
 from .reducing_tiles import aligned
-from .tiles import times
+from .tiles import load_inside, store_inside, times
 
 
 @triton.jit
@@ -36,23 +36,6 @@ def _tile(d, i, height, width, stride, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.
     down = d * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     along = i * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
     return down.to(tl.int64) * stride + along, (down < height) & (along < width)
-
-
-@triton.jit
-def _load(pointers, mask, WHOLE: tl.constexpr):
-    if WHOLE:
-        return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=mask, other=0.0)
-
-
-@triton.jit
-def _store(pointers, y, mask, WHOLE: tl.constexpr):
-    y = y.to(pointers.dtype.element_ty)
-    if WHOLE:
-        tl.store(pointers, y)
-    else:
-        tl.store(pointers, y, mask=mask)
 
 
 @triton.jit
@@ -124,7 +107,7 @@ def forward(
     stride = aligned(stride, ALIGN)
     sample, unit, channel0, first, width = _unit(units, height, width, stride, length, channels, COLS, ALIGN)
     at, mask = _tile(0, 0, height, width, stride, BLOCK_ROWS, BLOCK_COLS)
-    held = _load(x_ptr + first + at, mask, WHOLE)
+    held = load_inside(x_ptr + first + at, None if WHOLE else mask)
     in_tile = tl.minimum(height, BLOCK_ROWS)
     if ONE:
         in_tile *= tl.minimum(width, BLOCK_COLS)
@@ -134,7 +117,7 @@ def forward(
     for d in tl.range(0, lines, num_stages=STAGES):
         for i in tl.static_range(TILES):
             at, mask = _tile(d, i, height, width, stride, BLOCK_ROWS, BLOCK_COLS)
-            x = held if HELD else _load(x_ptr + first + at, mask, WHOLE)
+            x = held if HELD else load_inside(x_ptr + first + at, None if WHOLE else mask)
             off = x.to(COMPUTE) - shift
             if not WHOLE:
                 off = tl.where(mask, off, 0.0)
@@ -189,11 +172,11 @@ def forward(
         _weight, scale, offset = _affine(weight_ptr, bias_ptr, channel0 + channel, there, low, rstd, COMPUTE)
         for i in tl.static_range(TILES):
             at, mask = _tile(d, i, height, width, stride, BLOCK_ROWS, BLOCK_COLS)
-            x = held if HELD else _load(x_ptr + first + at, mask, WHOLE)
+            x = held if HELD else load_inside(x_ptr + first + at, None if WHOLE else mask)
             z = (x.to(COMPUTE) - center) * scale + offset
             if residual_ptr is not None:
-                z += _load(residual_ptr + first + at, mask, WHOLE).to(COMPUTE)
-            _store(y_ptr + first + at, VALUE(z, a, b, FAST), mask, WHOLE)
+                z += load_inside(residual_ptr + first + at, None if WHOLE else mask).to(COMPUTE)
+            store_inside(y_ptr + first + at, VALUE(z, a, b, FAST), None if WHOLE else mask)
 
 
 @triton.jit(do_not_specialize=["sets", "units", "samples"])
@@ -236,11 +219,11 @@ def backward(
             along = tl.zeros([BLOCK_ROWS, BLOCK_COLS], COMPUTE)
         for i in tl.static_range(TILES):
             at, mask = _tile(d, i, height, width, stride, BLOCK_ROWS, BLOCK_COLS)
-            dz = _load(grad_ptr + first + at, mask, WHOLE).to(COMPUTE)
-            away = _load(x_ptr + first + at, mask, WHOLE).to(COMPUTE) - center
+            dz = load_inside(grad_ptr + first + at, None if WHOLE else mask).to(COMPUTE)
+            away = load_inside(x_ptr + first + at, None if WHOLE else mask).to(COMPUTE) - center
             z = away * scale + offset
             if residual_ptr is not None:
-                z += _load(residual_ptr + first + at, mask, WHOLE).to(COMPUTE)
+                z += load_inside(residual_ptr + first + at, None if WHOLE else mask).to(COMPUTE)
             dz = times(dz, D1(z, a, b, FAST), MASKS)
             if not WHOLE:
                 dz = tl.where(mask, dz, 0.0)
@@ -287,15 +270,15 @@ def backward(
         for i in tl.static_range(TILES):
             at, mask = _tile(d, i, height, width, stride, BLOCK_ROWS, BLOCK_COLS)
             if not HELD:
-                dz = _load(grad_ptr + first + at, mask, WHOLE).to(COMPUTE)
-                away = _load(x_ptr + first + at, mask, WHOLE).to(COMPUTE) - center
+                dz = load_inside(grad_ptr + first + at, None if WHOLE else mask).to(COMPUTE)
+                away = load_inside(x_ptr + first + at, None if WHOLE else mask).to(COMPUTE) - center
                 z = away * scale + offset
                 if residual_ptr is not None:
-                    z += _load(residual_ptr + first + at, mask, WHOLE).to(COMPUTE)
+                    z += load_inside(residual_ptr + first + at, None if WHOLE else mask).to(COMPUTE)
                 dz = times(dz, D1(z, a, b, FAST), MASKS)
-            _store(grad_x_ptr + first + at, dz * scale + (away * slope + shift), mask, WHOLE)
+            store_inside(grad_x_ptr + first + at, dz * scale + (away * slope + shift), None if WHOLE else mask)
             if grad_residual_ptr is not None:
-                _store(grad_residual_ptr + first + at, dz, mask, WHOLE)
+                store_inside(grad_residual_ptr + first + at, dz, None if WHOLE else mask)
     if parameters_ptr is not None:
         tl.debug_barrier()
         if tl.atomic_add(counts_ptr + unit, 1, sem="acq_rel") == samples - 1:

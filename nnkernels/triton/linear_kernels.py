@@ -9,7 +9,7 @@ besides the sums are alive. Sums are float32.
 import triton
 import triton.language as tl
 
-from .pooling import _beats, _log2
+from .pooling import log2, wins
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def maxout(
             at = col + part * PART
             greatest = _biased(parts[part], bias_ptr, at, cols, PART)
             piece = tl.zeros((ROWS, PART), tl.int32)
-            for level in tl.static_range(_log2(PIECES)):
+            for level in tl.static_range(log2(PIECES)):
                 greatest, piece = _compete(greatest, piece, level, ROWS, PART >> (level + 1))
             out = at // PIECES
             y.store([row, out], greatest.to(DTYPE))
@@ -123,5 +123,5 @@ def _compete(x, piece, LEVEL: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.conste
     """The greater of each two neighbours in a row, and its number."""
     even, odd = tl.split(tl.reshape(x, [ROWS, PAIRS, 2]))
     even_piece, odd_piece = tl.split(tl.reshape(piece, [ROWS, PAIRS, 2]))
-    beats = _beats(odd, even)
+    beats = wins(odd, even)
     return tl.where(beats, odd, even), tl.where(beats, odd_piece + (1 << LEVEL), even_piece)

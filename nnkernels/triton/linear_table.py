@@ -1,4 +1,7 @@
-"""Which products with an activation a kernel of ours serves, and how it is cut: measured on H100-like chips."""
+"""Which products with an activation a kernel of ours serves, and how it is cut.
+
+Measured on an H200, and used on all chips of compute capability 9.0.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Layer and rms norm with residual and activation, over rows of adjacent elements.
 
 A row in registers is read once: its mean first, then what remains of the mean together with the squares, so that a mean
-much larger than the spread costs no digits. Rows too long for that are read in chunks, once more for each thing that
-has to be known of the whole row first.
+much larger than the spread costs no digits. Rows too long for that are read in chunks, twice: for the moments, then for
+the result.
 """
 
 import triton

@@ -96,12 +96,12 @@ def _wide(x):
 
 
 @triton.constexpr_function
-def _log2(number):
+def log2(number):
     return number.bit_length() - 1
 
 
 @triton.jit
-def _beats(x, y):
+def wins(x, y):
     """Whether a piece wins against one with a lower number: it is greater, or the first NaN."""
     return ~(x <= y) & (y == y)
 
@@ -128,7 +128,7 @@ def _store(pointers, x, mask, full):
 def _compete(y, piece, LEVEL: tl.constexpr, PAIRS: tl.constexpr):
     even, odd = tl.split(tl.reshape(y, [PAIRS, 2]))
     even_piece, odd_piece = tl.split(tl.reshape(piece, [PAIRS, 2]))
-    beats = _beats(odd, even)
+    beats = wins(odd, even)
     return tl.where(beats, odd, even), tl.where(beats, odd_piece + (1 << LEVEL), even_piece)
 
 
@@ -144,7 +144,7 @@ def forward_adjacent(
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    LEVELS: tl.constexpr = _log2(PIECES)
+    LEVELS: tl.constexpr = log2(PIECES)
     PER: tl.constexpr = 8 // BITS
     first = tl.program_id(0).to(tl.int64) * (TILES * BLOCK)
     left = tl.minimum(outputs - first, TILES * BLOCK).to(tl.int32)
@@ -221,7 +221,7 @@ def _apart(count, cols, WIDE: tl.constexpr, PIECES: tl.constexpr, VEC: tl.conste
 @triton.jit
 def _challenge(y, piece, pointers, p, mask):
     x = _wide(tl.load(pointers, mask=mask, other=0.0))
-    beats = _beats(x, y)
+    beats = wins(x, y)
     return tl.where(beats, x, y), tl.where(beats, p, piece)
 
 

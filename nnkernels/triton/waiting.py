@@ -1,5 +1,8 @@
-"""Programs that wait for each other's partial results. Those that do have to be at work together: a launcher gives out
-the shares of a row in the order in which programs start, and never more of them than surely fit on the device."""
+"""Programs that wait for each other's partial results.
+
+All that share a row must be on the device at once, or it hangs: a program draws its share's number from a counter as it
+starts, and a launcher cuts a row into no more shares than surely fit.
+"""
 
 import triton
 import triton.language as tl

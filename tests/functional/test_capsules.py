@@ -196,6 +196,16 @@ def test_under_transforms_and_compiled_whole():
 
 
 @on_torch_alone
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)])
+def test_nothing_to_route(shape, rounds):
+    votes = torch.zeros(shape, requires_grad=True)
+    y = F.route(votes, rounds)
+    assert torch.equal(y, torch.zeros(shape[0], *shape[2:])) and y.requires_grad
+    assert torch.autograd.grad(y.sum(), votes)[0].shape == shape
+
+
+@on_torch_alone
 def test_triton_by_name_refuses_what_it_cannot_hold():
     with nnkernels.backend("triton"):
         with pytest.raises(RuntimeError, match=re.escape("(2, 5000)")):
@@ -216,6 +226,7 @@ def test_triton_by_name_refuses_what_it_cannot_hold():
         (lambda: F.route(torch.zeros(2, 3, 4, 5), 0), ValueError, "got 0"),
         (lambda: F.route(torch.zeros(2, 3, 4, 5), 1.5), TypeError, "float"),
         (lambda: F.route(None), TypeError, "NoneType"),
+        (lambda: F.squash(torch.zeros(2, 3), 1.0), TypeError, "dim must be an int, got float"),
     ],
 )
 def test_bad_arguments_are_named(call, error, named):

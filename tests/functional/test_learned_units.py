@@ -178,6 +178,7 @@ def test_the_root_of_a_learned_starrelu_keeps_its_digits(chosen):
 def test_transformers_xielu_and_ours_are_one():
     activations = pytest.importorskip("transformers.activations")
     theirs = activations.XIELUActivation(alpha_p_init=0.9, alpha_n_init=0.7, beta=0.25, dtype=torch.float64)
+    assert nn.XIELU(1000.0, 30.0).alpha_p.item() == 1000  # whose exponential overflows
     mine = nn.XIELU(dtype=torch.float64)
     mine.load_state_dict(theirs.state_dict())
     x = 4 * torch.randn(50, dtype=torch.float64)
@@ -245,6 +246,7 @@ def test_channels_of_dyt_are_where_one_says(dim):
         (lambda x, p: F.dyt(x, p, p, p), ValueError, r"4 \(dimension 2\)"),
         (lambda x, p: F.dyt(x, p, p, p, dim=3), IndexError, "dim is 3"),
         (lambda x, p: nn.XIELU(alpha_n_init=0.5), ValueError, "alpha_n_init=0.5"),
+        (lambda x, p: F.dyt(x, *[torch.ones(1)] * 3, dim="a"), TypeError, "dim must be an int, got str"),
         (lambda x, p: nn.StarReLU(num_parameters=3), ValueError, "learnable=True"),
         (lambda x, p: nn.StarReLU(learnable=True, saving="input"), ValueError, "input"),
     ],

@@ -254,13 +254,17 @@ class TestContexts:
             (lambda x, w: F.linear_act(x, w, alpha=1.0), TypeError, "alpha"),
             (lambda x, w: F.mlp(x, w, None, w), ValueError, "(6, 5)"),
             (lambda x, w: F.gated_mlp(x, w, None, w.t()), ValueError, "(5, 6)"),
-            (lambda x, w: F.gated_mlp(x, w[:5], None, w.t()), ValueError, "odd"),
+            (lambda x, w: F.gated_mlp(x, w[:5], None, w.t()), ValueError, "must be even in number"),
             (lambda x, w: F.gated_mlp(x, w, w[:4], w.t()), ValueError, "(4, 5)"),
             (lambda x, w: F.gated_mlp(x, w, w, w.t(), interleaved=True), ValueError, "interleaved"),
             (lambda x, w: F.gated_mlp(x, w, None, w[:, :3], b_up=w[:, 0]), ValueError, "b_up"),
             (lambda x, w: F.maxout_linear(x, w, None, 4), ValueError, "num_pieces 4"),
             (lambda x, w: F.maxout_linear(x, w, None, 0), ValueError, "num_pieces 0"),
             (lambda x, w: F.maxout_linear(x, w, None, 2.0), TypeError, "float"),
+            (lambda x, w: nn.MaxoutLinear(5, 3, "2"), TypeError, "num_pieces must be an int, got str"),
+            (lambda x, w: F.linear_act(x, w, None, torch.nn.GELU()), TypeError, "a name such as 'gelu', got GELU"),
+            (lambda x, w: nn.GatedMLP(5, 6, gate_first=False), ValueError, "packed=True"),
+            (lambda x, w: nn.GatedMLP(5, 6, interleaved=True), ValueError, "packed=True"),
         ],
     )
     def test_bad_arguments_are_named(self, call, error, named):
@@ -308,11 +312,38 @@ class TestModules:
                 setattr(whole, name, layer[0])
             torch.testing.assert_close(module(x), whole(x))
 
-    def test_layers_with_hooks_are_called(self):
-        module, seen = nn.MLP(5, 6), []
-        module.fc1.register_forward_hook(lambda layer, inputs, y: seen.append(y.shape))
-        module(torch.zeros(3, 5))
-        assert seen == [(3, 6)]
+    @pytest.mark.parametrize(
+        "listen",
+        [
+            lambda layer, heard: layer.register_forward_hook(lambda *_: heard.append(1)),
+            lambda layer, heard: layer.register_forward_pre_hook(lambda *_: heard.append(1)),
+            lambda layer, heard: layer.register_full_backward_hook(lambda *_: heard.append(1)),
+            lambda layer, heard: layer.register_full_backward_pre_hook(lambda *_: heard.append(1)),
+            lambda layer, heard: setattr(layer, "forward", lambda x: heard.append(1) or type(layer).forward(layer, x)),
+        ],
+        ids=["forward", "before", "backward", "before backward", "its own forward"],
+    )
+    @pytest.mark.parametrize("make", [nn.MLP, nn.GatedMLP], ids=lambda make: make.__name__)
+    def test_layers_that_somebody_listens_to_are_called(self, make, listen):
+        module, heard = make(5, 6), []
+        listen(next(module.children()), heard)
+        module(torch.ones(3, 5, requires_grad=True)).sum().backward()
+        assert heard == [1]
+
+    def test_a_weight_that_multiplies_in_its_own_way_does_so(self):
+        class Doubled(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, function, types, args=(), kwargs=None):
+                with torch._C.DisableTorchFunctionSubclass():
+                    made = function(*args, **(kwargs or {}))
+                    return 2 * made if function is torch.nn.functional.linear else made
+
+        module, x = nn.MLP(5, 6, activation="relu", bias=False), torch.ones(3, 5)
+        expected = 2 * module(x)
+        weight = module.fc1.weight.detach().as_subclass(Doubled)
+        del module.fc1.weight
+        module.fc1.weight = weight
+        torch.testing.assert_close(module(x).as_subclass(torch.Tensor), expected)
 
     def test_wrong_options_are_named(self):
         with pytest.raises(ValueError, match="nonsense"):

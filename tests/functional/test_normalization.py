@@ -266,6 +266,9 @@ def test_the_default_epsilon_is_torchs(dtype, device):
     ("error", "says", "call"),
     [
         (ValueError, r"normalized_shape=\[5\].*\[\*, 5\].*\[4, 6\]", lambda x: F.layer_norm_act(x, 5)),
+        (TypeError, "normalized_shape must be an int, got float: 6.0", lambda x: F.add_rms_norm(x, x, 6.0)),
+        (TypeError, "eps must be a number, got NoneType", lambda x: F.add_layer_norm(x, x, 6, eps=None)),
+        (TypeError, "group_size must be an int, got float", lambda x: F.gated_rms_norm(x, x, 6, group_size=2.0)),
         (RuntimeError, r"\[2, 6\].*\[4, 6\]", lambda x: F.rms_norm_act(x, (2, 6))),
         (ValueError, "at least 1-dimensional", lambda x: F.rms_norm_act(x, ())),
         (RuntimeError, r"weight of shape \[5\].*\[6\]", lambda x: F.layer_norm_act(x, 6, torch.ones(5))),

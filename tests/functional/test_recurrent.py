@@ -151,6 +151,13 @@ class TestContexts:
         with pytest.raises(error, match=re.escape(named)):
             F.gru_gates(*given)
 
+    def test_a_state_is_no_gates(self):
+        gates, state = torch.zeros(2, 9), torch.zeros(2, 3)
+        with pytest.raises(ValueError, match=r"hidden_gates .*\(2, 3\)"):
+            F.gru_gates(gates, state, state)
+        with pytest.raises(ValueError, match=r"input_gates .*\(2, 3\)"):
+            torch.func.vmap(lambda h: F.gru_gates(h, h, h))(torch.zeros(4, 2, 3))
+
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("batch", [(), (5,)])
     def test_module_is_torchs(self, batch, bias):

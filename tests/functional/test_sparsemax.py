@@ -245,6 +245,7 @@ def test_under_transforms_and_compiled_whole():
         (lambda: F.sparsemax(torch.zeros(2, 3), 2), IndexError, "(2, 3)"),
         (lambda: F.sparsemax(torch.zeros(()), 1), IndexError, "()"),
         (lambda: F.sparsemax([1.0]), TypeError, "list"),
+        (lambda: F.sparsemax(torch.zeros(2, 3), None), TypeError, "dim must be an int, got NoneType"),
         (lambda: F.sparsemax(torch.zeros(2, dtype=torch.int8)), NotImplementedError, "int8"),
     ],
 )

@@ -124,6 +124,34 @@ def test_it_times_what_it_finds(capsys):
     assert len(lines) == 5 and all(re.search(r"\d\.\d\d x as fast on cpu in float32", line) for line in lines)
 
 
+def test_random_numbers_are_as_before():
+    given, state = (
+        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Dropout(0.5)),
+        torch.get_rng_state(),
+    )
+    nnkernels.optimize(given, torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), verbose=False)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_nothing_is_recorded_the_forward_alone_is_timed(mode):
+    given = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Mish())
+    with mode():
+        report = nnkernels.optimize(given, torch.randn(3, 4), verbose=False)
+    assert report.rows[0].gain is not None
+
+
+def test_a_hook_on_every_module_of_the_process_is_called():
+    given, heard = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.ReLU()), []
+    nnkernels.optimize(given, always=True, verbose=False)
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, *_: heard.append(type(module).__name__)
+    )
+    given(torch.randn(3, 4))
+    handle.remove()
+    assert heard == ["BatchNorm1d", "ReLU", "Sequential"]
+
+
 def test_a_verdict_needs_agreement(monkeypatch):
     """One lucky trial does not decide, one unlucky trial does not prevent."""
     alike, faster, ours_disturbed, theirs_disturbed = [1, 1], [1, 3], [9, 3], [1, 9]

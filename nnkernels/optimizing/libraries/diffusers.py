@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from ... import functional
 from ..adapting import Adapted, Call, adapter_of_source
-from ..modules import activation, norm_then_act
+from ..modules import activation, norm_then_act, unknown
 from .torch import OnRows, channelled
 
 
@@ -66,6 +66,9 @@ class GEGLU(_Gated):
 
 @adapter_of_source("diffusers.models.activations.SwiGLU", "ee4b8d29c2f2")
 class SwiGLU(_Gated):
+    def examine(self: Any) -> str:
+        return unknown(self.activation)
+
     def named(self: Any) -> Any:
         return activation(self.activation)
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from ... import functional
-from ..adapting import Adapted, Call, adapter_of_source, is_plain, own_class
+from ...hooks import is_plain
+from ..adapting import Adapted, Call, adapter_of_source, own_class
 from ..modules import (
     Named,
     activation,
@@ -17,7 +18,6 @@ from ..modules import (
     applied,
     drops_nothing,
     layer,
-    multiplies,
     norm_for_products,
     norm_then_act,
     normalizes,
@@ -25,8 +25,9 @@ from ..modules import (
     norms_of_source,
     sum_for_products,
     type_with,
+    unknown,
 )
-from .torch import Elsewhere, Mlp, OnImages, OnNormInput, OnRows, image_layer_norm, rows
+from .torch import Elsewhere, GatedMlp, Mlp, OnImages, OnNormInput, OnRows, image_layer_norm, rows
 
 _ACTIVATIONS: dict[str, tuple[str, Named]] = {
     "Swish": ("c17332e51d39", ("silu", {})),
@@ -52,9 +53,6 @@ class StarReLU(OnRows):
     def fused(self: Any, x: Tensor) -> Any:
         dtype = type_with(self.scale, x)
         return NotImplemented if dtype is None else functional.starrelu(x.to(dtype), self.scale, self.bias)
-
-    def sample_row(self: Any) -> tuple[int, ...]:
-        return (1024,)
 
 
 @adapter_of_source("timm.layers.norm_act.BatchNormAct2d", "81f3f8b6b04a")
@@ -121,6 +119,9 @@ class _SqueezeExcite(OnImages):
     def takes(self: Any) -> list[Module]:
         return [self.gate]
 
+    def examine(self: Any) -> str:
+        return unknown(self.gate)
+
     def fused(self: Any, x: Tensor) -> Any:
         named = activation(self.gate)
         if named is None or getattr(self, "add_maxpool", False):
@@ -172,6 +173,9 @@ class TimmMlp(Mlp):
 
 @adapter_of_source("timm.layers.mlp.GluMlp", "92cc1995c5be")
 class GluMlp(Adapted):
+    def examine(self: Any) -> str:
+        return unknown(self.act)
+
     def takes(self: Any) -> list[Module]:
         return [self.act]
 
@@ -189,23 +193,16 @@ class GluMlp(Adapted):
 
 
 @adapter_of_source("timm.layers.mlp.SwiGLU", "4a93c431dbbd")
-class SwiGLU(OnRows):
-    def takes(self: Any) -> list[Module]:
-        return [self.act]
+class SwiGLU(GatedMlp):
+    def parts(self: Any) -> tuple[Any, Any, Any, Any]:
+        return self.fc1_g, self.fc1_x, self.act, self.fc2
+
+    def between(self: Any) -> list[Module]:
+        return [self.drop1, self.norm]
 
     def fused(self: Any, x: Tensor) -> Any:
-        named = activation(self.act)
-        if named is None:
-            return NotImplemented
-        gate, up, last = self.fc1_g, self.fc1_x, self.fc2
-        if multiplies(gate, up, last) and drops_nothing(self.drop1, self.norm):
-            weights = (gate.weight, up.weight, last.weight, gate.bias, up.bias, last.bias)
-            return self.drop2(functional.gated_mlp(x, *weights, named[0], **named[1]))
-        x = functional.gated(gate(x), named[0], up=up(x), **named[1])
-        return self.drop2(last(self.norm(self.drop1(x))))
-
-    def sample_row(self: Any) -> tuple[int, ...]:
-        return (self.fc1_g.in_features,)
+        made = GatedMlp.fused(self, x)
+        return made if made is NotImplemented else self.drop2(made)
 
 
 class _Residual(OnImages):

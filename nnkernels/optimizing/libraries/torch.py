@@ -13,7 +13,20 @@ from torch.nn import Module
 from ... import functional, nn
 from ...registry import elementwise
 from ..adapting import Adapted, Call, adapter, described, own_class
-from ..modules import activation, applied, evaluate, layer, multiplies, named, norm_act, norm_of, normalizes, norms
+from ..modules import (
+    activation,
+    applied,
+    drops_nothing,
+    evaluate,
+    layer,
+    multiplies,
+    named,
+    norm_act,
+    norm_of,
+    normalizes,
+    norms,
+    unknown,
+)
 
 
 def channelled(module: Any, channels: int, elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -45,7 +58,7 @@ class OnRows(Adapted):
     """Sampled by rows of the shape `sample_row()`."""
 
     def sample_row(self: Any) -> tuple[int, ...]:
-        raise NotImplementedError
+        return (1024,)
 
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
         return [Call((rows(self.sample_row(), elements, device, dtype),), {})]
@@ -109,9 +122,6 @@ class Elsewhere(OnRows):
             return NotImplemented
         return evaluate(known, input, inplace)
 
-    def sample_row(self: Any) -> tuple[int, ...]:
-        return (1024,)
-
 
 class Mlp(OnRows):
     """Two linear layers with an activation between them, of which backward keeps one hidden tensor."""
@@ -122,9 +132,9 @@ class Mlp(OnRows):
 
     def examine(self: Any) -> str:
         first, act, last = self.parts()
-        if activation(act) is None:
-            return "its activation is none that is known"
-        return "" if multiplies(first, last) else "its layers are not torch's own linear ones without hooks"
+        return unknown(act) or (
+            "" if multiplies(first, last) else "its layers are not torch's own linear ones without hooks"
+        )
 
     def takes(self: Any) -> list[Module]:
         return [self.parts()[1]]
@@ -135,6 +145,42 @@ class Mlp(OnRows):
         if known is None or not multiplies(first, last):
             return NotImplemented
         return functional.mlp(x, first.weight, first.bias, last.weight, last.bias, known[0], **known[1])
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.parts()[0].in_features,)
+
+
+class GatedMlp(OnRows):
+    """f(gate) up in one pass each way; of plain layers at once, so that backward keeps gate and up alone."""
+
+    def parts(self: Any) -> tuple[Any, Any, Any, Any]:
+        """The layers of gate and up, or of both and None; the activation; the last layer."""
+        raise NotImplementedError
+
+    def between(self: Any) -> list[Module]:
+        """What is called in front of the last layer."""
+        return []
+
+    def examine(self: Any) -> str:
+        return unknown(self.parts()[2])
+
+    def takes(self: Any) -> list[Module]:
+        return [self.parts()[2]]
+
+    def fused(self: Any, x: Tensor) -> Any:
+        gate, up, act, last = self.parts()
+        known = activation(act)
+        if known is None:
+            return NotImplemented
+        layers = [one for one in (gate, up, last) if one is not None]
+        if multiplies(*layers) and drops_nothing(*self.between()):
+            weight, bias = (None, None) if up is None else (up.weight, up.bias)
+            weights = (gate.weight, weight, last.weight, gate.bias, bias, last.bias)
+            return functional.gated_mlp(x, *weights, known[0], **known[1])
+        x = functional.gated(gate(x), known[0], up=None if up is None else up(x), **known[1])
+        for module in self.between():
+            x = module(x)
+        return last(x)
 
     def sample_row(self: Any) -> tuple[int, ...]:
         return (self.parts()[0].in_features,)

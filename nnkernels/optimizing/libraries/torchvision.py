@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from ... import functional
 from ..adapting import adapter_of_source
-from ..modules import activation, norm_then_act
+from ..modules import activation, norm_then_act, unknown
 from .torch import OnImages, image_layer_norm
 
 
@@ -49,6 +49,9 @@ class SqueezeExcitation(OnImages):
 
     def takes(self: Any) -> list[Module]:
         return [self.scale_activation]
+
+    def examine(self: Any) -> str:
+        return unknown(self.scale_activation)
 
     def fused(self: Any, input: Tensor) -> Any:
         named = activation(self.scale_activation)

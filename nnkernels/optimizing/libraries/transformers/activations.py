@@ -61,9 +61,6 @@ class XIELU(OnRows):
             return NotImplemented
         return functional.xielu(input.to(dtype), self.alpha_p, self.alpha_n, self._beta_scalar, self._eps_scalar)
 
-    def sample_row(self: Any) -> tuple[int, ...]:
-        return (1024,)
-
 
 @adapter_of_source("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.Qwen2_5OmniSnakeBeta", "2eaed490243a")
 class SnakeBeta(Adapted):

@@ -10,14 +10,23 @@ from torch.nn import Module
 
 from .... import functional
 from ....autograd.context import is_plain_call
-from ...adapting import Adapted, Call, adapter_of_source, fingerprint, is_plain, own_class, source
-from ...modules import activation, multiplies, norm_of, norm_of_sum, product_type
+from ....hooks import is_plain
+from ...adapting import Adapted, Call, adapter_of_source, fingerprint, own_class, source
+from ...modules import activation, multiplies, norm_of, norm_of_sum, product_type, unknown
 from ..torch import OnRows, rows
 
 
 def _stream(*shape: int, of: Any) -> Tensor:
     """A sample of what blocks hand on, in the type of a layer's weight, which autocast leaves as it is."""
     return torch.randn(shape, device=of.weight.device, dtype=of.weight.dtype, requires_grad=True)
+
+
+def _width(layer: Module, which: str = "in_features") -> Any:
+    return getattr(layer, which, type(layer).__name__)
+
+
+def _p(dropout: Module) -> Any:
+    return getattr(dropout, "p", type(dropout).__name__)
 
 
 _OUTPUT, _INTERMEDIATE, _FED = "3799d79263d3", "ab3f9454469b", "d935db5223a7"
@@ -35,7 +44,9 @@ class BertOutput(Adapted):
         return "" if norm_of(own_class(self.LayerNorm)) else f"its norm is a {type(self.LayerNorm).__name__}"
 
     def shown(self: Any) -> str:
-        return f"{type(self).__name__}({self.dense.in_features}, {self.dense.out_features}, p={self.dropout.p})"
+        return (
+            f"{type(self).__name__}({_width(self.dense)}, {_width(self.dense, 'out_features')}, p={_p(self.dropout)})"
+        )
 
     def takes(self: Any) -> list[Module]:
         return [self.LayerNorm]
@@ -53,7 +64,7 @@ class BertSelfAttention(Adapted):
     """Its input is cast once for query, key and value, where autocast casts it for each, and each gradient back."""
 
     def shown(self: Any) -> str:
-        return f"{type(self).__name__}({self.query.in_features})"
+        return f"{type(self).__name__}({_width(self.query)})"
 
     def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         narrow = product_type(hidden_states.device, hidden_states.dtype)
@@ -70,9 +81,8 @@ class BertIntermediate(OnRows):
     """A linear layer with the activation behind it; the second layer is in `BertOutput`."""
 
     def examine(self: Any) -> str:
-        if activation(self.intermediate_act_fn) is None:
-            return "its activation is none that is known"
-        return "" if multiplies(self.dense) else "its layer is not torch's own linear one without hooks"
+        layer = "" if multiplies(self.dense) else "its layer is not torch's own linear one without hooks"
+        return unknown(self.intermediate_act_fn) or layer
 
     def takes(self: Any) -> list[Module]:
         return [self.intermediate_act_fn]
@@ -92,15 +102,16 @@ class BertLayer(Adapted):
     """The feed-forward half of a layer at once, of which backward keeps one hidden tensor; the rest as it is."""
 
     def examine(self: Any) -> str:
-        halves = [source(own_class(half))[1] for half in (self.intermediate, self.output)]
-        if halves != [_INTERMEDIATE, _OUTPUT] or fingerprint(own_class(self), "feed_forward_chunk") != _FED:
-            return "its feed-forward half is none that is known"
-        return "" if self._act() else "its activation or layers are not what they are in BERT"
+        known = fingerprint(own_class(self), "feed_forward_chunk") == _FED and self._act() is not None
+        return "" if known else "its feed-forward half is not what it is in BERT"
 
     def shown(self: Any) -> str:
-        return f"{type(self).__name__}({self.intermediate.dense.in_features}, p={self.output.dropout.p})"
+        first = getattr(self.intermediate, "dense", self.intermediate)
+        return f"{type(self).__name__}({_width(first)}, p={_p(getattr(self.output, 'dropout', self.output))})"
 
     def takes(self: Any) -> list[Module]:
+        if self._act() is None:
+            return []
         return [self.intermediate, self.intermediate.intermediate_act_fn, self.output, self.output.LayerNorm]
 
     def fused(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -117,10 +128,11 @@ class BertLayer(Adapted):
         return norm_of_sum(self.output.LayerNorm, self.output.dropout(made), attention_output)
 
     def _act(self: Any) -> Any:
-        """The activation, if all that stands around it may be read in place of being called."""
-        plain = is_plain(self.intermediate) and is_plain(self.output)
-        plain = plain and multiplies(self.intermediate.dense, self.output.dense)
-        return activation(self.intermediate.intermediate_act_fn) if plain else None
+        """The activation, if it and all that stands around it may be read in place of being called."""
+        for half, known in ((self.intermediate, _INTERMEDIATE), (self.output, _OUTPUT)):
+            if not is_plain(half) or source(own_class(half)) != ("transformers", known) or not multiplies(half.dense):
+                return None
+        return activation(self.intermediate.intermediate_act_fn)
 
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
         width, length = self.intermediate.dense.in_features, 128

@@ -12,14 +12,18 @@ from ...adapting import Adapted, adapter_of_source, once
 from ...modules import norm_for_products, norm_of_sum, sum_for_products
 
 
-class _PostNorm(Adapted):
-    """A layer with its norms behind, each at once with the sum in front of it; dropouts are the layer's own calls."""
+class _Normed(Adapted):
+    """A layer with two norms."""
 
     def takes(self: Any) -> list[Module]:
         return list(self.norms())
 
     def norms(self: Any) -> tuple[Any, Any]:
         raise NotImplementedError
+
+
+class _PostNorm(_Normed):
+    """A layer with its norms behind, each at once with the sum in front of it; dropouts are the layer's own calls."""
 
     def attended(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         raise NotImplementedError
@@ -58,15 +62,9 @@ class Wav2Vec2EncoderLayer(_PostNorm):
         return self.feed_forward(x)
 
 
-class _Layer(Adapted):
+class _PreNorm(_Normed):
     """A layer with its norms in front, in the type in which the products behind them multiply; the second one at once
     with the sum before it."""
-
-    def takes(self: Any) -> list[Module]:
-        return list(self.norms())
-
-    def norms(self: Any) -> tuple[Any, Any]:
-        raise NotImplementedError
 
     def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         names = _parameters(self.adapted_from)
@@ -90,7 +88,7 @@ def _parameters(kind: type[Any]) -> tuple[str, ...]:
 
 
 @adapter_of_source("transformers.models.llama.modeling_llama.LlamaDecoderLayer", "625e5c2cd738", "1a8125909341")
-class LlamaDecoderLayer(_Layer):
+class LlamaDecoderLayer(_PreNorm):
     def norms(self: Any) -> tuple[Any, Any]:
         return self.input_layernorm, self.post_attention_layernorm
 
@@ -105,7 +103,7 @@ class CLIPEncoderLayer(LlamaDecoderLayer):
 
 
 @adapter_of_source("transformers.models.gpt2.modeling_gpt2.GPT2Block", "823c366502c8", "d099670e6973")
-class GPT2Block(_Layer):
+class GPT2Block(_PreNorm):
     def norms(self: Any) -> tuple[Any, Any]:
         return self.ln_1, self.ln_2
 
