@@ -246,11 +246,11 @@ def test_a_gated_norm_is_the_composition(activation, shape, first, dtype, device
     if first == "gate":
         exact = composition("rms_norm", wide[0] * factor, wide[2])
     assert y.dtype == dtype and off(y, exact) <= accuracy.LIMITS[dtype]
-    grad = torch.randn_like(y)
+    grad = torch.cos(torch.arange(y.numel())).view_as(y).to(y)  # the same on each device
     found, truth = torch.autograd.grad(y, (x, gate, weight), grad), torch.autograd.grad(exact, wide, grad.double())
     for got, want in zip(found, truth, strict=True):
         over = (y.numel() / got.numel()) ** 0.5 if got.numel() < y.numel() else 3.0
-        assert off(got, want, over) <= (1 if dtype.itemsize == 2 else 3) * accuracy.LIMITS[dtype]
+        assert off(got, want, over) <= (1 if dtype.itemsize == 2 else 4) * accuracy.LIMITS[dtype]
 
 
 @on_torch_alone

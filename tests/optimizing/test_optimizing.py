@@ -255,9 +255,9 @@ def test_settings_that_ours_refuse_are_left(layers):
     "act", [torch.nn.Softplus(beta=0), torch.nn.ELU(-0.5), torch.nn.LeakyReLU(2), torch.nn.ELU(1e30)]
 )
 def test_odd_constants_compute_as_torch_does(act):
-    given, x = torch.nn.Sequential(torch.nn.BatchNorm1d(4), act), torch.linspace(-2, 3, 20).view(5, 4)
+    given, x = torch.nn.Sequential(torch.nn.BatchNorm1d(4), act), torch.arange(20.0).sin().view(5, 4)
     expected = copy.deepcopy(given)(x)
-    torch.testing.assert_close(optimized(given)(x), expected, rtol=1e-5, atol=1e-5)  # sums near 0 have few digits
+    torch.testing.assert_close(optimized(given)(x), expected, rtol=1e-4, atol=1e-5)  # norms near 0 have few digits
 
 
 def test_a_model_on_the_meta_device_keeps_shapes_and_types():
