@@ -96,8 +96,8 @@ def losses(model: Module, given: list[tuple[Tensor, Tensor]], device: str) -> li
 
 
 @torch.no_grad()
-def nudged(model: Module, device: str) -> Module:
-    """A copy whose parameters have been moved by rounding errors of the type that is computed in."""
+def rounded(model: Module, device: str) -> Module:
+    """A copy whose parameters have lost, or gained, up to half a unit in the last place of the computing type."""
     moved, eps = copy.deepcopy(model), torch.finfo(torch.bfloat16 if device == "cuda" else torch.float32).eps
     for parameter in moved.parameters():
         parameter.mul_(1 + eps * (torch.rand_like(parameter) - 0.5))
@@ -108,7 +108,7 @@ def compared(name: str, steps: int, device: str) -> tuple[list[float], list[floa
     given, classes = batches(name, steps, 32)
     torch.manual_seed(0)
     plain = (IMAGES | TEXTS)[name](classes).to(device).train()
-    other, ours = nudged(plain, device), copy.deepcopy(plain)
+    other, ours = rounded(plain, device), copy.deepcopy(plain)
     nnkernels.optimize(ours, always=True, verbose=False)
     before, after, moved = (losses(model, given, device) for model in (plain, ours, other))
     apart, usual = (max(abs(a - b) for a, b in zip(before, curve, strict=True)) for curve in (after, moved))

@@ -33,6 +33,11 @@ test_step() {
   local file name shard shards gpus started=0 first=() rest=()
   local slow='(numbers|triton|autograd|families|gated|normalization|of_sums|plans|contributing|networks)[.]py$'
   gpus=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())")
+  if ((${gpus:-0} == 0)); then
+    echo "test: no GPU that torch knows"
+    failed=1
+    return
+  fi
   for file in ${TESTS:-tests/*/test_*.py}; do
     if [[ $file =~ $slow ]]; then first+=("$file"); else rest+=("$file"); fi
   done

@@ -28,4 +28,8 @@ def multiplies(module: Module, kind: type[Module], also: tuple[type[Tensor], ...
     """
     if kind is not torch.nn.Linear or not is_plain(module):
         return False
-    return all(type(one) in (Parameter, Tensor, type(None), *also) for one in (module.weight, module.bias))
+    weight, bias = map(type, map(module._parameters.get, ("weight", "bias")))
+    return (weight in _PLAIN or weight in also) and (bias in _PLAIN or bias in also or bias is type(None))
+
+
+_PLAIN = (Parameter, Tensor)

@@ -27,8 +27,11 @@ Named = tuple[str, dict[str, Any]]
 _IDENTITY: Named = ("identity", {})
 
 
+_GELUS: dict[str, Named] = {approximate: (variant(approximate).name, {}) for approximate in ("none", "tanh")}
+
+
 def _gelu(module: Any) -> Named | None:
-    return (variant(module.approximate).name, {}) if module.approximate in ("none", "tanh") else None
+    return _GELUS.get(module.approximate)
 
 
 def _of_row(row: Activation) -> Callable[[Any], Named | None]:
@@ -60,7 +63,7 @@ def activation(module: Module) -> Named | None:
 def named(module: Module) -> Named | None:
     """Which stateless activation a module's class is, whatever hooks the module has."""
     known = _known(own_class(module))
-    if known is None or getattr(module, "saving", None) is not None:
+    if known is None or module.__dict__.get("saving") is not None:
         return None
     named = known(module)
     if named is None or named is _IDENTITY or not named[1]:
