@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pages import between
+from pages import arguments, between
 
 from nnkernels.registry import Activation, catalogue
 
@@ -35,4 +35,5 @@ def rewritten(text: str) -> str:
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     PAGE.write_text(rewritten(PAGE.read_text()))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +165,9 @@ def rewritten(*texts: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    for path in map(Path, sys.argv[2:]):
-        shutil.copyfile(path, KEPT / sys.argv[1] / FILES[path.name])
+    given = pages.arguments(__doc__, "CARD FILE")
+    for path in map(Path, given[1:]):
+        shutil.copyfile(path, KEPT / given[0] / FILES[path.name])
     for file, text in zip(PAGES, rewritten(*(page.read_text() for page in PAGES)), strict=True):
         file.write_text(text)
     chart(KEPT / "shares.png")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pages import between
+from pages import arguments, between
 
 from nnkernels import compiling
 from nnkernels.benchmark import ours
@@ -56,4 +56,5 @@ def rewritten(page: str) -> str:
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     PAGE.write_text(rewritten(PAGE.read_text()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pages import between
+from pages import arguments, between
 
 import nnkernels
 from nnkernels.networks.recipes import RECIPES
@@ -50,5 +50,6 @@ def rewritten(text: str, heads: dict[str, tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     for page, heads in HEADS.items():
         page.write_text(rewritten(page.read_text(), heads))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ast
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import pages
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, HUB = ROOT / "nnkernels", ROOT / "hub"
@@ -63,4 +64,5 @@ def assemble(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(assemble(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "hub"))
+    given = pages.arguments(__doc__, "FOLDER")
+    print(assemble(Path(given[0]) if given else ROOT / "build" / "hub"))

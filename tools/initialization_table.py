@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pages import between
+from pages import arguments, between
 
 from nnkernels.gallery.drawings import required_of
 from nnkernels.initialization import has_gain, init_for
@@ -33,4 +33,5 @@ def rewritten(text: str) -> str:
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     PAGE.write_text(rewritten(PAGE.read_text()))

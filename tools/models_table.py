@@ -9,11 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from pages import between
+from pages import arguments, between
 
 from nnkernels.optimizing import adapting
 
@@ -63,7 +62,7 @@ def rewritten(page: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        card, measured = sys.argv[1:]
+    if given := arguments(__doc__, "CARD FILE"):
+        card, measured = given
         shutil.copy(measured, KEPT / card / "models.json")
     PAGE.write_text(rewritten(PAGE.read_text()))

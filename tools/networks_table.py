@@ -6,10 +6,9 @@ nnkernels networks --all --json measured.json && python tools/networks_table.py 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-from pages import between
+from pages import arguments, between
 
 from nnkernels.commands.networks import HEAD, line
 from nnkernels.networks.recipe import Outcome
@@ -38,7 +37,7 @@ def rewritten(text: str, measured: dict[str, Outcome]) -> str:
 
 
 if __name__ == "__main__":
-    for path in sys.argv[1:]:
+    for path in arguments(__doc__, "FILE"):
         for one in json.loads(Path(path).read_text()):
             (KEPT / f"{one['recipe']}.json").write_text(json.dumps(one, indent=1) + "\n")
     PAGE.write_text(rewritten(PAGE.read_text(), outcomes()))

@@ -1,6 +1,16 @@
-"""What the tools that write tables share: a table stands between two comments of its page."""
+"""What the tools that write pages share: what they are called with, and where a table stands in its page."""
 
 from __future__ import annotations
+
+import argparse
+
+
+def arguments(doc: str | None, what: str = "") -> list[str]:
+    """What stands behind a tool's name, any number of `what`; --help shows the tool's `doc`, and nothing is done."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if what:
+        parser.add_argument("given", nargs="*", metavar=what)
+    return list(getattr(parser.parse_args(), "given", []))
 
 
 def between(page: str, name: str, tool: str, table: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pages import between
+from pages import arguments, between
 from torch import Tensor
 
 import nnkernels
@@ -92,5 +92,6 @@ def rewritten(page: str) -> str:
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     assert policies.chosen() == "auto"
     PAGE.write_text(rewritten(PAGE.read_text()))

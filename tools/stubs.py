@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pages
 import torch
 
 from nnkernels import functional, nn
@@ -100,5 +101,6 @@ def stubs() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    pages.arguments(__doc__)
     for path, text in stubs().items():
         path.write_text(text)

@@ -170,14 +170,14 @@ norms_of_source: dict[tuple[str, str], Apply] = {}
 
 
 @once
-def norm_of(kind: type[Any]) -> Apply | None:
+def norm_function(kind: type[Any]) -> Apply | None:
     """How a norm of that class is applied; None if it is none."""
     return norms.get(kind) or norms_of_source.get(source(kind))
 
 
 def norm_act(norm: Module, act: Module | None, x: Tensor, residual: Tensor | None = None) -> Any:
     """f(norm(x) + residual) at once; NotImplemented if it cannot be done, or is not what calls of the two would do."""
-    apply = norm_of(own_class(norm))
+    apply = norm_function(own_class(norm))
     if apply is None or not is_plain(norm):
         return NotImplemented
     known = _IDENTITY if act is None else activation(act)
@@ -220,7 +220,7 @@ def product_type(device: torch.device, dtype: torch.dtype) -> torch.dtype | None
 
 def _normed(norm: Module, x: Tensor, addend: Tensor | None, dtype: torch.dtype | None = None) -> Any:
     """The norm in the type `dtype`, and with an addend the sum; NotImplemented if ours is not what a call would do."""
-    apply = norm_of(own_class(norm))
+    apply = norm_function(own_class(norm))
     if apply is None or not is_plain(norm) or not normalizes(norm):
         return NotImplemented
     if addend is not None and addend.shape != x.shape:

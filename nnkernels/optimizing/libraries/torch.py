@@ -22,7 +22,7 @@ from ..modules import (
     multiplies,
     named,
     norm_act,
-    norm_of,
+    norm_function,
     normalizes,
     norms,
     unknown,
@@ -254,5 +254,5 @@ class Sequential(Adapted):
 
 def _make_a_pair(norm: Module, act: Module) -> bool:
     """Whether the first is a norm, and the second does something that can be done with it."""
-    known = activation(act) if norm_of(own_class(norm)) is not None else None
+    known = activation(act) if norm_function(own_class(norm)) is not None else None
     return known is not None and known[0] != "identity"

@@ -12,7 +12,7 @@ from .... import functional
 from ....autograd.context import is_plain_call
 from ....hooks import is_plain
 from ...adapting import Adapted, Call, adapter_of_source, fingerprint, own_class, source
-from ...modules import activation, multiplies, norm_of, norm_of_sum, product_type, unknown
+from ...modules import activation, multiplies, norm_function, norm_of_sum, product_type, unknown
 from ..torch import OnRows, rows
 
 
@@ -41,7 +41,7 @@ class BertOutput(Adapted):
     """
 
     def examine(self: Any) -> str:
-        return "" if norm_of(own_class(self.LayerNorm)) else f"its norm is a {type(self.LayerNorm).__name__}"
+        return "" if norm_function(own_class(self.LayerNorm)) else f"its norm is a {type(self.LayerNorm).__name__}"
 
     def shown(self: Any) -> str:
         return (
