@@ -97,10 +97,11 @@ def losses(model: Module, given: list[tuple[Tensor, Tensor]], device: str) -> li
 
 @torch.no_grad()
 def rounded(model: Module, device: str) -> Module:
-    """A copy whose parameters have lost, or gained, up to half a unit in the last place of the computing type."""
+    """A copy whose parameters have lost, or gained, up to one epsilon of the type that is computed in."""
     moved, eps = copy.deepcopy(model), torch.finfo(torch.bfloat16 if device == "cuda" else torch.float32).eps
     for parameter in moved.parameters():
-        parameter.mul_(1 + eps * (torch.rand_like(parameter) - 0.5))
+        wide = parameter.double()
+        parameter.copy_(wide * (1 + eps * (2 * torch.rand_like(wide) - 1)))
     return moved
 
 

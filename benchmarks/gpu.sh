@@ -30,10 +30,11 @@ step() {  # name, command...
 # Processes side by side: a GPU serves many, and a crash loses one file's results only. As many as fit into 128 GiB. The
 # files that compile most come first, in four parts each. Several GPUs take turns, except with tests that want them all.
 test_step() {
-  local file name shard shards gpus started=0 first=() rest=()
+  local file name shard shards started=0 first=() rest=() gpus
   local slow='(numbers|triton|autograd|families|gated|normalization|of_sums|plans|contributing|networks)[.]py$'
-  gpus=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())")
-  if ((${gpus:-0} == 0)); then
+  gpus=${CUDA_VISIBLE_DEVICES:-$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()), sep=',')")}
+  IFS=, read -ra gpus <<<"$gpus"
+  if ((${#gpus[@]} == 0)); then
     echo "test: no GPU that torch knows"
     failed=1
     return
@@ -48,7 +49,7 @@ test_step() {
       while (($(jobs -rp | wc -l) >= ${JOBS:-64})); do wait -n; done
       name=$(basename "$file" .py)_$shard
       (
-        [[ $file == *distributed* ]] || export CUDA_VISIBLE_DEVICES=$((started % gpus))
+        [[ $file == *distributed* ]] || export CUDA_VISIBLE_DEVICES=${gpus[started % ${#gpus[@]}]}
         step "$name" "$PYTHON" -m pytest -q -p no:cacheprovider "$file" --shard "$shard/$shards" >"$OUT/$name.result"
       ) &
       started=$((started + 1))

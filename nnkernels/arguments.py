@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import operator
 from typing import Any
 
 import torch
@@ -50,10 +51,17 @@ def number(caller: str, name: str, value: Any) -> float:
 
 
 def integer(caller: str, name: str, value: Any) -> int:
-    """The argument `name` of `caller`, a whole number; TypeError if it is something else."""
+    """The argument `name` of `caller`, a whole number, of numpy's or a tensor of one as well.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if isinstance(value, (int, torch.SymInt)):
         return value  # type: ignore[return-value]
-    raise TypeError(f"{caller}(): {name} must be an int, got {type(value).__name__}: {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{caller}(): {name} must be an int, got {type(value).__name__}: {value!r}") from None
 
 
 def check_whole(caller: str, x: Tensor, dim: int) -> None:

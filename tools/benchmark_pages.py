@@ -165,7 +165,7 @@ def rewritten(*texts: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    given = pages.arguments(__doc__, "CARD FILE")
+    given = pages.arguments(__doc__, "CARD FILE", least=2)
     for path in map(Path, given[1:]):
         shutil.copyfile(path, KEPT / given[0] / FILES[path.name])
     for file, text in zip(PAGES, rewritten(*(page.read_text() for page in PAGES)), strict=True):

@@ -62,7 +62,7 @@ def rewritten(page: str) -> str:
 
 
 if __name__ == "__main__":
-    if given := arguments(__doc__, "CARD FILE"):
-        card, measured = given
+    if given := arguments(__doc__, "CARD FILE", least=2):
+        card, measured = given[:2]
         shutil.copy(measured, KEPT / card / "models.json")
     PAGE.write_text(rewritten(PAGE.read_text()))

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 
 
-def arguments(doc: str | None, what: str = "") -> list[str]:
-    """What stands behind a tool's name, any number of `what`; --help shows the tool's `doc`, and nothing is done."""
+def arguments(doc: str | None, what: str = "", least: int = 1) -> list[str]:
+    """What stands behind a tool's name: nothing, or `least` words of `what` and more.
+
+    --help shows the tool's `doc`, and nothing is done.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if what:
         parser.add_argument("given", nargs="*", metavar=what)
-    return list(getattr(parser.parse_args(), "given", []))
+    given = list(getattr(parser.parse_args(), "given", []))
+    if 0 < len(given) < least:
+        parser.error(f"expected {what}, got {' '.join(given)}")
+    return given
 
 
 def between(page: str, name: str, tool: str, table: str) -> str:

@@ -42,7 +42,8 @@ def squash(input: Tensor, dim: int = -1) -> Tensor:
     if has_torch_function_unary(input):
         return handle_torch_function(squash, (input,), input, dim)
     _check("squash", input, "input")
-    if not -input.dim() <= integer("squash", "dim", dim) < input.dim():
+    dim = integer("squash", "dim", dim)
+    if not -input.dim() <= dim < input.dim():
         raise IndexError(f"squash(): dim {dim} is out of range for an input of shape {tuple(input.shape)}")
     check_whole("squash", input, dim)
     return autograd.squash(input, dim % input.dim())
@@ -87,7 +88,8 @@ def route(votes: Tensor, rounds: int = 3) -> Tensor:
         )
     if votes.dim() != 4:
         raise ValueError(f"route(): votes have the shape (batch, below, above, size), got {tuple(votes.shape)}")
-    if integer("route", "rounds", rounds) < 1:
+    rounds = integer("route", "rounds", rounds)
+    if rounds < 1:
         raise ValueError(f"route(): rounds must be at least 1, got {rounds} (votes of shape {tuple(votes.shape)})")
     return autograd.route(votes, rounds)
 

@@ -303,7 +303,8 @@ def dyt(input: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor, dim: int = -
         return handle_torch_function(dyt, (input, alpha, weight, bias), input, alpha, weight, bias, dim=dim)
     check_tensors("dyt", input=input)
     dims = max(input.dim(), 1)
-    if not -dims <= integer("dyt", "dim", dim) < dims:
+    dim = integer("dyt", "dim", dim)
+    if not -dims <= dim < dims:
         raise IndexError(
             f"dyt(): dim is {dim}, but an input of shape {tuple(input.shape)} has {input.dim()} dimensions"
         )

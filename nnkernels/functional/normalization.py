@@ -314,12 +314,12 @@ def gated_rms_norm(
     beside = _broadcast("gated_rms_norm", gate, input, "gate")
     if group_size is None or (dims == 1 and group_size == input.shape[-1]):
         return autograd.call(norm, input, dims, beside, weight, None)
-    return _in_groups(norm, input, beside, weight, dims, group_size)
+    return _in_groups(norm, input, beside, weight, dims, integer("gated_rms_norm", "group_size", group_size))
 
 
 def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims: int, size: int) -> Tensor:
     """The norm of groups of `size` numbers, not rounded before the weight, which differs from group to group."""
-    if dims != 1 or integer("gated_rms_norm", "group_size", size) < 1 or x.shape[-1] % size:
+    if dims != 1 or size < 1 or x.shape[-1] % size:
         raise _ShapeError(
             f"gated_rms_norm(): group_size={size} does not divide rows of shape {tuple(x.shape[x.dim() - dims :])}; "
             "give a divisor of the one size that is normalised"

@@ -50,7 +50,8 @@ def sparsemax(input: Tensor, dim: int = -1) -> Tensor:
     if not accepts(input) or input.layout == torch.jagged:
         raise NotImplementedError(refusal("sparsemax", input))
     dims = input.dim() or 1
-    if not -dims <= integer("sparsemax", "dim", dim) < dims:
+    dim = integer("sparsemax", "dim", dim)
+    if not -dims <= dim < dims:
         raise IndexError(
             f"sparsemax(): dim {dim} is out of range for an input of shape {tuple(input.shape)}; "
             f"choose one from {-dims} to {dims - 1}"

@@ -17,7 +17,7 @@ class _Machine(Estimator):
 
     Args:
         hidden: units of the random layer.
-        activation: any elementwise name of the catalogue.
+        activation: the name of a stateless elementwise activation.
         penalty: of the readout's squared weights, at least 0.
         gain: of the random weights; 1 gives each unit an input of variance 1 if the features have it.
         seed: of the random weights.

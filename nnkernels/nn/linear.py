@@ -129,7 +129,8 @@ class MaxoutLinear(_Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if integer("MaxoutLinear", "num_pieces", num_pieces) < 1:
+        num_pieces = integer("MaxoutLinear", "num_pieces", num_pieces)
+        if num_pieces < 1:
             raise ValueError(f"MaxoutLinear(): num_pieces must be at least 1, got {num_pieces}")
         super().__init__(in_features, num_pieces * out_features, bias, device, dtype)
         self.in_features, self.out_features, self.num_pieces = in_features, out_features, num_pieces

@@ -47,6 +47,10 @@ class Kind:
         """What has to be seen of the first module, which is timed for all."""
         return [] if self.why else self._asked(self.modules[0], "probes")
 
+    def depth(self) -> int:
+        """How many modules are around the outermost."""
+        return min(name.count(".") + bool(name) for name in self.names)
+
     def without(self, taken: set[int]) -> bool:
         """Forgets modules that others take; whether any are left."""
         kept = [pair for pair in zip(self.names, self.modules, strict=True) if id(pair[1]) not in taken]
@@ -118,7 +122,9 @@ class adapted:
             module.__class__ = before
 
 
-def judge(kind: Kind, calls: list[Call] | None, model: Module, queued: bool) -> tuple[bool, str, float | None]:
+def judge(
+    kind: Kind, calls: list[Call] | None, model: Module, queued: bool, records: bool
+) -> tuple[bool, str, float | None]:
     """Whether a kind pays, what says so, and how many times as fast it is.
 
     Args:
@@ -126,6 +132,7 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module, queued: bool) -> 
         model: whose parameters tell where a module without any computes.
         calls: what the adapter's probes are called with in the model; without it, samples of the adapter's.
         queued: whether the GPU's own time counts, since the host is ahead of it.
+        records: whether autograd does, in the step.
     """
     module = kind.modules[0]
     if kind.adapter.calls_inside and not is_plain_inside(module):  # type: ignore[union-attr]
@@ -136,7 +143,7 @@ def judge(kind: Kind, calls: list[Call] | None, model: Module, queued: bool) -> 
     try:
         with ExitStack() as around:
             inference = any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
-            for one in (torch.inference_mode(inference), torch.set_grad_enabled(not inference)):
+            for one in (torch.inference_mode(inference), torch.set_grad_enabled(records and not inference)):
                 around.enter_context(one)
             around.enter_context(put_back([module]))
             around.enter_context(forked(device))
@@ -155,9 +162,8 @@ def _judged(
     module: Any, calls: list[Call], device: torch.device, most: int, queued: bool
 ) -> tuple[bool, str, float | None]:
     leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    wanted = [leaf for leaf in leaves if leaf.requires_grad] if torch.is_grad_enabled() else []
-    wanted += [parameter for parameter in module.parameters() if parameter.requires_grad]
-    wanted = wanted if module.training else []
+    wanted = [one for one in (*leaves, *module.parameters()) if one.requires_grad]
+    wanted = wanted if module.training and torch.is_grad_enabled() else []
 
     # What writes in place is given copies, since it may not write into a leaf.
     writes = any(getattr(one, "inplace", False) for one in module.modules())

@@ -56,8 +56,8 @@ for _row in catalogue(Activation):
 
 
 def activation(module: Module) -> Named | None:
-    """Which stateless activation a module applies, if that is all that a call of it does."""
-    return named(module) if is_plain(module) else None
+    """Which stateless activation a module applies, if that is all that a call of it does; None for a mere function."""
+    return named(module) if isinstance(module, Module) and is_plain(module) else None
 
 
 def named(module: Module) -> Named | None:

@@ -112,28 +112,31 @@ def restore(model: Module) -> Module:
 
 def _planned(model: Module, step: Step | None, always: bool, random: bool, queued: bool) -> tuple[Report, adapted]:
     """What is to be fused, and why; `queued` says whether the GPU's own time counts for each kind."""
-    report, found = Report(model), kinds(model)
+    report, found, records = Report(model), kinds(model), step is None or step.trains
     chosen: list[Kind] = []
     taken = {id(inside) for module in model.modules() if is_adapted(module) for inside in module.takes()}  # type: ignore[operator]
-    # What takes other modules is decided on before those are.
+    # What takes other modules is decided on before those are, and what is around others before what is inside.
     for group in ([kind for kind in found if kind.takes()], [kind for kind in found if not kind.takes()]):
         left = [kind for kind in group if kind.without(taken)]
         seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
-        for kind in left:
+        rows: dict[int, Row] = {}
+        for at, kind in sorted(enumerate(left), key=lambda pair: pair[1].depth()):
             if not kind.without(taken):  # by what was chosen meanwhile
                 continue
-            row = _decided(kind, seen, model, always, random, queued)
-            report.rows.append(row)
-            if row.fused:
+            rows[at] = _decided(kind, seen, model, always, random, queued, records)
+            if rows[at].fused:
                 chosen.append(kind)
                 taken |= {id(inside) for inside in kind.takes()}
+        report.rows += [rows[at] for at in sorted(rows)]
     changes = adapted(*((kind.adapter, kind.modules) for kind in chosen))  # type: ignore[arg-type]
     if step is not None and chosen:
         _weigh(report, step, changes, always)
     return report, changes
 
 
-def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool, queued: bool) -> Row:
+def _decided(
+    kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool, queued: bool, records: bool
+) -> Row:
     """Whether a kind is fused, and why."""
 
     def row(fused: bool, why: str, gain: float | None = None) -> Row:
@@ -146,11 +149,11 @@ def _decided(kind: Kind, seen: dict[int, Any] | None, model: Module, always: boo
     if always:
         return row(True, "unconditionally")
     if seen is None:
-        return row(*judge(kind, None, model, queued))
+        return row(*judge(kind, None, model, queued, records))
     calls = [seen.get(id(probe)) for probe in kind.probes()]
     if None in calls:
         return row(False, "the example does not call it")
-    return row(*judge(kind, calls, model, queued))  # type: ignore[arg-type]
+    return row(*judge(kind, calls, model, queued, records))  # type: ignore[arg-type]
 
 
 def _weigh(report: Report, step: Step, changes: adapted, always: bool) -> None:

@@ -81,7 +81,10 @@ class Step:
     def repeated(self) -> Results:
         """The step from the same random numbers each time."""
         with forked(self.device):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
+            if self.device.type == "cuda":  # torch.manual_seed would seed every GPU
+                at = torch.cuda.current_device() if self.device.index is None else self.device.index
+                torch.cuda.default_generators[at].manual_seed(0)
             return self()
 
     def nudged(self) -> Results:

@@ -11,6 +11,7 @@ import math
 import re
 from fractions import Fraction
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -236,6 +237,13 @@ def test_under_transforms_and_compiled_whole():
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: F.sparsemax(x, 1), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), F.sparsemax(x, 1))
+
+
+@on_torch_alone
+def test_the_dimension_may_be_any_integer():
+    x = torch.randn(3, 4)
+    for dim in (numpy.int64(0), torch.tensor(0)):
+        assert torch.equal(F.sparsemax(x, dim), F.sparsemax(x, 0))
 
 
 @on_torch_alone

@@ -9,6 +9,7 @@ import torch
 from library_models import MODELS, built
 
 import nnkernels
+from nnkernels.optimizing.adapting import Call, is_adapted
 
 
 def bert_output(**options):
@@ -162,3 +163,37 @@ def test_a_layer_without_what_a_half_needs_says_so():
     report = nnkernels.optimize(model, always=True, verbose=False)
     (row,) = (row for row in report.rows if row.shown.startswith("BertLayer"))
     assert not row.fused and "feed-forward half" in row.why
+
+
+def test_a_layer_is_timed_against_its_own_forward(monkeypatch):
+    """Also in the methods that its forward calls."""
+    model, _, _ = layers()
+    nnkernels.optimize(model, always=True, verbose=False)
+    layer, x, called = model.bert.encoder.layer[0], torch.randn(2, 4, 32), []
+    mlp = nnkernels.functional.mlp
+    monkeypatch.setattr(nnkernels.functional, "mlp", lambda *args, **kwargs: called.append(1) or mlp(*args, **kwargs))
+    expected = layer.theirs(Call((x,), {}))
+    assert not called and is_adapted(layer)
+    torch.testing.assert_close(layer.ours(Call((x,), {})), expected)
+    assert called == [1]
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["afterwards", "first"])
+def test_an_activation_may_be_a_function(first):
+    model, plain, example = layers()
+    if not first:
+        nnkernels.optimize(model, always=True, verbose=False)
+    for one in (model, plain):
+        for layer in one.bert.encoder.layer:
+            del layer.intermediate.intermediate_act_fn
+            layer.intermediate.intermediate_act_fn = torch.nn.functional.relu
+    nnkernels.optimize(model, always=True, verbose=False)
+    torch.testing.assert_close(model(**example).logits, plain(**example).logits)
+
+
+def test_what_is_around_is_decided_before_what_is_inside():
+    model, _, _ = layers()
+    model.bert.encoder.layer[1].output.dropout.p = 0.2  # another kind, found after the first one's parts
+    report = nnkernels.optimize(model, always=True, verbose=False)
+    kinds = [row.shown.partition("(")[0] for row in report.fused]
+    assert kinds.count("BertLayer") == 2 and "BertIntermediate" not in kinds and "BertOutput" not in kinds

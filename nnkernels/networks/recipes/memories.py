@@ -59,6 +59,7 @@ def taught(make: Callable[[int], torch.nn.Module], seed: int, steps: int, rate: 
     for start in range(starts):
         model = make(seed)
         loss = _learned(model, steps, rate, seed + 1000 * start)
+        loss = loss if math.isfinite(loss) else math.inf
         if best is None or loss < least:
             least, best = loss, model
         if least < _FOUND:

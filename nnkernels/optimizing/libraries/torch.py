@@ -123,7 +123,31 @@ class Elsewhere(OnRows):
         return evaluate(known, input, inplace)
 
 
-class Mlp(OnRows):
+def width(layer: Module, which: str = "in_features") -> Any:
+    """How wide a layer is, or the name of its class if that does not tell."""
+    return getattr(layer, which, type(layer).__name__)
+
+
+class _Block(OnRows):
+    """Linear layers with an activation in front of the last one; `parts` are all of these in their order."""
+
+    def parts(self: Any) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def shown(self: Any) -> str:
+        """Widths and the activation: blocks of other sizes are other kinds."""
+        first, *_, act, last = self.parts()
+        widths = f"{width(first)}, {width(first, 'out_features')}, {width(last, 'out_features')}"
+        return f"{type(self).__name__}({widths}, {act})"
+
+    def takes(self: Any) -> list[Module]:
+        return [self.parts()[-2]]
+
+    def sample_row(self: Any) -> tuple[int, ...]:
+        return (self.parts()[0].in_features,)
+
+
+class Mlp(_Block):
     """Two linear layers with an activation between them, of which backward keeps one hidden tensor."""
 
     def parts(self: Any) -> tuple[Any, Any, Any]:
@@ -136,9 +160,6 @@ class Mlp(OnRows):
             "" if multiplies(first, last) else "its layers are not torch's own linear ones without hooks"
         )
 
-    def takes(self: Any) -> list[Module]:
-        return [self.parts()[1]]
-
     def fused(self: Any, x: Tensor) -> Any:
         first, act, last = self.parts()
         known = activation(act)
@@ -146,11 +167,8 @@ class Mlp(OnRows):
             return NotImplemented
         return functional.mlp(x, first.weight, first.bias, last.weight, last.bias, known[0], **known[1])
 
-    def sample_row(self: Any) -> tuple[int, ...]:
-        return (self.parts()[0].in_features,)
 
-
-class GatedMlp(OnRows):
+class GatedMlp(_Block):
     """f(gate) up in one pass each way; of plain layers at once, so that backward keeps gate and up alone."""
 
     def parts(self: Any) -> tuple[Any, Any, Any, Any]:
@@ -163,9 +181,6 @@ class GatedMlp(OnRows):
 
     def examine(self: Any) -> str:
         return unknown(self.parts()[2])
-
-    def takes(self: Any) -> list[Module]:
-        return [self.parts()[2]]
 
     def fused(self: Any, x: Tensor) -> Any:
         gate, up, act, last = self.parts()
@@ -181,9 +196,6 @@ class GatedMlp(OnRows):
         for module in self.between():
             x = module(x)
         return last(x)
-
-    def sample_row(self: Any) -> tuple[int, ...]:
-        return (self.parts()[0].in_features,)
 
 
 def image_layer_norm(norm: Any, x: Tensor) -> Any:

@@ -13,16 +13,12 @@ from ....autograd.context import is_plain_call
 from ....hooks import is_plain
 from ...adapting import Adapted, Call, adapter_of_source, fingerprint, own_class, source
 from ...modules import activation, multiplies, norm_function, norm_of_sum, product_type, unknown
-from ..torch import OnRows, rows
+from ..torch import OnRows, rows, width
 
 
 def _stream(*shape: int, of: Any) -> Tensor:
     """A sample of what blocks hand on, in the type of a layer's weight, which autocast leaves as it is."""
     return torch.randn(shape, device=of.weight.device, dtype=of.weight.dtype, requires_grad=True)
-
-
-def _width(layer: Module, which: str = "in_features") -> Any:
-    return getattr(layer, which, type(layer).__name__)
 
 
 def _p(dropout: Module) -> Any:
@@ -44,9 +40,7 @@ class BertOutput(Adapted):
         return "" if norm_function(own_class(self.LayerNorm)) else f"its norm is a {type(self.LayerNorm).__name__}"
 
     def shown(self: Any) -> str:
-        return (
-            f"{type(self).__name__}({_width(self.dense)}, {_width(self.dense, 'out_features')}, p={_p(self.dropout)})"
-        )
+        return f"{type(self).__name__}({width(self.dense)}, {width(self.dense, 'out_features')}, p={_p(self.dropout)})"
 
     def takes(self: Any) -> list[Module]:
         return [self.LayerNorm]
@@ -64,7 +58,7 @@ class BertSelfAttention(Adapted):
     """Its input is cast once for query, key and value, where autocast casts it for each, and each gradient back."""
 
     def shown(self: Any) -> str:
-        return f"{type(self).__name__}({_width(self.query)})"
+        return f"{type(self).__name__}({width(self.query)})"
 
     def fused(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         narrow = product_type(hidden_states.device, hidden_states.dtype)
@@ -84,6 +78,10 @@ class BertIntermediate(OnRows):
         layer = "" if multiplies(self.dense) else "its layer is not torch's own linear one without hooks"
         return unknown(self.intermediate_act_fn) or layer
 
+    def shown(self: Any) -> str:
+        sizes = f"{width(self.dense)}, {width(self.dense, 'out_features')}"
+        return f"{type(self).__name__}({sizes}, {self.intermediate_act_fn})"
+
     def takes(self: Any) -> list[Module]:
         return [self.intermediate_act_fn]
 
@@ -102,12 +100,13 @@ class BertLayer(Adapted):
     """The feed-forward half of a layer at once, of which backward keeps one hidden tensor; the rest as it is."""
 
     def examine(self: Any) -> str:
-        known = fingerprint(own_class(self), "feed_forward_chunk") == _FED and self._act() is not None
-        return "" if known else "its feed-forward half is not what it is in BERT"
+        if fingerprint(own_class(self), "feed_forward_chunk") == _FED and self._act() is not None:
+            return ""
+        return "its feed-forward half is not what it is in BERT: other classes, another activation, hooks or weights"
 
     def shown(self: Any) -> str:
         first = getattr(self.intermediate, "dense", self.intermediate)
-        return f"{type(self).__name__}({_width(first)}, p={_p(getattr(self.output, 'dropout', self.output))})"
+        return f"{type(self).__name__}({width(first)}, p={_p(getattr(self.output, 'dropout', self.output))})"
 
     def takes(self: Any) -> list[Module]:
         if self._act() is None:
