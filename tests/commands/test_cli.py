@@ -180,7 +180,7 @@ def test_ctrl_c_in_a_terminal_ends_a_process_that_is_at_work(tmp_path):
     path = os.pathsep.join([str(Path(nnkernels.__file__).parent.parent), *sys.path])
     process = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which in the background is ignored
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background
     )  # fmt: skip
     assert process.stdout.readline() == "slow\n"
     process.send_signal(signal.SIGINT)
