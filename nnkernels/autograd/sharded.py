@@ -26,7 +26,8 @@ def classes() -> tuple[type[Tensor], ...]:
 
 def serves(*tensors: Tensor | None) -> bool:
     """Whether all are DTensors of one mesh, in eager mode and under no transform."""
-    if not classes() or not all(tensor is None or isinstance(tensor, classes()) for tensor in tensors):
+    known = classes()
+    if not known or not all(tensor is None or isinstance(tensor, known) for tensor in tensors):
         return False
     if is_traced():
         return False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..arguments import accepts, check_whole, refusal
+from ..arguments import accepts, check_whole, integer, refusal
 from ..autograd import pooling as autograd
 from ..autograd.shortcut import shortcut
 
@@ -47,8 +46,7 @@ def maxout(input: Tensor, num_pieces: int, dim: int = 1) -> Tensor:
         return handle_torch_function(maxout, (input,), input, num_pieces, dim)
     if not isinstance(input, Tensor):
         raise TypeError(f"maxout(): argument 'input' must be Tensor, not {type(input).__name__}")
-    if not isinstance(num_pieces, (int, torch.SymInt)):
-        raise TypeError(f"maxout(): num_pieces must be an int, not {type(num_pieces).__name__}")
+    num_pieces = integer("maxout", "num_pieces", num_pieces)
     if not accepts(input):
         raise NotImplementedError(refusal("maxout", input))
     shape = tuple(input.shape)

@@ -249,9 +249,11 @@ def type_with(parameter: Tensor, x: Tensor) -> torch.dtype | None:
     return None if _torch.autocasts(x.device.type) and dtype != torch.float32 else dtype
 
 
-def unknown(act: Module) -> str:
-    """Why a block with this activation has to be left; "" if the activation is known."""
-    return "its activation is none that is known" if activation(act) is None else ""
+def unknown(act: Module, *layers: Module) -> str:
+    """Why a block of this activation and these linear layers has to be left; "" if it need not be."""
+    if activation(act) is None:
+        return "its activation is none that is known"
+    return "" if multiplies(*layers) else "its layers are not torch's own linear ones without hooks"
 
 
 def multiplies(*modules: Module) -> bool:

@@ -156,9 +156,7 @@ class Mlp(_Block):
 
     def examine(self: Any) -> str:
         first, act, last = self.parts()
-        return unknown(act) or (
-            "" if multiplies(first, last) else "its layers are not torch's own linear ones without hooks"
-        )
+        return unknown(act, first, last)
 
     def fused(self: Any, x: Tensor) -> Any:
         first, act, last = self.parts()

@@ -21,6 +21,12 @@ def _stream(*shape: int, of: Any) -> Tensor:
     return torch.randn(shape, device=of.weight.device, dtype=of.weight.dtype, requires_grad=True)
 
 
+def _sequences(elements: int, layer: Any) -> Call:
+    """A call with sequences of 128, for what begins with that linear layer."""
+    length, size = 128, layer.in_features
+    return Call((_stream(max(1, elements // (length * size)), length, size, of=layer),), {})
+
+
 def _p(dropout: Module) -> Any:
     return getattr(dropout, "p", type(dropout).__name__)
 
@@ -66,8 +72,7 @@ class BertSelfAttention(Adapted):
         return self.adapted_from.forward(self, given, *args, **kwargs)
 
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        width, length = self.query.in_features, 128
-        return [Call((_stream(max(1, elements // (width * length)), length, width, of=self.query),), {})]
+        return [_sequences(elements, self.query)]
 
 
 @adapter_of_source("transformers.models.bert.modeling_bert.BertIntermediate", _INTERMEDIATE)
@@ -75,8 +80,7 @@ class BertIntermediate(OnRows):
     """A linear layer with the activation behind it; the second layer is in `BertOutput`."""
 
     def examine(self: Any) -> str:
-        layer = "" if multiplies(self.dense) else "its layer is not torch's own linear one without hooks"
-        return unknown(self.intermediate_act_fn) or layer
+        return unknown(self.intermediate_act_fn, self.dense)
 
     def shown(self: Any) -> str:
         sizes = f"{width(self.dense)}, {width(self.dense, 'out_features')}"
@@ -134,5 +138,4 @@ class BertLayer(Adapted):
         return activation(self.intermediate.intermediate_act_fn)
 
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        width, length = self.intermediate.dense.in_features, 128
-        return [Call((_stream(max(1, elements // (width * length)), length, width, of=self.intermediate.dense),), {})]
+        return [_sequences(elements, self.intermediate.dense)]
