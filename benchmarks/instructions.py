@@ -31,8 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from families import FAMILIES, cases, gradients, leaves_of
 from gpu import copy_ms, median_ms
 
-import nnkernels.functional as F
-from nnkernels.benchmark import backward_of
+from nnkernels.benchmark import backward_of, ours
 from nnkernels.registry import Activation, catalogue
 
 
@@ -65,7 +64,7 @@ class Pass(NamedTuple):
 def stateless(dtype: torch.dtype) -> Iterator[Pass]:
     for row in catalogue(Activation):
         x = torch.randn(2**26, device="cuda", dtype=dtype)
-        function = getattr(F, row.name)
+        function = ours(row)
         backward = backward_of(function, x, torch.randn_like(x))
         yield Pass(f"{row.name} forward", partial(function, x), x.numel(), 2 * x.numel() * x.element_size())
         yield Pass(f"{row.name} backward", backward, x.numel(), 3 * x.numel() * x.element_size())

@@ -9,10 +9,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..contracts.capsules import ON_CHIP, fits_on_chip
+from ..contracts.computing import wide_dtype
 from ..dispatch import chosen
 from ..layout import empty_in, in_memory, line_of, memory_order
 from ..reference import capsules as reference
@@ -64,7 +64,7 @@ class _Route(routes.Form):
         capsules = votes.new_empty((batch, above, size))
         shares = sums = None
         if records:
-            wide = torch.float64 if votes.dtype == torch.float64 else torch.float32
+            wide = wide_dtype(votes.dtype)
             shares, sums = (votes.new_empty(shape, dtype=wide) for shape in ((batch, below, above), capsules.shape))
         kernels.route(votes, capsules, shares, sums, rounds)
         return (capsules,) if shares is None or sums is None else (capsules, shares, sums)

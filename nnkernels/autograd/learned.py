@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import dispatch, policies
 from .._torch import ragged_dim
+from ..contracts.computing import wide_dtype
 from ..reference import learned as reference
 from ..registry import Learned, catalogue, row_called
 from . import jagged, recomputing, route, sharded
@@ -96,7 +97,7 @@ def _of_one_length(x: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     most = max(parameter.numel() for parameter in parameters)
     if all(parameter.numel() == most for parameter in parameters):
         return parameters
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x.dtype)
     return [p if p.numel() == most else p.to(wide).reshape(1).expand(most) for p in parameters]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from .inner import Inner
@@ -58,10 +57,6 @@ Gather = Callable[[Tensor], Tensor]
 
 Reduce = Callable[[Tensor], Any]
 """Adds up a tensor over all processes, in its own memory."""
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 class Kernels(Protocol):

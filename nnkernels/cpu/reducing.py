@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 
@@ -63,7 +64,7 @@ def _forward(
     x = x if x.dtype == dtype else x.to(dtype)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     x, stride = _rows(x, y, sizes)
-    masking = _masking(mask, x, dim, torch.float64 if dtype == torch.float64 else torch.float32)
+    masking = _masking(mask, x, dim, wide_dtype(dtype))
     _OPS.softmax(x, y, statistics, *sizes, stride, log, scale, *masking, queries(shape, dim, causal))
     return y
 

@@ -12,6 +12,7 @@ from ..arguments import accepts, integer, number, refusal
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..broadcast import spread
+from ..contracts.computing import wide_dtype
 from ..contracts.normalization import Gate, Norm, summed_dtype
 from ..fusing import Inner, inner
 
@@ -327,7 +328,7 @@ def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims:
     groups = [one.unflatten(-1, (x.shape[-1] // size, size)) for one in (x, gate)]
     if weight is None:
         return autograd.call(norm, groups[0], 1, groups[1], None, None).flatten(-2)
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x.dtype)
     y = autograd.call(norm._replace(dtype=wide), groups[0], 1, groups[1], None, None).flatten(-2)
     return (y * (weight.to(wide) + norm.offset)).to(norm.dtype)
 

@@ -25,8 +25,8 @@ from ..contracts.batch_normalization import (
     Operands,
     Reduce,
     Running,
-    statistics_dtype,
 )
+from ..contracts.computing import wide_dtype
 from ..contracts.inner import Inner
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
@@ -55,11 +55,11 @@ def finish(
 ) -> Tensor:
     """Statistics from each set's mean and sum of squares about it, in float64, over all processes if need be."""
     if gather is not None:
-        center = mean.to(statistics_dtype(x))
+        center = mean.to(wide_dtype(x.dtype))
         low = mean - center
         own = torch.stack((torch.full_like(mean, count), center, low, squares)).to(center.dtype)
         return merge(gather(own), eps, running)
-    return _kept(torch.full_like(mean, count), mean, squares, statistics_dtype(x), eps, running)
+    return _kept(torch.full_like(mean, count), mean, squares, wide_dtype(x.dtype), eps, running)
 
 
 def merge(parts: Tensor, eps: float, running: Running | None) -> Tensor:
@@ -88,7 +88,7 @@ def update(running: Running, mean: Tensor, var: Tensor) -> None:
 
 def fixed(running: Running, eps: float, x: Tensor) -> Tensor:
     mean = running.mean.double()
-    center = mean.to(statistics_dtype(x))
+    center = mean.to(wide_dtype(x.dtype))
     rows = (torch.ones_like(mean), center, mean - center, (running.var.double() + eps).rsqrt())
     return torch.stack(rows).to(center.dtype)
 

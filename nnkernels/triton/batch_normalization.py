@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts.batch_normalization import Frame, Gather, Operands, Reduce, Running, statistics_dtype
+from ..contracts.batch_normalization import Frame, Gather, Operands, Reduce, Running
+from ..contracts.computing import wide_dtype
 from ..contracts.inner import Inner
 from ..recording import launch
 from ..reference.batch_normalization import merge as merge_processes
@@ -70,7 +71,7 @@ def _tiles(frame: Frame, size: int, enough: int, sums: bool = False) -> _Tiles:
 def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: bool) -> Tensor:
     lanes = frame.batch * frame.channels
     tiles = _tiles(frame, x.element_size(), _MOMENTS_PROGRAMS, True)._replace(stages=_MORE_STAGES)
-    partial = torch.empty(4, lanes, tiles.chunks, dtype=statistics_dtype(x), device=x.device)
+    partial = torch.empty(4, lanes, tiles.chunks, dtype=wide_dtype(x.dtype), device=x.device)
     statistics = torch.empty(4, frame.sets, dtype=partial.dtype, device=x.device)
     mean, var, momentum = running or (None, None, 0.0)
     length = frame.group * tiles.chunks
@@ -87,7 +88,7 @@ def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: 
 
 def fixed(running: Running, eps: float, x: Tensor) -> Tensor:
     sets = running.mean.numel()
-    statistics = torch.empty(4, sets, dtype=statistics_dtype(x), device=x.device)
+    statistics = torch.empty(4, sets, dtype=wide_dtype(x.dtype), device=x.device)
     with hardware.guard(x.device):
         launch(kernels.fixed, (-(-sets // 256),))(
             running.mean, running.var, statistics, eps, sets, 256, num_warps=_NUM_WARPS
@@ -103,7 +104,7 @@ def forward(
         return alone.forward(inner, operands, frame, eps, running, unit)
     if gather is not None:
         if x.numel() == 0:
-            own = torch.zeros(4, frame.sets, dtype=statistics_dtype(x), device=x.device)
+            own = torch.zeros(4, frame.sets, dtype=wide_dtype(x.dtype), device=x.device)
         else:
             with hardware.guard(x.device):
                 own = _moments(x, frame, eps, None, True)

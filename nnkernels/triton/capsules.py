@@ -1,24 +1,34 @@
 """Capsules in Triton; what each function computes is told in `contracts/capsules.py`.
 
-A program of squash holds whole vectors. One of routing takes a sample through all rounds: it reads the votes once in
-each, from the cache but in the first, a block of capsules below at a time. Backward has a program for each block.
+A program of squash holds whole vectors. One of routing takes a share of a sample's capsules below through all rounds:
+it reads their votes once in each, a block of capsules at a time, and waits for the sums of the sample's other programs.
 Vectors that are too large for that are left to torch's operations.
 """
 
 from __future__ import annotations
 
+from math import gcd, prod
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..contracts.capsules import ON_CHIP, fits_on_chip
+from ..contracts.computing import wide_dtype
 from ..recording import launch
 from ..reference import capsules as reference
 from . import hardware
 from .math import compute_type, divide, exp_parts, is_fast
+from .reducing_tiles import aligned
+from .waiting import publish, wait
+from .widths import power_of_two
 
 NUM_WARPS = 4
 _ROUTED = 1024  # votes at once, whose sums stay in registers beside them
+STAGES = 4  # blocks of votes under way at once
+_PROGRAMS = 1024  # that keep the memory busy
+_MOST_SUMS = 4096  # of a sample's programs, which each of them adds up at once
 
 
 def squash(x: Tensor, y: Tensor, size: int, inner: int) -> None:
@@ -35,11 +45,11 @@ def squash_backward(grad: Tensor, x: Tensor, grad_x: Tensor, size: int, inner: i
 
 def _launch_squash(tensors: tuple[Tensor, Tensor | None, Tensor], size: int, inner: int) -> None:
     x = tensors[0]
-    lines, width = x.numel() // size, triton.next_power_of_2(size)
+    lines, width = x.numel() // size, power_of_two(size)
     block = max(1, ON_CHIP // width)
     with hardware.guard(x.device):
         launch(squash_kernel, (-(-lines // block),))(
-            *tensors, lines, size, inner, tensors[1] is not None, block, width, num_warps=NUM_WARPS
+            *tensors, lines, size, inner, tensors[1] is not None, gcd(size, 16), block, width, num_warps=NUM_WARPS
         )
 
 
@@ -47,10 +57,18 @@ def route(votes: Tensor, capsules: Tensor, shares: Tensor | None, sums: Tensor |
     batch, below, above, size = votes.shape
     if not fits_on_chip(votes, above, size):
         return reference.route(votes, capsules, shares, sums, rounds)
+    block, *padded = tile(above, size)
+    most = 1 if hardware.interpreted() else min(hardware.multiprocessors(votes.device) // 2, _MOST_SUMS // prod(padded))
+    splits, share = _splits(batch, below, block, most)
+    partial = counts = None
+    if splits > 1:
+        partial = torch.empty(2, batch, splits, *padded, dtype=wide_dtype(votes.dtype), device=votes.device)
+        counts = torch.zeros(1 + batch, dtype=torch.int32, device=votes.device)
     with hardware.guard(votes.device):
-        launch(route_kernel, (batch,))(
-            votes, capsules, shares, sums, rounds, below, above, size, *votes.stride(), *capsules.stride(),
-            shares is not None, *tile(above, size), num_warps=NUM_WARPS,
+        launch(route_kernel, (batch * splits,))(
+            votes, capsules, shares, sums, partial, counts, rounds, batch, splits, share, below, above, size,
+            *votes.stride(), *capsules.stride(), _alignment(votes), shares is not None, power_of_two(splits), STAGES,
+            block, *padded, num_warps=NUM_WARPS,
         )  # fmt: skip
 
 
@@ -59,16 +77,30 @@ def route_backward(grad: Tensor, shares: Tensor, sums: Tensor, grad_votes: Tenso
     if not fits_on_chip(grad_votes, above, size):
         return reference.route_backward(grad, shares, sums, grad_votes)
     block, *padded = tile(above, size)
+    splits, share = _splits(batch, below, block, below)
     with hardware.guard(grad.device):
-        launch(route_backward_kernel, (batch, -(-below // block)))(
-            grad, shares, sums, grad_votes, below, above, size, *grad.stride(), *grad_votes.stride(),
-            block, *padded, num_warps=NUM_WARPS,
+        launch(route_backward_kernel, (batch, splits))(
+            grad, shares, sums, grad_votes, share, below, above, size, *grad.stride(), *grad_votes.stride(),
+            _alignment(grad_votes), block, *padded, num_warps=NUM_WARPS,
         )  # fmt: skip
+
+
+def _splits(batch: int, below: int, block: int, most: int) -> tuple[int, int]:
+    """How many programs, at most, share a sample's capsules below, and how many capsules each of them takes."""
+    blocks = -(-below // block)
+    each = -(-blocks // max(1, min(most, _PROGRAMS // batch)))
+    return -(-blocks // each), each * block
+
+
+def _alignment(votes: Tensor) -> int:
+    """The power of two, 16 at most, that divides where vectors begin and their size, if their numbers are adjacent."""
+    *steps, step = votes.stride()
+    return gcd(16, votes.shape[3], *steps) if step == 1 else 1
 
 
 def tile(above: int, size: int) -> tuple[int, int, int]:
     """Capsules below and above, and numbers of a vector, of a program's tile."""
-    above, size = (triton.next_power_of_2(length) for length in (above, size))
+    above, size = (power_of_two(length) for length in (above, size))
     return max(1, _ROUTED // (above * size)), above, size
 
 
@@ -81,14 +113,16 @@ def _squash(square, FAST: tl.constexpr):
     return length * below, divide((1.0 - square) * below * below, length, FAST)
 
 
-@triton.jit(do_not_specialize=["lines"])
+@triton.jit(do_not_specialize=["lines", "size"])
 def squash_kernel(
-    x_ptr, grad_ptr, out_ptr, lines, size, inner, BACKWARD: tl.constexpr, LINES: tl.constexpr, SIZE: tl.constexpr
-):
+    x_ptr, grad_ptr, out_ptr, lines, size, inner,
+    BACKWARD: tl.constexpr, ALIGN: tl.constexpr, LINES: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
     place = tl.arange(0, SIZE)[None, :]
+    size = aligned(size, ALIGN)
     at = line // inner * inner * size + line % inner + place * inner
     inside = (line < lines) & (place < size)
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(COMPUTE)
@@ -126,47 +160,89 @@ def _shares_at(batch, row, below, above, ABOVE: tl.constexpr):
     return (batch * below + row) * above + col, (row < below) & (col < above)
 
 
-@triton.jit(do_not_specialize=["rounds", "below", "above", "size"])
+@triton.jit
+def _votes(
+    votes_ptr, first, end, votes_below, vectors, there, BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr
+):
+    """A block of capsules below, where their votes lie, and which exist."""
+    row = first + tl.arange(0, BLOCK)
+    at = row.to(tl.int64)[:, None, None] * votes_below + vectors[None, :, :]
+    return row, votes_ptr + at, (row < end)[:, None, None] & there[None, :, :]
+
+
+@triton.jit
+def _sum_of_all(total, partial_ptr, part, counter, splits, published, SPLITS: tl.constexpr):
+    """The sum over all of a sample's programs, each of which leaves its own for the others."""
+    ABOVE: tl.constexpr = total.shape[0]
+    SIZE: tl.constexpr = total.shape[1]
+    at = tl.arange(0, ABOVE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    tl.store(partial_ptr + part * (ABOVE * SIZE) + at, total)
+    publish(counter)
+    wait(counter, published)
+    part = tl.arange(0, SPLITS)[:, None, None]
+    # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
+    of = partial_ptr + part * (ABOVE * SIZE) + at[None, :, :]
+    return tl.sum(tl.load(of, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
+
+
+@triton.jit(do_not_specialize=["rounds", "batches", "splits", "share", "below", "above", "size"])
 def route_kernel(
-    votes_ptr, out_ptr, shares_ptr, sums_ptr, rounds, below, above, size,
-    votes_batch, votes_below, votes_above, votes_col, out_batch, out_above, out_col,
-    KEEPS: tl.constexpr, BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr,
+    votes_ptr, out_ptr, shares_ptr, sums_ptr, partial_ptr, counts_ptr, rounds, batches, splits, share, below, above,
+    size, votes_batch, votes_below, votes_above, votes_col, out_batch, out_above, out_col,
+    ALIGN: tl.constexpr, KEEPS: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
+    """With `counts_ptr` a sample's capsules below have `splits` shares, SPLITS or fewer, each a program's.
+
+    A program leaves its sums of even and odd rounds in two places: none writes a third time before all have read the
+    first.
+    """
     COMPUTE: tl.constexpr = compute_type(votes_ptr.dtype)
     FAST: tl.constexpr = is_fast(votes_ptr.dtype)
-    batch = tl.program_id(0).to(tl.int64)
-    vectors, there = _vectors(votes_above, votes_col, above, size, ABOVE, SIZE)
+    number = tl.program_id(0)
+    if counts_ptr is not None:
+        number = tl.atomic_add(counts_ptr, 1, sem="relaxed")
+    batch, part = (number // splits).to(tl.int64), number % splits
+    begin = part * share
+    end = tl.minimum(begin + share, below)
+    vectors, there = _vectors(aligned(votes_above, ALIGN), votes_col, above, aligned(size, ALIGN), ABOVE, SIZE)
+    votes_ptr += batch * aligned(votes_batch, ALIGN)
+    votes_below = aligned(votes_below, ALIGN)
     heard = tl.zeros([ABOVE, SIZE], COMPUTE)
     total = heard
     capsules = heard
-    for number in range(rounds):
+    for turn in range(rounds):
         sums = tl.zeros([BLOCK, ABOVE, SIZE], COMPUTE)
-        for first in range(0, below, BLOCK):
-            row = first + tl.arange(0, BLOCK)
-            at = batch * votes_batch + row.to(tl.int64)[:, None, None] * votes_below + vectors[None, :, :]
-            inside = (row < below)[:, None, None] & there[None, :, :]
-            votes = tl.load(votes_ptr + at, mask=inside, other=0.0).to(COMPUTE)
+        for first in tl.range(begin, end, BLOCK, num_stages=STAGES):
+            row, at, inside = _votes(votes_ptr, first, end, votes_below, vectors, there, BLOCK, ABOVE, SIZE)
+            votes = tl.load(at, mask=inside, other=0.0).to(COMPUTE)
             shares = _shares(votes, heard, above, FAST, ABOVE)
             sums += shares[:, :, None] * votes
             if KEEPS:
                 shares_at, written = _shares_at(batch, row, below, above, ABOVE)
-                tl.store(shares_ptr + shares_at, shares, mask=written & (number == rounds - 1))
+                tl.store(shares_ptr + shares_at, shares, mask=written & (turn == rounds - 1))
         total = tl.sum(sums, 0)
+        if counts_ptr is not None:
+            place = ((turn % 2) * batches + batch) * splits * (ABOVE * SIZE)
+            total = _sum_of_all(
+                total, partial_ptr + place, part, counts_ptr + 1 + batch, splits, splits * (turn + 1), SPLITS
+            )
         value, _ = _squash(tl.sum(total * total, 1)[:, None], FAST)
         capsules = value * total
         heard += capsules
     out_at, _ = _vectors(out_above, out_col, above, size, ABOVE, SIZE)
+    there &= part == 0
     tl.store(out_ptr + batch * out_batch + out_at, capsules.to(out_ptr.dtype.element_ty), mask=there)
     if KEEPS:
         sums_at, _ = _vectors(size, 1, above, size, ABOVE, SIZE)
         tl.store(sums_ptr + batch * above * size + sums_at, total, mask=there)
 
 
-@triton.jit(do_not_specialize=["below", "above", "size"])
+@triton.jit(do_not_specialize=["share", "below", "above", "size"])
 def route_backward_kernel(
-    grad_ptr, shares_ptr, sums_ptr, grad_votes_ptr, below, above, size, grad_batch, grad_above, grad_col,
-    grad_votes_batch, grad_votes_below, grad_votes_above, grad_votes_col,
-    BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr,
+    grad_ptr, shares_ptr, sums_ptr, grad_votes_ptr, share, below, above, size, grad_batch, grad_above, grad_col,
+    votes_batch, votes_below, votes_above, votes_col,
+    ALIGN: tl.constexpr, BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     COMPUTE: tl.constexpr = compute_type(grad_ptr.dtype)
     batch = tl.program_id(0).to(tl.int64)
@@ -177,10 +253,14 @@ def route_backward_kernel(
     value, slope = _squash(tl.sum(total * total, 1)[:, None], is_fast(grad_ptr.dtype))
     grad = value * grad + slope * tl.sum(total * grad, 1)[:, None] * total
 
-    row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    shares_at, known = _shares_at(batch, row, below, above, ABOVE)
-    shares = tl.load(shares_ptr + shares_at, mask=known, other=0.0)
-    for_votes = (shares[:, :, None] * grad[None, :, :]).to(grad_votes_ptr.dtype.element_ty)
-    vectors, _ = _vectors(grad_votes_above, grad_votes_col, above, size, ABOVE, SIZE)
-    at = batch * grad_votes_batch + row.to(tl.int64)[:, None, None] * grad_votes_below + vectors[None, :, :]
-    tl.store(grad_votes_ptr + at, for_votes, mask=(row < below)[:, None, None] & there[None, :, :])
+    vectors, there = _vectors(aligned(votes_above, ALIGN), votes_col, above, aligned(size, ALIGN), ABOVE, SIZE)
+    grad_votes_ptr += batch * aligned(votes_batch, ALIGN)
+    begin = tl.program_id(1) * share
+    end = tl.minimum(begin + share, below)
+    for first in range(begin, end, BLOCK):
+        row, at, inside = _votes(
+            grad_votes_ptr, first, end, aligned(votes_below, ALIGN), vectors, there, BLOCK, ABOVE, SIZE
+        )
+        shares_at, known = _shares_at(batch, row, below, above, ABOVE)
+        shares = tl.load(shares_ptr + shares_at, mask=known, other=0.0)
+        tl.store(at, (shares[:, :, None] * grad[None, :, :]).to(grad_votes_ptr.dtype.element_ty), mask=inside)

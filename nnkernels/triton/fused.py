@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.fused import ALONG_COLS, ALONG_NOTHING, Matrix
 from ..contracts.inner import Inner
 from ..contracts.random import threshold
@@ -304,7 +305,7 @@ def backward(
     if down:
         steps = -(-chunks // max(1, _WAVE * hardware.multiprocessors(grad.device) // tiles))
         chunks = -(-chunks // steps)
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(grad.dtype)
     shape = () if not wants_bias else (chunks, matrix.cols) if down else (matrix.rows, tiles)
     partial = torch.empty(shape, dtype=wide, device=grad.device)
     tensors = (grad, x, bias, seed, grad_x, partial, value)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts.batch_normalization import Frame, Operands, Running, statistics_dtype
+from ..contracts.batch_normalization import Frame, Operands, Running
+from ..contracts.computing import wide_dtype
 from ..contracts.inner import Inner
 from ..recording import launch
 from ..registry import elementwise
@@ -113,7 +114,7 @@ def _rows(height: int, most: int) -> int:
 def forward(
     inner: Inner, operands: Operands, frame: Frame, eps: float, running: Running | None, unit: Unit
 ) -> tuple[Tensor, Tensor]:
-    x, wide = operands.x, statistics_dtype(operands.x)
+    x, wide = operands.x, wide_dtype(operands.x.dtype)
     y = torch.empty_like(x)
     statistics = torch.empty(4, frame.sets, dtype=wide, device=x.device)
     programs = frame.batch * unit.units

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..layout import plan
 from ..recording import launch
 from . import hardware
@@ -219,7 +220,7 @@ def _as_rows(runs: Runs, columns: int) -> tuple[int, int, list[int]]:
 
 
 def _partials(x: Tensor, sums: int, chunks: int, columns: int) -> Tensor:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = wide_dtype(x.dtype)
     return torch.empty((sums, chunks, columns), dtype=dtype, device=x.device)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.normalization import Norm, statistics_dtype, summed_dtype
 from ..recording import launch
 from ..registry import elementwise
@@ -109,7 +110,7 @@ def norm_act_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     rows, cols = x.shape
     inner, linear = norm.inner, norm.is_linear
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x.dtype)
     walk = _backward_walk(cols, x, 2 + (residual is not None) + (grad_sum is not None), linear)
     tiles = -(-cols // walk.cols)
     programs = min(max(1, walk.each * hardware.multiprocessors(x.device) // tiles), -(-rows // walk.rows))

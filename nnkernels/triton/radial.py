@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.radial import Gradients
 from ..recording import launch
 from . import hardware
@@ -47,7 +48,7 @@ def gaussians_backward(
         return tuple(  # type: ignore[return-value]
             torch.zeros_like(one) if need and one is not None else None for need, one in zip(wanted, given, strict=True)
         )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x.dtype)
     pulls = grad.new_empty(grad.shape, dtype=wide)
     parts = -(-len(x) // ROWS)
     for_gamma = grad.new_empty((parts, len(centers)), dtype=wide) if wanted[2] and gamma is not None else None

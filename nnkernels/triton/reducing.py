@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 from ..recording import launch
@@ -138,7 +139,7 @@ def _launch(
             )  # fmt: skip
         elif n > _longest(y):
             chunks = outer * splits
-            wide = torch.float64 if y.dtype == torch.float64 else torch.float32
+            wide = wide_dtype(y.dtype)
             partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
             counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
             launch(kernels.softmax_long, (chunks,))(

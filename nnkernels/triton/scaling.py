@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.inner import Inner
 from ..contracts.scaling import Frame
 from ..recording import launch
@@ -219,7 +220,7 @@ def scale_act_backward(
     grad_scale = torch.empty_like(scale) if wants_scale else None
     partial = None
     if wants_scale and parts > 1:
-        wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(grad.dtype)
         partial = torch.empty(frame.batch, parts, width, dtype=wide, device=x.device)
     formula, masks = FORMULAS[inner.name], elementwise(inner.name).masks
     with hardware.guard(x.device):

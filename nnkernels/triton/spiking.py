@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..contracts.computing import wide_dtype
 from ..contracts.spiking import Neuron
 from ..recording import launch
 from . import hardware
@@ -52,7 +53,7 @@ def lif_backward(
     block, by_rows, programs = tiling(current, most(current.dtype) // 2)
     segment = min(SEGMENT, triton.next_power_of_2(steps))
     segments = -(-steps // segment)
-    wide = torch.float64 if current.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(current.dtype)
     begun = current.new_empty((segments, rows * cols), dtype=wide) if segments > 1 else None
     with hardware.guard(current.device):
         launch(backward, (programs,))(

@@ -148,15 +148,17 @@ def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
     from nnkernels.triton import capsules
 
     block, above, size = capsules.tile(10, 16)
-    tile = {"BLOCK": block, "ABOVE": above, "SIZE": size, "KEEPS": True}
+    tile = {"BLOCK": block, "ABOVE": above, "SIZE": size, "KEEPS": True, "ALIGN": 16, "STAGES": capsules.STAGES}
+    tile |= {"SPLITS": 8, "votes_col": 1}
+    types = {"shares_ptr": "*fp32", "sums_ptr": "*fp32", "partial_ptr": "*fp32", "counts_ptr": "*i32"}
     cases = [
-        *(("squash_kernel", dtype, {"BACKWARD": back, "LINES": 512, "SIZE": 8}, {})
+        *(("squash_kernel", dtype, {"BACKWARD": back, "LINES": 512, "SIZE": 8, "ALIGN": 8}, {})
           for dtype in ("fp32", "bf16") for back in (True, False)),
-        *((name, dtype, tile | {"votes_col": 1, "grad_votes_col": 1}, {"shares_ptr": "*fp32", "sums_ptr": "*fp32"})
+        *((name, dtype, tile, types)
           for name in ("route_kernel", "route_backward_kernel") for dtype in ("fp32", "bf16")),
     ]  # fmt: skip
     for name, dtype, constants, types in cases:
-        uneven = ("lines", "size", "rounds", "below", "above", "inner")
+        uneven = ("lines", "size", "rounds", "batches", "splits", "share", "below", "above", "inner")
         compiled = compile_ahead(getattr(capsules, name), arch, dtype, constants, capsules.NUM_WARPS, types, uneven)
         assert spills(compiled, tmp_path) <= 16, (name, dtype)  # four registers, of one program's thousands
 
