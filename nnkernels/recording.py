@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import _torch
+from . import _torch, ahead
 
 _DEPENDS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Of operators whose results' values or sizes Python has seen, so that what follows may hang on them."""
@@ -88,6 +88,9 @@ def launch(kernel: Any, grid: tuple[int, ...], scratches: bool = False) -> Calla
     """
 
     def launched(*arguments: Any, **options: Any) -> None:
+        if ahead.is_active():
+            kernel.warmup(*arguments, grid=grid, **options)
+            return
         scratch: list[Tensor] = []
         if scratches:
             compiled = copy_context().run(_scratching, kernel[grid], arguments, options, scratch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,3 +42,14 @@ def has_cpp_node() -> bool:
 def _follow_choices() -> None:
     global serves
     serves = module is not None and dispatch.chosen.is_untouched and policies.chosen.is_untouched
+
+
+@contextmanager
+def bypassed() -> Iterator[None]:
+    """Within its `with` statement the node serves no call, and learns nothing."""
+    global serves
+    serves = False
+    try:
+        yield
+    finally:
+        _follow_choices()

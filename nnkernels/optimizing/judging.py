@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,71 +123,112 @@ class adapted:
             module.__class__ = before
 
 
-def judge(
-    kind: Kind, calls: list[Call] | None, model: Module, queued: bool, records: bool
-) -> tuple[bool, str, float | None]:
-    """Whether a kind pays, what says so, and how many times as fast it is.
+class Trial:
+    """A kind's two forwards, of its first module, that can be compiled and timed.
 
     Args:
         kind: whose first module is timed.
         model: whose parameters tell where a module without any computes.
-        calls: what the adapter's probes are called with in the model; without it, samples of the adapter's.
+        seen: what the modules that an adapter asks for are called with in the model; without it, samples serve.
         queued: whether the GPU's own time counts, since the host is ahead of it.
         records: whether autograd does, in the step.
     """
-    module = kind.modules[0]
-    if kind.adapter.calls_inside and not is_plain_inside(module):  # type: ignore[union-attr]
-        return False, "not timed: modules inside have hooks, which timing would call", None
-    device, dtype = _place([calls, *module.parameters(), *module.buffers(), *model.parameters()])
-    if device.type not in SIZES:
-        return False, f"not timed on {device.type}", None
-    try:
-        with ExitStack() as around:
-            inference = any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
-            for one in (torch.inference_mode(inference), torch.set_grad_enabled(records and not inference)):
-                around.enter_context(one)
-            around.enter_context(put_back([module]))
-            around.enter_context(forked(device))
-            around.enter_context(adapted((kind.adapter, [module])))  # type: ignore[arg-type]
-            most = _DOUBTED if calls is None else _TRIALS  # with an example the whole step is timed as well
-            if calls is None:
-                calls = module.samples(SIZES[device.type], device, dtype)
-            if calls is None:
-                return False, "not timed: only an example tells what it is called with", None
-            return _judged(module, calls, device, most, queued)
-    except Exception as error:  # whatever a configuration does to a kernel
-        return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
+
+    def __init__(self, kind: Kind, model: Module, seen: dict[int, Call] | None, queued: bool, records: bool) -> None:
+        self.kind, self.model, self.seen, self.queued, self.records = kind, model, seen, queued, records
+
+    def compile(self) -> None:
+        """Runs the adapter's forward and backward once, where kernels are compiled and not launched."""
+        if self._place()[0].type != "cuda" or self._refusal():
+            return
+        with suppress(Exception), self._entered() as calls:  # judging meets it again, and says what it is
+            self._sides(calls)[0]()
+
+    def judge(self) -> tuple[bool, str, float | None]:
+        """Whether a kind pays, what says so, and how many times as fast it is."""
+        if why := self._refusal():
+            return False, why, None
+        try:
+            with self._entered() as calls:
+                if calls is None:
+                    return False, "not timed: only an example tells what it is called with", None
+                return self._judged(calls)
+        except Exception as error:  # whatever a configuration does to a kernel
+            return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
+
+    @property
+    def _module(self) -> Any:
+        return self.kind.modules[0]
+
+    def _calls(self) -> list[Call | None] | None:
+        """What is asked for; None where samples serve."""
+        return None if self.seen is None else [self.seen.get(id(probe)) for probe in self.kind.probes()]
+
+    def _refusal(self) -> str:
+        if None in (self._calls() or []):
+            return "the example does not call it"
+        if self.kind.adapter.calls_inside and not is_plain_inside(self._module):  # type: ignore[union-attr]
+            return "not timed: modules inside have hooks, which timing would call"
+        device = self._place()[0].type
+        return "" if device in SIZES else f"not timed on {device}"
+
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
+        module = self._module
+        candidates = [self._calls(), *module.parameters(), *module.buffers(), *self.model.parameters()]
+        tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
+        found = next(tensors, torch.empty(0))
+        return found.device, _torch.computed_in(found.device.type, found.dtype)
+
+    @contextmanager
+    def _entered(self) -> Iterator[Any]:
+        """With the adapter and the step's modes, and all put back afterwards; gives the calls."""
+        module, (device, dtype) = self._module, self._place()
+        inference = any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
+        with (
+            torch.inference_mode(inference),
+            torch.set_grad_enabled(self.records and not inference),
+            put_back([module]),
+            forked(device),
+            adapted((self.kind.adapter, [module])),  # type: ignore[arg-type]
+        ):
+            yield self._calls() or module.samples(SIZES[device.type], device, dtype)
+
+    def _judged(self, calls: list[Call]) -> tuple[bool, str, float | None]:
+        device, sides = self._place()[0].type, self._sides(calls)
+        most = _DOUBTED if self.seen is None else _TRIALS  # with an example the whole step is timed as well
+        trials: list[list[float]] = []
+        wins = 0
+        while len(trials) < _TRIALS or (len(trials) < most and 0 < wins < len(trials)):
+            trials.append(best_of_rounds(sides, _ROUNDS, device, self.queued))
+            wins += trials[-1][1] / trials[-1][0] >= _PAYS
+        ours, theirs = (min(trial[at] for trial in trials) for at in range(2))
+        gain, agreed = theirs / ours, 2 * wins > len(trials)
+        doubt = f", but only in {wins} of {len(trials)} trials" if gain >= _PAYS and not agreed else ""
+        types = {str(leaf.dtype)[6:] for leaf in _numbers(calls)} or {"no tensor"}
+        told = f"{gain:.2f} x as fast on {device} in {' and '.join(sorted(types))}{doubt}"
+        return gain >= _PAYS and agreed, told, gain
+
+    def _sides(self, calls: list[Call]) -> list[Callable[[], object]]:
+        """Ours and theirs, forward and backward."""
+        module = self._module
+        wanted = [one for one in (*_numbers(calls), *module.parameters()) if one.requires_grad]
+        wanted = wanted if module.training and torch.is_grad_enabled() else []
+        # What writes in place is given copies, since it may not write into a leaf.
+        writes = any(getattr(one, "inplace", False) for one in module.modules())
+
+        def side(run: Any) -> Callable[[], object]:
+            def call() -> Any:
+                torch.clear_autocast_cache()  # a step casts each weight once, however often it is repeated here
+                return run(*_fresh(calls, writes))
+
+            return gradients_of(call, wanted)
+
+        return [side(module.ours), side(module.theirs)]
 
 
-def _judged(
-    module: Any, calls: list[Call], device: torch.device, most: int, queued: bool
-) -> tuple[bool, str, float | None]:
-    leaves = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    wanted = [one for one in (*leaves, *module.parameters()) if one.requires_grad]
-    wanted = wanted if module.training and torch.is_grad_enabled() else []
-
-    # What writes in place is given copies, since it may not write into a leaf.
-    writes = any(getattr(one, "inplace", False) for one in module.modules())
-
-    def side(run: Any) -> Any:
-        def call() -> Any:
-            torch.clear_autocast_cache()  # a step casts each weight once, however often it is repeated here
-            return run(*_fresh(calls, writes))
-
-        return gradients_of(call, wanted)
-
-    sides = [side(module.ours), side(module.theirs)]
-    trials: list[list[float]] = []
-    wins = 0
-    while len(trials) < _TRIALS or (len(trials) < most and 0 < wins < len(trials)):
-        trials.append(best_of_rounds(sides, _ROUNDS, device.type, queued))
-        wins += trials[-1][1] / trials[-1][0] >= _PAYS
-    ours, theirs = (min(trial[at] for trial in trials) for at in range(2))
-    gain, agreed = theirs / ours, 2 * wins > len(trials)
-    doubt = f", but only in {wins} of {len(trials)} trials" if gain >= _PAYS and not agreed else ""
-    types = {str(leaf.dtype)[6:] for leaf in leaves} or {"no tensor"}
-    told = f"{gain:.2f} x as fast on {device.type} in {' and '.join(sorted(types))}{doubt}"
-    return gain >= _PAYS and agreed, told, gain
+def _numbers(calls: list[Call]) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _fresh(calls: list[Call], writes: bool) -> list[Call]:
@@ -203,10 +245,3 @@ def _fresh(calls: list[Call], writes: bool) -> list[Call]:
 def is_plain_inside(module: Module) -> bool:
     """Whether nobody's hooks are called if the module's forward is."""
     return all(is_plain(inner) for inner in module.modules() if inner is not module)
-
-
-def _place(candidates: Any) -> tuple[torch.device, torch.dtype]:
-    """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
-    tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
-    found = next(tensors, torch.empty(0))
-    return found.device, _torch.computed_in(found.device.type, found.dtype)

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch.nn import Module
 
+from ..ahead import compiled_ahead
 from ..benchmark import best_of_rounds
 from .adapting import is_adapted, load_libraries, own_class
-from .judging import Kind, adapted, judge, kinds
+from .judging import Kind, Trial, adapted, kinds
 from .report import Report, Row
 from .step import Step, difference, forked, put_back
 
@@ -119,11 +120,17 @@ def _planned(model: Module, step: Step | None, always: bool, random: bool, queue
     for group in ([kind for kind in found if kind.takes()], [kind for kind in found if not kind.takes()]):
         left = [kind for kind in group if kind.without(taken)]
         seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
+        known = [_known(kind, always, random) for kind in left]
+        trials = [Trial(kind, model, seen, queued, records) for kind in left]
+        with compiled_ahead():
+            for verdict, trial in zip(known, trials, strict=True):
+                if verdict is None:
+                    trial.compile()
         rows: dict[int, Row] = {}
         for at, kind in sorted(enumerate(left), key=lambda pair: pair[1].depth()):
             if not kind.without(taken):  # by what was chosen meanwhile
                 continue
-            rows[at] = _decided(kind, seen, model, always, random, queued, records)
+            rows[at] = Row(kind.shown, tuple(kind.names), *(known[at] or trials[at].judge()))
             if rows[at].fused:
                 chosen.append(kind)
                 taken |= {id(inside) for inside in kind.takes()}
@@ -134,26 +141,13 @@ def _planned(model: Module, step: Step | None, always: bool, random: bool, queue
     return report, changes
 
 
-def _decided(
-    kind: Kind, seen: dict[int, Any] | None, model: Module, always: bool, random: bool, queued: bool, records: bool
-) -> Row:
-    """Whether a kind is fused, and why."""
-
-    def row(fused: bool, why: str, gain: float | None = None) -> Row:
-        return Row(kind.shown, tuple(kind.names), fused, why, gain)
-
+def _known(kind: Kind, always: bool, random: bool) -> tuple[bool, str] | None:
+    """Whether a kind is fused, and why; None if that has to be timed."""
     if kind.why:
-        return row(False, kind.why)
+        return False, kind.why
     if kind.adapter.draws and not random:  # type: ignore[union-attr]
-        return row(False, "it draws random numbers: only with random=True")
-    if always:
-        return row(True, "unconditionally")
-    if seen is None:
-        return row(*judge(kind, None, model, queued, records))
-    calls = [seen.get(id(probe)) for probe in kind.probes()]
-    if None in calls:
-        return row(False, "the example does not call it")
-    return row(*judge(kind, calls, model, queued, records))  # type: ignore[arg-type]
+        return False, "it draws random numbers: only with random=True"
+    return (True, "unconditionally") if always else None
 
 
 def _weigh(report: Report, step: Step, changes: adapted, always: bool) -> None:

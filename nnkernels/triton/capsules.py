@@ -7,7 +7,7 @@ Vectors that are too large for that are left to torch's operations.
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import gcd
 
 import torch
 import triton
@@ -21,14 +21,15 @@ from ..reference import capsules as reference
 from . import hardware
 from .math import compute_type, divide, exp_parts, is_fast
 from .reducing_tiles import aligned
-from .waiting import publish, wait
+from .waiting import is_last, publish, wait
 from .widths import power_of_two
 
 NUM_WARPS = 4
 _ROUTED = 1024  # votes at once, whose sums stay in registers beside them
-STAGES = 4  # blocks of votes under way at once
+STAGES = 3  # blocks of votes under way at once
 _PROGRAMS = 1024  # that keep the memory busy
-_MOST_SUMS = 4096  # of a sample's programs, which each of them adds up at once
+_MOST_SHARES = 16  # of a sample
+TOGETHER = 4  # programs' sums that are loaded at once: more take the registers of other programs
 
 
 def squash(x: Tensor, y: Tensor, size: int, inner: int) -> None:
@@ -58,7 +59,7 @@ def route(votes: Tensor, capsules: Tensor, shares: Tensor | None, sums: Tensor |
     if not fits_on_chip(votes, above, size):
         return reference.route(votes, capsules, shares, sums, rounds)
     block, *padded = tile(above, size)
-    most = 1 if hardware.interpreted() else min(hardware.multiprocessors(votes.device) // 2, _MOST_SUMS // prod(padded))
+    most = 1 if hardware.interpreted() else min(hardware.multiprocessors(votes.device) // 2, _MOST_SHARES)
     splits, share = _splits(batch, below, block, most)
     partial = counts = None
     if splits > 1:
@@ -67,7 +68,7 @@ def route(votes: Tensor, capsules: Tensor, shares: Tensor | None, sums: Tensor |
     with hardware.guard(votes.device):
         launch(route_kernel, (batch * splits,))(
             votes, capsules, shares, sums, partial, counts, rounds, batch, splits, share, below, above, size,
-            *votes.stride(), *capsules.stride(), _alignment(votes), shares is not None, power_of_two(splits), STAGES,
+            *votes.stride(), *capsules.stride(), _alignment(votes), shares is not None, TOGETHER, STAGES,
             block, *padded, num_warps=NUM_WARPS,
         )  # fmt: skip
 
@@ -153,17 +154,17 @@ def _vectors(row_step, col_step, above, size, ABOVE: tl.constexpr, SIZE: tl.cons
 
 
 @triton.jit
-def _shares_at(batch, row, below, above, ABOVE: tl.constexpr):
-    """Offsets and mask of the shares of capsules below."""
+def _shares_at(row, end, above, ABOVE: tl.constexpr):
+    """Offsets and mask of the shares of a sample's capsules below."""
     col = tl.arange(0, ABOVE)[None, :]
     row = row[:, None]
-    return (batch * below + row) * above + col, (row < below) & (col < above)
+    return row.to(tl.int64) * above + col, (row < end) & (col < above)
 
 
 @triton.jit
 def _votes(
     votes_ptr, first, end, votes_below, vectors, there, BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr
-):
+):  # fmt: skip
     """A block of capsules below, where their votes lie, and which exist."""
     row = first + tl.arange(0, BLOCK)
     at = row.to(tl.int64)[:, None, None] * votes_below + vectors[None, :, :]
@@ -171,34 +172,72 @@ def _votes(
 
 
 @triton.jit
-def _sum_of_all(total, partial_ptr, part, counter, splits, published, SPLITS: tl.constexpr):
-    """The sum over all of a sample's programs, each of which leaves its own for the others."""
-    ABOVE: tl.constexpr = total.shape[0]
-    SIZE: tl.constexpr = total.shape[1]
-    at = tl.arange(0, ABOVE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
-    tl.store(partial_ptr + part * (ABOVE * SIZE) + at, total)
-    publish(counter)
-    wait(counter, published)
-    part = tl.arange(0, SPLITS)[:, None, None]
-    # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
-    of = partial_ptr + part * (ABOVE * SIZE) + at[None, :, :]
-    return tl.sum(tl.load(of, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
+def _own_sum(
+    votes_ptr, shares_ptr, heard, is_first, begin, end, votes_below, vectors, there, above, KEEPS: tl.constexpr,
+    STAGES: tl.constexpr, BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """The sum of a program's votes, each times its share; KEEPS those shares."""
+    COMPUTE: tl.constexpr = heard.dtype
+    FAST: tl.constexpr = is_fast(votes_ptr.dtype)
+    alike = divide(tl.full([BLOCK, ABOVE], 1.0, COMPUTE), above.to(COMPUTE), FAST)
+    sums = tl.zeros([BLOCK, ABOVE, SIZE], COMPUTE)
+    for first in tl.range(begin, end, BLOCK, num_stages=STAGES):
+        row, at, inside = _votes(votes_ptr, first, end, votes_below, vectors, there, BLOCK, ABOVE, SIZE)
+        votes = tl.load(at, mask=inside, other=0.0).to(COMPUTE)
+        shares = alike
+        if not is_first:
+            shares = _shares(votes, heard, above, FAST, ABOVE)
+        sums += shares[:, :, None] * votes
+        if KEEPS:
+            shares_at, written = _shares_at(row, end, above, ABOVE)
+            tl.store(shares_ptr + shares_at, shares, mask=written)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def _place(ABOVE: tl.constexpr, SIZE: tl.constexpr):
+    """Where a program leaves its sum for the others."""
+    return tl.arange(0, ABOVE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+
+
+@triton.jit
+def _sum_of_all(partial_ptr, splits, TOGETHER: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr):
+    """What all of a sample's programs have left; few at a time, for their registers' sake."""
+    total = tl.zeros([ABOVE, SIZE], partial_ptr.dtype.element_ty)
+    for first in range(0, splits, TOGETHER):
+        part = first + tl.arange(0, TOGETHER)[:, None, None]
+        # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
+        at = part * (ABOVE * SIZE) + _place(ABOVE, SIZE)[None, :, :]
+        total += tl.sum(tl.load(partial_ptr + at, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
+    return total
+
+
+@triton.jit
+def _finish(
+    total, out_ptr, sums_ptr, batch, above, size, out_batch, out_above, out_col, KEEPS: tl.constexpr,
+    ABOVE: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    value, _ = _squash(tl.sum(total * total, 1)[:, None], is_fast(out_ptr.dtype))
+    at, there = _vectors(out_above, out_col, above, size, ABOVE, SIZE)
+    tl.store(out_ptr + batch * out_batch + at, (value * total).to(out_ptr.dtype.element_ty), mask=there)
+    if KEEPS:
+        sums_at, _ = _vectors(size, 1, above, size, ABOVE, SIZE)
+        tl.store(sums_ptr + batch * above * size + sums_at, total, mask=there)
 
 
 @triton.jit(do_not_specialize=["rounds", "batches", "splits", "share", "below", "above", "size"])
 def route_kernel(
     votes_ptr, out_ptr, shares_ptr, sums_ptr, partial_ptr, counts_ptr, rounds, batches, splits, share, below, above,
     size, votes_batch, votes_below, votes_above, votes_col, out_batch, out_above, out_col,
-    ALIGN: tl.constexpr, KEEPS: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+    ALIGN: tl.constexpr, KEEPS: tl.constexpr, TOGETHER: tl.constexpr, STAGES: tl.constexpr,
     BLOCK: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """With `counts_ptr` a sample's capsules below have `splits` shares, SPLITS or fewer, each a program's.
+    """With `counts_ptr` a sample's capsules below have `splits` shares, each a program's.
 
-    A program leaves its sums of even and odd rounds in two places: none writes a third time before all have read the
-    first.
+    After each round but the last they wait for each other; after that, the last one to come finishes alone. A program
+    leaves its sums of even and odd rounds in two places: none writes a third time before all have read the first.
     """
     COMPUTE: tl.constexpr = compute_type(votes_ptr.dtype)
-    FAST: tl.constexpr = is_fast(votes_ptr.dtype)
     number = tl.program_id(0)
     if counts_ptr is not None:
         number = tl.atomic_add(counts_ptr, 1, sem="relaxed")
@@ -208,34 +247,35 @@ def route_kernel(
     vectors, there = _vectors(aligned(votes_above, ALIGN), votes_col, above, aligned(size, ALIGN), ABOVE, SIZE)
     votes_ptr += batch * aligned(votes_batch, ALIGN)
     votes_below = aligned(votes_below, ALIGN)
+    place = _place(ABOVE, SIZE)
     heard = tl.zeros([ABOVE, SIZE], COMPUTE)
-    total = heard
-    capsules = heard
-    for turn in range(rounds):
-        sums = tl.zeros([BLOCK, ABOVE, SIZE], COMPUTE)
-        for first in tl.range(begin, end, BLOCK, num_stages=STAGES):
-            row, at, inside = _votes(votes_ptr, first, end, votes_below, vectors, there, BLOCK, ABOVE, SIZE)
-            votes = tl.load(at, mask=inside, other=0.0).to(COMPUTE)
-            shares = _shares(votes, heard, above, FAST, ABOVE)
-            sums += shares[:, :, None] * votes
-            if KEEPS:
-                shares_at, written = _shares_at(batch, row, below, above, ABOVE)
-                tl.store(shares_ptr + shares_at, shares, mask=written & (turn == rounds - 1))
-        total = tl.sum(sums, 0)
+    for turn in range(rounds - 1):
+        total = _own_sum(
+            votes_ptr, shares_ptr, heard, turn == 0, begin, end, votes_below, vectors, there, above, False, STAGES,
+            BLOCK, ABOVE, SIZE,
+        )  # fmt: skip
         if counts_ptr is not None:
-            place = ((turn % 2) * batches + batch) * splits * (ABOVE * SIZE)
-            total = _sum_of_all(
-                total, partial_ptr + place, part, counts_ptr + 1 + batch, splits, splits * (turn + 1), SPLITS
-            )
-        value, _ = _squash(tl.sum(total * total, 1)[:, None], FAST)
-        capsules = value * total
-        heard += capsules
-    out_at, _ = _vectors(out_above, out_col, above, size, ABOVE, SIZE)
-    there &= part == 0
-    tl.store(out_ptr + batch * out_batch + out_at, capsules.to(out_ptr.dtype.element_ty), mask=there)
+            partial = partial_ptr + ((turn % 2) * batches + batch) * splits * (ABOVE * SIZE)
+            tl.store(partial + part * (ABOVE * SIZE) + place, total)
+            publish(counts_ptr + 1 + batch)
+            wait(counts_ptr + 1 + batch, splits * (turn + 1))
+            total = _sum_of_all(partial, splits, TOGETHER, ABOVE, SIZE)
+        value, _ = _squash(tl.sum(total * total, 1)[:, None], is_fast(votes_ptr.dtype))
+        heard += value * total
     if KEEPS:
-        sums_at, _ = _vectors(size, 1, above, size, ABOVE, SIZE)
-        tl.store(sums_ptr + batch * above * size + sums_at, total, mask=there)
+        shares_ptr += batch * below * above
+    total = _own_sum(
+        votes_ptr, shares_ptr, heard, rounds == 1, begin, end, votes_below, vectors, there, above, KEEPS, STAGES,
+        BLOCK, ABOVE, SIZE,
+    )  # fmt: skip
+    if counts_ptr is None:
+        _finish(total, out_ptr, sums_ptr, batch, above, size, out_batch, out_above, out_col, KEEPS, ABOVE, SIZE)
+    else:
+        partial = partial_ptr + (((rounds - 1) % 2) * batches + batch) * splits * (ABOVE * SIZE)
+        tl.store(partial + part * (ABOVE * SIZE) + place, total)
+        if is_last(counts_ptr + 1 + batch, splits * rounds):
+            total = _sum_of_all(partial, splits, TOGETHER, ABOVE, SIZE)
+            _finish(total, out_ptr, sums_ptr, batch, above, size, out_batch, out_above, out_col, KEEPS, ABOVE, SIZE)
 
 
 @triton.jit(do_not_specialize=["share", "below", "above", "size"])
@@ -255,12 +295,13 @@ def route_backward_kernel(
 
     vectors, there = _vectors(aligned(votes_above, ALIGN), votes_col, above, aligned(size, ALIGN), ABOVE, SIZE)
     grad_votes_ptr += batch * aligned(votes_batch, ALIGN)
+    shares_ptr += batch * below * above
     begin = tl.program_id(1) * share
     end = tl.minimum(begin + share, below)
     for first in range(begin, end, BLOCK):
         row, at, inside = _votes(
             grad_votes_ptr, first, end, aligned(votes_below, ALIGN), vectors, there, BLOCK, ABOVE, SIZE
         )
-        shares_at, known = _shares_at(batch, row, below, above, ABOVE)
+        shares_at, known = _shares_at(row, end, above, ABOVE)
         shares = tl.load(shares_ptr + shares_at, mask=known, other=0.0)
         tl.store(at, (shares[:, :, None] * grad[None, :, :]).to(grad_votes_ptr.dtype.element_ty), mask=inside)

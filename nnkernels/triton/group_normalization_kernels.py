@@ -16,6 +16,7 @@ from .batch_normalization_kernels import move
 from .math import compute_type, is_fast, rounded_quotient
 from .reducing_tiles import aligned
 from .tiles import load_inside, store_inside, times
+from .waiting import is_last
 
 
 @triton.jit
@@ -280,8 +281,8 @@ def backward(
             if grad_residual_ptr is not None:
                 store_inside(grad_residual_ptr + first + at, dz, None if WHOLE else mask)
     if parameters_ptr is not None:
-        tl.debug_barrier()
-        if tl.atomic_add(counts_ptr + unit, 1, sem="acq_rel") == samples - 1:
+        last = is_last(counts_ptr + unit, samples)
+        if last:
             _add_samples(
                 sums_ptr + channel0, parameters_ptr + channel0, width if COLS else height, samples, channels, plane,
                 BLOCK_SAMPLES, BLOCK_CHANNELS,

@@ -1,7 +1,7 @@
 """Programs that wait for each other's partial results.
 
-All that share a row must be on the device at once, or it hangs: a program draws its share's number from a counter as it
-starts, and a launcher cuts a row into no more shares than surely fit.
+All that share a row, or whatever else, must be on the device at once, or it hangs: a program draws its share's number
+from a counter as it starts, and a launcher cuts a row into no more shares than surely fit.
 """
 
 import triton
@@ -18,7 +18,18 @@ def publish(counter):
 @triton.jit
 def wait(counter, count):
     """Until `count` programs have published; what they stored can be read then."""
-    done = tl.atomic_add(counter, 0, sem="acquire")
+    done = tl.atomic_add(counter, 0, sem="relaxed")
     while done < count:
-        done = tl.atomic_add(counter, 0, sem="acquire")
+        done = tl.atomic_add(counter, 0, sem="relaxed")
+    # Once, since it empties the multiprocessor's L1 cache under the other programs there.
+    tl.atomic_add(counter, 0, sem="acquire")
     tl.debug_barrier()
+
+
+@triton.jit
+def is_last(counter, count):
+    """Whether this program, whose stores count as done, is the last one of `count`: the others' can be read then."""
+    tl.debug_barrier()
+    found = tl.atomic_add(counter, 1, sem="acq_rel") == count - 1
+    tl.debug_barrier()
+    return found

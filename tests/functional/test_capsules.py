@@ -149,7 +149,7 @@ def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
 
     block, above, size = capsules.tile(10, 16)
     tile = {"BLOCK": block, "ABOVE": above, "SIZE": size, "KEEPS": True, "ALIGN": 16, "STAGES": capsules.STAGES}
-    tile |= {"SPLITS": 8, "votes_col": 1}
+    tile |= {"TOGETHER": capsules.TOGETHER, "votes_col": 1}
     types = {"shares_ptr": "*fp32", "sums_ptr": "*fp32", "partial_ptr": "*fp32", "counts_ptr": "*i32"}
     cases = [
         *(("squash_kernel", dtype, {"BACKWARD": back, "LINES": 512, "SIZE": 8, "ALIGN": 8}, {})

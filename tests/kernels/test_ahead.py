@@ -1,0 +1,56 @@
+"""Kernels compiled ahead: none is launched, later calls find them, and are repeated without Python as ever."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nnkernels
+import nnkernels.functional as F
+from nnkernels.ahead import compiled_ahead
+from nnkernels.autograd import has_cpp_node, route
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, for which Triton compiles")
+
+
+def test_what_needs_no_compiler_computes_as_ever():
+    x = torch.randn(5, requires_grad=True)
+    with compiled_ahead():
+        y = F.silu(x)
+        y.sum().backward()
+    torch.testing.assert_close(y, torch.nn.functional.silu(x))
+
+
+def test_an_exception_inside_leaves_nothing_behind():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with pytest.raises(ZeroDivisionError), compiled_ahead():
+        raise ZeroDivisionError
+    x = torch.randn(3, 8, device=device)
+    expected = torch.nn.functional.gelu(torch.nn.functional.layer_norm(x, (8,)))
+    torch.testing.assert_close(F.layer_norm_act(x, 8, activation="gelu"), expected)
+
+
+@needs_gpu
+def test_later_calls_find_the_kernels_and_are_repeated_without_python(fresh_cache, monkeypatch):
+    from triton import knobs
+
+    x, weight = (torch.randn(shape, device="cuda", requires_grad=True) for shape in ((4, 1224), (1224,)))
+    compiled, in_python = [], []
+
+    def step() -> list[torch.Tensor]:
+        y = F.rms_norm_act(x, 1224, weight, activation="mish")
+        return [y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))]
+
+    with compiled_ahead():
+        step()
+    monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", lambda **told: compiled.append(told["fn"].name))
+    forward = route._forward
+    monkeypatch.setattr(route, "_forward", lambda *given: in_python.append(1) or forward(*given))
+    found = [step() for _ in range(4)]
+    assert not compiled
+    if has_cpp_node():
+        assert len(in_python) == 2
+    with nnkernels.backend("reference"):
+        expected = step()
+    for one in found:
+        torch.testing.assert_close(one, expected)
