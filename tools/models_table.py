@@ -26,7 +26,8 @@ def adapters() -> str:
         importlib.import_module(f"nnkernels.optimizing.libraries.{library}")
     lines = ["| library | classes, and others with the same forward |", "|---|---|"]
     lines.append(
-        "| torch | `Sequential`: a norm and the activation behind it; batch, layer, group and rms norm alone |"
+        "| torch | `Sequential`: a norm or linear layer and the activation behind it; "
+        "batch, layer, group and rms norm alone |"
     )
     for library in adapting.LIBRARIES[1:]:
         known = [name.rpartition(".")[2] for name in sorted(adapting.named_sources()) if name.startswith(f"{library}.")]

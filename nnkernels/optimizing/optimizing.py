@@ -25,12 +25,12 @@ def optimize(
 ) -> Report:
     """Gives the modules of `model` that it knows a faster forward, where that pays on this machine.
 
-    Known are torch's activations and norms, a norm with the activation behind it in a `torch.nn.Sequential`, and the
-    blocks of torchvision, timm, transformers and diffusers (docs/models.md lists them), each by the source of its
-    forward. What is fused stays the same object with its parameters, hooks, name and state dict, and an instance of its
-    class: tools that look for batch norms find them, a slice of a container is what it was. Compilers, exporters and
-    transforms meet the original forward, and so does a call that ours does not serve, such as that of a block in which
-    somebody has since put another module. `restore` undoes all.
+    Known are torch's activations and norms, a norm or linear layer with the activation behind it in a
+    `torch.nn.Sequential`, and the blocks of torchvision, timm, transformers and diffusers (docs/models.md lists them),
+    each by the source of its forward. What is fused stays the same object with its parameters, hooks, name and state
+    dict, and an instance of its class: tools that look for batch norms find them, a slice of a container is what it
+    was. Compilers, exporters and transforms meet the original forward, and so does a call that ours does not serve,
+    such as that of a block in which somebody has since put another module. `restore` undoes all.
 
     Args:
         model: the model, changed in place.
@@ -56,7 +56,7 @@ def optimize(
 
     Example:
         >>> import torch, nnkernels
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Mish(), torch.nn.Linear(8, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Conv1d(8, 8, 1), torch.nn.Mish(), torch.nn.Conv1d(8, 2, 1))
         >>> report = nnkernels.optimize(model, always=True)
         fused  1 Mish()  unconditionally  1
         >>> isinstance(model[1], torch.nn.Mish)

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from torch.nn import BatchNorm1d, BatchNorm2d, Conv2d, Identity, Linear, ReLU, Sequential, Sigmoid
+from torch.nn import GELU, BatchNorm1d, BatchNorm2d, Conv2d, Identity, Linear, ReLU, Sequential, Sigmoid
 
+from nnkernels import functional as F
 from nnkernels import optimize, restore
 from nnkernels.optimizing.adapting import is_adapted
 
@@ -185,3 +186,34 @@ def test_an_exception_leaves_the_model_as_it_was(monkeypatch):
         optimize(failing, torch.randn(3, 4))
     assert not any(is_adapted(module) for module in failing.modules())
     assert restore(given) is given
+
+
+def test_a_linear_layer_and_its_activation_are_one_call(monkeypatch):
+    model, x = Sequential(Linear(6, 9), GELU(), Linear(9, 5), ReLU(inplace=True), Linear(5, 3)), torch.randn(4, 6)
+    before = model(x)
+    before.sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    report = optimize(model, x, always=True, verbose=False)
+    assert [row.shown.count("Linear(") for row in report.fused] == [2]
+    seen = []
+    linear_act = F.linear_act
+    monkeypatch.setattr(F, "linear_act", lambda *given, **named: seen.append(given[3]) or linear_act(*given, **named))
+    after = model(x)
+    after.sum().backward()
+    assert seen == ["gelu", "relu"]
+    torch.testing.assert_close(after, before)
+    torch.testing.assert_close([parameter.grad for parameter in model.parameters()], expected)
+
+
+def test_a_linear_layer_that_is_watched_is_called():
+    model, calls = Sequential(Linear(6, 9), GELU()), []
+    optimize(model, torch.randn(4, 6), always=True, verbose=False)
+    handle = model[0].register_forward_hook(lambda *given: calls.append(given))
+    x = torch.randn(4, 6)
+    y = model(x)
+    handle.remove()
+    assert len(calls) == 1
+    torch.testing.assert_close(model(x), y)
+    model[0] = torch.nn.utils.parametrizations.weight_norm(Linear(6, 9))
+    torch.testing.assert_close(model(x), torch.nn.functional.gelu(model[0](x)))

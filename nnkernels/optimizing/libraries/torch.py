@@ -1,4 +1,4 @@
-"""Adapters of torch's own modules: activations, norms, and a norm with the activation behind it in a container."""
+"""Adapters of torch's own modules: activations, norms, and a norm or linear layer with the activation behind it."""
 
 from __future__ import annotations
 
@@ -205,8 +205,10 @@ def image_layer_norm(norm: Any, x: Tensor) -> Any:
 
 
 def norm_input(norm: Any, elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A sample of what a norm takes."""
+    """A sample of what a norm takes, or a linear layer."""
     shape = getattr(norm, "normalized_shape", None)
+    if isinstance(norm, torch.nn.Linear):
+        shape = (norm.in_features,)
     if shape is not None:
         return rows(tuple(shape), elements, device, dtype)
     channels = getattr(norm, "num_features", None) or norm.num_channels
@@ -215,7 +217,7 @@ def norm_input(norm: Any, elements: int, device: torch.device, dtype: torch.dtyp
 
 @adapter(torch.nn.Sequential, subclasses=True)
 class Sequential(Adapted):
-    """Norms with the activations behind them, each pair at once."""
+    """Norms and linear layers with the activations behind them, each pair at once."""
 
     calls_inside = False
 
@@ -223,7 +225,7 @@ class Sequential(Adapted):
         return "" if self._pairs() else None
 
     def shown(self: Any) -> str:
-        kinds = dict.fromkeys(f"{described(norm)} + {described(act)}" for norm, act in self._pairs())
+        kinds = dict.fromkeys(f"{described(first)} + {described(act)}" for first, act in self._pairs())
         return " and ".join(kinds)
 
     def takes(self: Any) -> list[Module]:
@@ -235,34 +237,50 @@ class Sequential(Adapted):
         while at < len(modules):
             made = NotImplemented
             if at + 1 < len(modules) and isinstance(input, Tensor) and _make_a_pair(modules[at], modules[at + 1]):
-                made = norm_act(modules[at], modules[at + 1], input)
+                made = _then_act(modules[at], modules[at + 1], input)
             input = modules[at](input) if made is NotImplemented else made
             at += 1 if made is NotImplemented else 2
         return input
 
     def probes(self: Any) -> list[Module]:
-        return [norm for norm, _ in self._pairs()]
+        return [first for first, _ in self._pairs()]
 
     def samples(self: Any, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        return [Call((norm_input(norm, elements, device, dtype),), {}) for norm, _ in self._pairs()]
+        return [Call((norm_input(first, elements, device, dtype),), {}) for first, _ in self._pairs()]
 
     def theirs(self: Any, *calls: Call) -> list[Tensor]:
         pairs = zip(self._pairs(), calls, strict=True)
-        return [own_class(act).forward(act, own_class(norm).forward(norm, *call.args)) for (norm, act), call in pairs]
+        return [_own(act, _own(first, *call.args)) for (first, act), call in pairs]
 
     def ours(self: Any, *calls: Call) -> list[Tensor]:
-        return [norm_act(norm, act, *call.args) for (norm, act), call in zip(self._pairs(), calls, strict=True)]
+        return [_then_act(first, act, *call.args) for (first, act), call in zip(self._pairs(), calls, strict=True)]
 
     def _pairs(self: Any) -> list[tuple[Module, Module]]:
         """Neighbours that can be fused."""
         return [
-            (norm, act)
-            for norm, act in pairwise(self._modules.values())
-            if norm is not None and act is not None and normalizes(norm) and _make_a_pair(norm, act)
+            (first, act)
+            for first, act in pairwise(self._modules.values())
+            if first is not None and act is not None and normalizes(first) and _make_a_pair(first, act)
         ]
 
 
-def _make_a_pair(norm: Module, act: Module) -> bool:
-    """Whether the first is a norm, and the second does something that can be done with it."""
-    known = activation(act) if norm_function(own_class(norm)) is not None else None
+def _own(module: Any, *args: Any) -> Any:
+    """By the forward of the module's own class."""
+    return own_class(module).forward(module, *args)
+
+
+def _make_a_pair(first: Module, act: Module) -> bool:
+    """Whether the first is a norm or a linear layer, and the second does something that can be done with it."""
+    leads = norm_function(own_class(first)) is not None or multiplies(first)
+    known = activation(act) if leads else None
     return known is not None and known[0] != "identity"
+
+
+def _then_act(first: Module, act: Module, x: Tensor) -> Any:
+    """The activation of a norm or linear layer; NotImplemented if it cannot be done at once."""
+    if norm_function(own_class(first)) is not None:
+        return norm_act(first, act, x)
+    known = activation(act)
+    if known is None or not multiplies(first):
+        return NotImplemented
+    return functional.linear_act(x, first.weight, first.bias, known[0], **known[1])  # type: ignore[arg-type]
