@@ -1,11 +1,21 @@
 """Content addressing in Triton; what each function computes is told in `contracts/addressing.py`.
 
-A program holds a memory in registers: forward for one head, backward for all heads in turn, whose gradients it sums;
-backward has the memory's gradient beside it. A memory that is too large for that is left to torch's operations.
+A program holds a memory in registers and takes its heads together, in blocks: all but the products with the memory
+works on tensors of slots and heads, so that a reduction over the slots, which makes warps wait for one another, serves
+every head of a block. Forward spreads the blocks over programs where there are few memories. Backward lets go of the
+memory between its two products with it, and reads it again from the cache. Torch's operations take a memory that is too
+large.
+
+The products become columns of a tensor that was loaded, although no number of that is left: Triton's compiler gives a
+tensor the layout of what it comes from, and one that came from the memory alone would have every thread of a slot take
+every step of all heads.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,6 +28,9 @@ from .math import LN2_DOUBLE, LN2_FLOAT, compute_type, divide, exp_parts, is_fas
 from .tiles import store_inside
 
 _EACH = 64  # bytes of a thread, of a memory as it is computed with
+_OF_HEADS = 32  # bytes of a thread, of a tensor of slots and heads
+_WARPS = 8  # of a program, at most, for what it holds of a memory
+_OF_WARP = tl.constexpr(256)  # slots, at most, of a column that is gathered within a warp
 _FLOOR = tl.constexpr(FLOOR)
 
 
@@ -25,11 +38,15 @@ def content_addressing(operands: Operands, eps: float, where: Tensor) -> None:
     tiled = tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing(operands, eps, where)
+    batch, heads, _ = where.shape
+    block = min(triton.next_power_of_2(heads), tiled[2])
+    while block > 1 and batch * triton.cdiv(heads, block // 2) <= hardware.multiprocessors(where.device):
+        block //= 2
     with hardware.guard(where.device):
-        launch(forward, (len(where), where.shape[1]))(
-            *operands, where, *sizes(operands), *strides(operands), *where.stride(), eps,
+        launch(forward, (batch, triton.cdiv(heads, block)))(
+            *operands, where, heads, *sizes(operands), *strides(operands), *where.stride(), eps,
             operands.gate is not None, operands.shift is not None, operands.sharpness is not None,
-            *tiled[:2], num_warps=tiled[2],
+            *tiled[:2], block, **_options(operands.memory, tiled[3]),
         )  # fmt: skip
 
 
@@ -37,21 +54,39 @@ def content_addressing_backward(grad: Tensor, operands: Operands, eps: float, gr
     tiled = tiling(operands.memory)
     if tiled is None:
         return reference.content_addressing_backward(grad, operands, eps, gradients)
+    batch, heads, _ = grad.shape
+    block = min(triton.next_power_of_2(heads), tiled[2])
+    one = heads <= block
     with hardware.guard(grad.device):
-        launch(backward, (len(grad),))(
-            *operands, grad, *gradients, operands.key.shape[1], *sizes(operands), *strides(operands), *grad.stride(),
+        launch(backward, (batch,))(
+            *operands, grad, *gradients, heads, *sizes(operands), *strides(operands), *grad.stride(),
             *strides(gradients), eps,
             operands.gate is not None, operands.shift is not None, operands.sharpness is not None,
-            *(gradient is not None for gradient in gradients), *tiled[:2], num_warps=tiled[2],
+            *(gradient is not None for gradient in gradients), *tiled[:2], block, one,
+            **_options(operands.memory, tiled[3], one),
         )  # fmt: skip
 
 
-def tiling(memory: Tensor) -> tuple[int, int, int] | None:
-    """Slots and numbers of a program's tile, and its warps; None if the tile is too large."""
+def tiling(memory: Tensor) -> tuple[int, int, int, int] | None:
+    """Slots and numbers of a program's tile, the most heads of a block, and warps; None if the tile is too large."""
     if not fits_on_chip(memory):
         return None
     slots, size = (triton.next_power_of_2(length) for length in memory.shape[1:])
-    return slots, size, max(1, min(16, slots * size * max(4, memory.element_size()) // (32 * _EACH)))
+    column = slots * max(4, memory.element_size())
+    of_memory, of_head = column * size // (32 * _EACH), column // (32 * _OF_HEADS)
+    warps = max(1, min(_WARPS, of_memory), min(16, of_head))
+    return slots, size, max(1, warps * 32 * _OF_HEADS // column), warps
+
+
+def _options(memory: Tensor, warps: int, one: bool = True) -> dict[str, Any]:
+    """Of a launch: where memories are large, as many registers as let a multiprocessor hold two programs, one of which
+    computes while the other reads. Numbers of 64 bits, longer slots, more of them, and a gradient that is kept beside
+    its memory need more."""
+    _, slots, size = memory.shape
+    bounded = warps == _WARPS and one and memory.element_size() < 8 and slots <= 256 and size <= 64
+    if not bounded or memory.device.type != "cuda" or torch.version.hip is not None:
+        return {"num_warps": warps}
+    return {"num_warps": warps, "maxnreg": 2**16 // (2 * 32 * warps)}
 
 
 def sizes(operands: Operands) -> tuple[int, int, int]:
@@ -92,114 +127,150 @@ def _log(x, FAST: tl.constexpr):
 
 @triton.jit
 def _softmax(z, lo, here, FAST: tl.constexpr):
-    """Of z + lo along a memory's slots."""
+    """Of z + lo along the slots, for each head."""
     z = tl.where(here, z, -float("inf"))
-    p, _, s, t = exp_parts(z - tl.max(z, 0), lo, FAST)
+    p, _, s, t = exp_parts(z - tl.max(z, 0, keep_dims=True), lo, FAST)
     e = tl.where(here, p * s * t, 0.0)
-    return divide(e, tl.sum(e, 0), FAST)
+    return divide(e, tl.sum(e, 0, keep_dims=True), FAST)
 
 
 @triton.jit
-def _turn(row, shift_at, shift_col, slots, width, BACK: tl.constexpr, SLOTS: tl.constexpr):
-    """The sum of copies of a row, each as far ahead, or back, as its share says; the last slot is beside the first."""
-    slot = tl.arange(0, SLOTS)
-    reach = width // 2
-    turned = tl.zeros_like(row)
-    for k in range(width):
-        ahead = (reach - k if BACK else k - reach) % slots  # of either sign
-        come_from = slot + slots - ahead
-        share = tl.load(shift_at + k * shift_col).to(row.dtype)
-        turned = tl.fma(tl.zeros_like(row) + share, tl.gather(row, come_from % slots, 0), turned)
-    return turned
+def _softmax_backward(y, grad):
+    return y * (grad - tl.sum(y * grad, 0, keep_dims=True))
 
 
 @triton.jit
-def _memory(memory_ptr, batch_step, slot_step, col_step, slots, size, eps, SLOTS: tl.constexpr, SIZE: tl.constexpr):
-    """This program's memory and one over the lengths of its slots."""
-    COMPUTE: tl.constexpr = compute_type(memory_ptr.dtype)
-    slot, place = tl.arange(0, SLOTS)[:, None], tl.arange(0, SIZE)[None, :]
+def _ahead(rows, steps, slots):
+    """What stands so many slots ahead of each, either way round; the last slot is beside the first."""
+    SLOTS: tl.constexpr = rows.shape[0]
+    HEADS: tl.constexpr = rows.shape[1]
+    come_from = (tl.arange(0, SLOTS)[:, None] + slots + steps % slots) % slots
+    if SLOTS <= _OF_WARP:
+        return tl.gather(rows, come_from + tl.zeros_like(rows).to(tl.int32), 0)
+    else:
+        # Of two dimensions, a column would be gathered within one warp, in steps that grow as its length squared.
+        flat = tl.reshape(come_from * HEADS + tl.arange(0, HEADS)[None, :], (SLOTS * HEADS,))
+        return tl.reshape(tl.gather(tl.reshape(rows, (SLOTS * HEADS,)), flat, 0), (SLOTS, HEADS))
+
+
+@triton.jit
+def _memory(
+    memory_ptr, batch_step, slot_step, col_step, first, slots, size,
+    SLOTS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """This program's memory from slot `first` on; KEEP says what becomes of it in the cache."""
+    slot, place = first + tl.arange(0, SLOTS)[:, None], tl.arange(0, SIZE)[None, :]
     at = tl.program_id(0).to(tl.int64) * batch_step + slot.to(tl.int64) * slot_step + place * col_step
-    memory = tl.load(memory_ptr + at, mask=(slot < slots) & (place < size), other=0.0).to(COMPUTE)
-    return memory, 1.0 / tl.sqrt(tl.sum(memory * memory, 1) + eps)
+    mask = (slot < slots) & (place < size)
+    memory = tl.load(memory_ptr + at, mask=mask, other=0.0, eviction_policy=KEEP)
+    return memory.to(compute_type(memory_ptr.dtype))
 
 
 @triton.jit
-def _head(
-    memory, inverse, head, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr, slots, size, width,
+def _inverse_length(rows, eps):
+    return 1.0 / tl.sqrt(tl.sum(rows * rows, 1, keep_dims=True) + eps)
+
+
+@triton.jit
+def _key(key_ptr, head, key_batch, key_head, key_col, size, eps, SIZE: tl.constexpr):
+    """A head's key of length 1, and one over its length."""
+    place = tl.arange(0, SIZE)[None, :]
+    at = tl.program_id(0).to(tl.int64) * key_batch + tl.cast(head, tl.int64) * key_head + place * key_col
+    key = tl.load(key_ptr + at, mask=place < size, other=0.0).to(compute_type(key_ptr.dtype))
+    inverse = _inverse_length(key, eps)
+    return key * inverse, inverse
+
+
+@triton.jit
+def _block(first, heads, slots, SLOTS: tl.constexpr, HEADS: tl.constexpr):
+    """The heads of a block, which of them there are, and which slots."""
+    head = first + tl.arange(0, HEADS)[None, :]
+    return head.to(tl.int64), head < heads, tl.arange(0, SLOTS)[:, None] < slots
+
+
+@triton.jit
+def _weighting(
+    memory, inverse, start, first, heads,
+    key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr, slots, size, width,
     key_batch, key_head, key_col, strength_batch, strength_head, gate_batch, gate_head,
     previous_batch, previous_head, previous_col, shift_batch, shift_head, shift_col, sharpness_batch, sharpness_head,
-    eps, GATE: tl.constexpr, SHIFT: tl.constexpr, SHARPNESS: tl.constexpr, SLOTS: tl.constexpr, SIZE: tl.constexpr,
+    eps, GATE: tl.constexpr, SHIFT: tl.constexpr, SHARPNESS: tl.constexpr,
+    SLOTS: tl.constexpr, SIZE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """A head's weighting of the slots, and the intermediate values that backward needs."""
+    """Each head's weighting of the slots, and the intermediate values that backward needs.
+
+    `start` is any loaded tensor of slots and heads, 0 for heads that are not there.
+    """
     COMPUTE: tl.constexpr = memory.dtype
     FAST: tl.constexpr = is_fast(key_ptr.dtype)
     batch = tl.program_id(0).to(tl.int64)
-    slot, place = tl.arange(0, SLOTS), tl.arange(0, SIZE)
-    here = slot < slots
-    key_at = key_ptr + batch * key_batch + head * key_head + place * key_col
-    key = tl.load(key_at, mask=place < size, other=0.0).to(COMPUTE)
-    key_inverse = 1.0 / tl.sqrt(tl.sum(key * key, 0) + eps)
-    key *= key_inverse
-    strength = tl.load(strength_ptr + batch * strength_batch + head * strength_head).to(COMPUTE)
-    cosine = tl.sum(memory * key[None, :], 1) * inverse
+    slot = tl.arange(0, SLOTS)[:, None]
+    head, mine, here = _block(first, heads, slots, SLOTS, HEADS)
+    strength_at = strength_ptr + batch * strength_batch + head * strength_head
+    strength = tl.load(strength_at, mask=mine, other=0.0).to(COMPUTE)
+    cosine = start
+    for number in range(first, tl.minimum(first + HEADS, heads)):
+        key, _ = _key(key_ptr, number, key_batch, key_head, key_col, size, eps, SIZE)
+        cosine = tl.where(head == number, tl.sum(memory * key, 1, keep_dims=True), cosine)
+    cosine *= inverse
     content = _softmax(strength * cosine, None, here, FAST)
     mixed = content
     before = content
     gate = strength
     if GATE:
-        gate = tl.load(gate_ptr + batch * gate_batch + head * gate_head).to(COMPUTE)
+        gate = tl.load(gate_ptr + batch * gate_batch + head * gate_head, mask=mine, other=0.0).to(COMPUTE)
         before_at = previous_ptr + batch * previous_batch + head * previous_head + slot * previous_col
-        before = tl.load(before_at, mask=here, other=0.0).to(COMPUTE)
+        before = tl.load(before_at, mask=mine & here, other=0.0).to(COMPUTE)
         mixed = before + gate * (content - before)
     turned = mixed
-    shift_at = key_ptr  # of no use
     if SHIFT:
-        shift_at = shift_ptr + batch * shift_batch + head * shift_head
-        turned = _turn(mixed, shift_at, shift_col, slots, width, False, SLOTS)
+        turned = tl.zeros_like(mixed)
+        for k in range(width):
+            share_at = shift_ptr + batch * shift_batch + head * shift_head + k * shift_col
+            share = tl.load(share_at, mask=mine, other=0.0).to(COMPUTE)
+            turned = tl.fma(tl.zeros_like(mixed) + share, _ahead(mixed, width // 2 - k, slots), turned)
     where = turned
     logs = turned
     lost = turned
     sharpness = strength
     if SHARPNESS:
-        sharpness = tl.load(sharpness_ptr + batch * sharpness_batch + head * sharpness_head).to(COMPUTE)
+        sharpness_at = sharpness_ptr + batch * sharpness_batch + head * sharpness_head
+        sharpness = tl.load(sharpness_at, mask=mine, other=0.0).to(COMPUTE)
         logs, lost = _log(tl.where(turned < _FLOOR, tl.full(turned.shape, _FLOOR, COMPUTE), turned), FAST)
         powers = sharpness * logs
-        rounded = tl.fma(tl.zeros_like(logs) + sharpness, logs, -powers)
-        where = _softmax(powers, tl.fma(tl.zeros_like(logs) + sharpness, lost, rounded), here, FAST)
-    return (
-        key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, lost,
-        where, here,
-    )  # fmt: skip
+        spread = tl.zeros_like(logs) + sharpness
+        where = _softmax(powers, tl.fma(spread, lost, tl.fma(spread, logs, -powers)), here, FAST)
+    return strength, cosine, content, gate, before, mixed, turned, sharpness, logs, lost, where
 
 
-@triton.jit(do_not_specialize=["slots", "size", "width"])
+@triton.jit(do_not_specialize=["heads", "slots", "width"])
 def forward(
     memory_ptr, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr, where_ptr,
-    slots, size, width, memory_batch, memory_slot, memory_col, key_batch, key_head, key_col,
+    heads, slots, size, width, memory_batch, memory_slot, memory_col, key_batch, key_head, key_col,
     strength_batch, strength_head, gate_batch, gate_head, previous_batch, previous_head, previous_col,
     shift_batch, shift_head, shift_col, sharpness_batch, sharpness_head, where_batch, where_head, where_col,
     eps: tl.float64, GATE: tl.constexpr, SHIFT: tl.constexpr, SHARPNESS: tl.constexpr,
-    SLOTS: tl.constexpr, SIZE: tl.constexpr,
+    SLOTS: tl.constexpr, SIZE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
-    eps = tl.full((), eps, compute_type(memory_ptr.dtype))
-    memory, inverse = _memory(memory_ptr, memory_batch, memory_slot, memory_col, slots, size, eps, SLOTS, SIZE)
-    _, _, _, _, _, _, _, _, _, _, _, _, _, where, here = _head(
-        memory, inverse, head, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr,
+    first = tl.program_id(1) * HEADS
+    COMPUTE: tl.constexpr = compute_type(memory_ptr.dtype)
+    eps = tl.full((), eps, COMPUTE)
+    memory = _memory(memory_ptr, memory_batch, memory_slot, memory_col, 0, slots, size, SLOTS, SIZE, "")
+    inverse = _inverse_length(memory, eps)
+    head, mine, here = _block(first, heads, slots, SLOTS, HEADS)
+    slot = tl.arange(0, SLOTS)[:, None]
+    where_at = tl.program_id(0).to(tl.int64) * where_batch + head * where_head + slot * where_col
+    start = tl.load(where_ptr + where_at, mask=head < 0, other=0.0).to(COMPUTE)
+    _, _, _, _, _, _, _, _, _, _, where = _weighting(
+        memory, inverse, start, first, heads, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr,
         slots, size, width, key_batch, key_head, key_col, strength_batch, strength_head, gate_batch, gate_head,
         previous_batch, previous_head, previous_col, shift_batch, shift_head, shift_col,
-        sharpness_batch, sharpness_head, eps, GATE, SHIFT, SHARPNESS, SLOTS, SIZE,
+        sharpness_batch, sharpness_head, eps, GATE, SHIFT, SHARPNESS, SLOTS, SIZE, HEADS,
     )  # fmt: skip
-    at = tl.program_id(0).to(tl.int64) * where_batch + head * where_head + tl.arange(0, SLOTS) * where_col
-    tl.store(where_ptr + at, where.to(where_ptr.dtype.element_ty), mask=here)
+    store_inside(where_ptr + where_at, where, mine & here)
 
 
-@triton.jit
-def _softmax_backward(y, grad):
-    return y * (grad - tl.sum(y * grad, 0))
-
-
-@triton.jit(do_not_specialize=["heads", "slots", "size", "width"])
+@triton.jit(do_not_specialize=["heads", "slots", "width"])
 def backward(
     memory_ptr, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr, grad_ptr,
     grad_memory_ptr, grad_key_ptr, grad_strength_ptr, grad_gate_ptr, grad_previous_ptr, grad_shift_ptr,
@@ -214,69 +285,82 @@ def backward(
     eps: tl.float64, GATE: tl.constexpr, SHIFT: tl.constexpr, SHARPNESS: tl.constexpr,
     GRAD_MEMORY: tl.constexpr, GRAD_KEY: tl.constexpr, GRAD_STRENGTH: tl.constexpr, GRAD_GATE: tl.constexpr,
     GRAD_PREVIOUS: tl.constexpr, GRAD_SHIFT: tl.constexpr, GRAD_SHARPNESS: tl.constexpr,
-    SLOTS: tl.constexpr, SIZE: tl.constexpr,
+    SLOTS: tl.constexpr, SIZE: tl.constexpr, HEADS: tl.constexpr, ONE: tl.constexpr,
 ):  # fmt: skip
+    """ONE says that all heads are one block."""
     COMPUTE: tl.constexpr = compute_type(memory_ptr.dtype)
     batch = tl.program_id(0).to(tl.int64)
     eps = tl.full((), eps, COMPUTE)
-    slot, place = tl.arange(0, SLOTS), tl.arange(0, SIZE)
-    memory, inverse = _memory(memory_ptr, memory_batch, memory_slot, memory_col, slots, size, eps, SLOTS, SIZE)
-    for_memory = tl.zeros_like(memory)
-    along = tl.zeros_like(inverse)
-    for number in range(heads):
-        head = tl.cast(number, tl.int64)
-        (key, key_inverse, strength, cosine, content, gate, before, mixed, shift_at, turned, sharpness, logs, lost,
-         where, here) = _head(
-            memory, inverse, head, key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr,
+    slot, place = tl.arange(0, SLOTS)[:, None], tl.arange(0, SIZE)[None, :]
+    for_memory = tl.zeros((SLOTS, SIZE), COMPUTE)
+    for first in range(0, HEADS if ONE else heads, HEADS):
+        memory = _memory(memory_ptr, memory_batch, memory_slot, memory_col, 0, slots, size, SLOTS, SIZE, "evict_last")
+        inverse = _inverse_length(memory, eps)
+        head, mine, here = _block(first, heads, slots, SLOTS, HEADS)
+        grad_at = grad_ptr + batch * grad_batch + head * grad_head + slot * grad_col
+        grad = tl.load(grad_at, mask=mine & here, other=0.0).to(COMPUTE)
+        strength, cosine, content, gate, before, mixed, turned, sharpness, logs, lost, where = _weighting(
+            memory, inverse, grad, first, heads,
+            key_ptr, strength_ptr, gate_ptr, previous_ptr, shift_ptr, sharpness_ptr,
             slots, size, width, key_batch, key_head, key_col, strength_batch, strength_head, gate_batch, gate_head,
             previous_batch, previous_head, previous_col, shift_batch, shift_head, shift_col,
-            sharpness_batch, sharpness_head, eps, GATE, SHIFT, SHARPNESS, SLOTS, SIZE,
+            sharpness_batch, sharpness_head, eps, GATE, SHIFT, SHARPNESS, SLOTS, SIZE, HEADS,
         )  # fmt: skip
-        grad_at = grad_ptr + batch * grad_batch + head * grad_head + slot * grad_col
-        grad = tl.load(grad_at, mask=here, other=0.0).to(COMPUTE)
         if SHARPNESS:
             grad = _softmax_backward(where, grad)
             if GRAD_SHARPNESS:
                 at = batch * grad_sharpness_batch + head * grad_sharpness_head
                 # The gradients' sum is 0, so that any number may be taken from the logarithms: the largest.
-                logs -= tl.max(tl.where(here, logs, -float("inf")), 0)
-                store_inside(
-                    grad_sharpness_ptr + at, tl.sum(tl.where(here, tl.fma(grad, logs, grad * lost), 0.0), 0), None
-                )
+                logs -= tl.max(tl.where(here, logs, -float("inf")), 0, keep_dims=True)
+                along_logs = tl.where(here, tl.fma(grad, logs, grad * lost), 0.0)
+                store_inside(grad_sharpness_ptr + at, tl.sum(along_logs, 0, keep_dims=True), mine)
             grad = tl.where(turned < _FLOOR, 0.0, sharpness * grad / turned)
             grad = tl.where(here, grad, 0.0)
         if SHIFT:
-            if GRAD_SHIFT:
-                for k in range(width):
-                    come_from = slot + slots - (k - width // 2) % slots
-                    total = tl.sum(grad * tl.gather(mixed, come_from % slots, 0), 0)
+            for_turned = grad
+            grad = tl.zeros_like(for_turned)
+            for k in range(width):
+                came = tl.where(here, _ahead(for_turned, k - width // 2, slots), 0.0)
+                if GRAD_SHIFT:
                     at = batch * grad_shift_batch + head * grad_shift_head + k * grad_shift_col
-                    store_inside(grad_shift_ptr + at, total, None)
-            grad = tl.where(here, _turn(grad, shift_at, shift_col, slots, width, True, SLOTS), 0.0)
+                    store_inside(grad_shift_ptr + at, tl.sum(came * mixed, 0, keep_dims=True), mine)
+                share_at = shift_ptr + batch * shift_batch + head * shift_head + k * shift_col
+                share = tl.load(share_at, mask=mine, other=0.0).to(COMPUTE)
+                grad = tl.fma(tl.zeros_like(grad) + share, came, grad)
         if GATE:
             if GRAD_GATE:
                 at = batch * grad_gate_batch + head * grad_gate_head
-                store_inside(grad_gate_ptr + at, tl.sum(grad * (content - before), 0), None)
+                store_inside(grad_gate_ptr + at, tl.sum(grad * (content - before), 0, keep_dims=True), mine)
             if GRAD_PREVIOUS:
                 at = batch * grad_previous_batch + head * grad_previous_head + slot * grad_previous_col
-                for_before = ((1.0 - gate) * grad).to(grad_previous_ptr.dtype.element_ty)
-                tl.store(grad_previous_ptr + at, for_before, mask=here)
+                store_inside(grad_previous_ptr + at, (1.0 - gate) * grad, mine & here)
             grad *= gate
         grad = _softmax_backward(content, grad)
-        total = tl.sum(grad * cosine, 0)
+        total = tl.sum(grad * cosine, 0, keep_dims=True)
         if GRAD_STRENGTH:
-            store_inside(grad_strength_ptr + batch * grad_strength_batch + head * grad_strength_head, total, None)
-        grad *= strength
+            at = batch * grad_strength_batch + head * grad_strength_head
+            store_inside(grad_strength_ptr + at, total, mine)
+        pull = grad * strength * inverse
+        total *= strength
+        along = tl.sum(pull * cosine, 1, keep_dims=True)
+        # Were it plain that this is 0, the addresses of above would be kept in registers.
+        again = tl.minimum(heads, 0)
+        memory = _memory(
+            memory_ptr, memory_batch, memory_slot, memory_col, again, slots, size, SLOTS, SIZE, "evict_first"
+        )
         if GRAD_KEY:
-            for_key = tl.sum(memory * (grad * inverse)[:, None], 0)
-            for_key = (key_inverse * (for_key - strength * total * key)).to(grad_key_ptr.dtype.element_ty)
-            at = batch * grad_key_batch + head * grad_key_head + place * grad_key_col
-            tl.store(grad_key_ptr + at, for_key, mask=place < size)
-        along += grad * cosine
-        for_memory += grad[:, None] * key[None, :]
+            for number in range(first, tl.minimum(first + HEADS, heads)):
+                key, key_inverse = _key(key_ptr, number, key_batch, key_head, key_col, size, eps, SIZE)
+                of_head = tl.sum(tl.where(head == number, pull, 0.0), 1, keep_dims=True)
+                along_key = tl.sum(tl.where(head == number, total, 0.0), 1, keep_dims=True)
+                for_key = key_inverse * (tl.sum(memory * of_head, 0, keep_dims=True) - along_key * key)
+                key_at = batch * grad_key_batch + tl.cast(number, tl.int64) * grad_key_head + place * grad_key_col
+                store_inside(grad_key_ptr + key_at, for_key, place < size)
+        if GRAD_MEMORY:
+            for_memory -= memory * _inverse_length(memory, eps) * along
+            for number in range(first, tl.minimum(first + HEADS, heads)):
+                key, _ = _key(key_ptr, number, key_batch, key_head, key_col, size, eps, SIZE)
+                for_memory += tl.sum(tl.where(head == number, pull, 0.0), 1, keep_dims=True) * key
     if GRAD_MEMORY:
-        slot_, place_ = slot[:, None], place[None, :]
-        for_memory = inverse[:, None] * (for_memory - memory * (inverse * along)[:, None])
-        at = batch * grad_memory_batch + slot_.to(tl.int64) * grad_memory_slot + place_ * grad_memory_col
-        mask = (slot_ < slots) & (place_ < size)
-        tl.store(grad_memory_ptr + at, for_memory.to(grad_memory_ptr.dtype.element_ty), mask=mask)
+        at = batch * grad_memory_batch + slot.to(tl.int64) * grad_memory_slot + place * grad_memory_col
+        store_inside(grad_memory_ptr + at, for_memory, (slot < slots) & (place < size))

@@ -126,6 +126,18 @@ def test_any_size(device, heads, slots, size, width):
     check(operands(2, heads, slots, size, width, device=device))
 
 
+@pytest.mark.parametrize("parts", ["lookup", "all"])
+@pytest.mark.parametrize("kind", ["fp32", "fp64", "bf16"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_more_heads_than_are_taken_together(device, batch, kind, parts):
+    check(operands(batch, 21, 33, 20, parts=PARTS[parts], dtype=DTYPES[kind], device=device))
+
+
+@pytest.mark.parametrize("slots", [300, 1100])
+def test_long_memories_turn_without_a_warps_gather(device, slots):
+    check(operands(2, 3, slots, 4, dtype=torch.float64, device=device))
+
+
 @on_torch_alone
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_memories_of_many_slots(device, kind):
@@ -209,25 +221,42 @@ def test_under_the_interpreter():
 
 @compiles
 @pytest.mark.parametrize("arch", NVIDIA)
-def test_compiles_for_every_gpu_without_spilling(arch, fresh_cache, tmp_path):
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("dtype", "heads", "slots", "size", "whole", "registers"),
+    [
+        ("fp32", 1, 128, 20, True, None),
+        ("fp32", 4, 256, 64, True, 128),
+        ("fp32", 4, 256, 64, False, 128),
+        ("bf16", 4, 64, 64, False, None),
+        ("fp64", 2, 64, 16, True, None),
+        ("fp32", 2, 512, 16, True, None),
+    ],
+)
+def test_compiles_for_every_gpu_and_hardly_spills(
+    arch, kind, dtype, heads, slots, size, whole, registers, fresh_cache, tmp_path
+):
+    """Two programs with large memories share a multiprocessor, for which some numbers wait in local memory; a few are
+    kept there by the assembler of its own accord, where that makes room for one program more."""
     from nnkernels.triton import addressing
 
-    for kind, dtype, slots, size, whole in (
-        ("forward", "fp32", 128, 20, True), ("forward", "bf16", 512, 32, False), ("forward", "fp64", 64, 16, True),
-        ("backward", "fp32", 128, 20, True), ("backward", "bf16", 64, 64, False), ("backward", "fp64", 64, 16, True),
-    ):  # fmt: skip
-        given = operands(1, 1, slots, size, parts=PARTS["all" if whole else "lookup"], dtype=DTYPES[dtype])
-        tile = addressing.tiling(given.memory)
-        assert tile is not None
-        flags = {name: whole for name in ("GATE", "SHIFT", "SHARPNESS")}
-        flags |= {f"GRAD_{name.upper()}": x is not None for name, x in given._asdict().items()}
-        constants: dict[str, Any] = flags | {"SLOTS": tile[0], "SIZE": tile[1], "memory_col": 1, "key_col": 1}
-        for name, x in given._asdict().items():
-            if x is None:
-                constants |= {f"{name}_ptr": None, f"grad_{name}_ptr": None}
-        uneven = ("heads", "slots", "size", "width")
-        compiled = compile_ahead(getattr(addressing, kind), arch, dtype, constants, tile[2], uneven=uneven)
-        assert spills(compiled, tmp_path) == 0, (kind, dtype)
+    given = operands(1, heads, slots, size, parts=PARTS["all" if whole else "lookup"], dtype=DTYPES[dtype])
+    tile = addressing.tiling(given.memory)
+    assert tile is not None and tile[2] >= heads
+    flags = {name: whole for name in ("GATE", "SHIFT", "SHARPNESS")}
+    flags |= {f"GRAD_{name.upper()}": x is not None for name, x in given._asdict().items()}
+    block = 1 << (heads - 1).bit_length()
+    constants: dict[str, Any] = flags | {"SLOTS": tile[0], "SIZE": tile[1], "HEADS": block, "ONE": True}
+    adjacent = ("memory", "key", "previous", "shift", "where", "grad", "grad_memory", "grad_key", "grad_previous")
+    constants |= {f"{name}_col": 1 for name in adjacent}
+    for name, x in given._asdict().items():
+        if x is None:
+            constants |= {f"{name}_ptr": None, f"grad_{name}_ptr": None}
+    uneven = ("heads", "slots", "width", *(() if size % 16 == 0 else ("size",)))
+    options = {} if registers is None else {"maxnreg": registers}
+    kernel = getattr(addressing, kind)
+    compiled = compile_ahead(kernel, arch, dtype, constants, tile[3], uneven=uneven, **options)
+    assert spills(compiled, tmp_path) <= (16 if registers is None else 160)
 
 
 @on_torch_alone
