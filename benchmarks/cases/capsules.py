@@ -44,7 +44,8 @@ def _case(name: str, ours, eager, shape: tuple[int, ...], device: str, bar: floa
         f"{name}-{size}", inputs, ours, eager,
         lambda x: (2 if name == "squash" else 1) * x.numel() * x.element_size(),
         lambda x: (3 if name == "squash" else 2) * x.numel() * x.element_size(),
-        device=device, dtype=torch.float32, forward_bar=bar, backward_bar=bar,
+        # Each round takes the error of the one before into an exponential: eager's own in float32 is 29 to 37 epsilons.
+        slack=2.0 if name == "route" else 1.0, device=device, dtype=torch.float32, forward_bar=bar, backward_bar=bar,
     )  # fmt: skip
 
 

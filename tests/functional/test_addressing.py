@@ -236,8 +236,8 @@ def test_under_the_interpreter():
 def test_compiles_for_every_gpu_and_hardly_spills(
     arch, kind, dtype, heads, slots, size, whole, registers, fresh_cache, tmp_path
 ):
-    """Two programs with large memories share a multiprocessor, for which some numbers wait in local memory; a few are
-    kept there by the assembler of its own accord, where that makes room for one program more."""
+    """The assembler keeps a few numbers in local memory of its own accord, where that makes room for one program more.
+    Two forward programs with large memories share a multiprocessor."""
     from nnkernels.triton import addressing
 
     given = operands(1, heads, slots, size, parts=PARTS["all" if whole else "lookup"], dtype=DTYPES[dtype])
@@ -253,10 +253,10 @@ def test_compiles_for_every_gpu_and_hardly_spills(
         if x is None:
             constants |= {f"{name}_ptr": None, f"grad_{name}_ptr": None}
     uneven = ("heads", "slots", "width", *(() if size % 16 == 0 else ("size",)))
-    options = {} if registers is None else {"maxnreg": registers}
+    options = {} if registers is None or kind == "backward" else {"maxnreg": registers}
     kernel = getattr(addressing, kind)
     compiled = compile_ahead(kernel, arch, dtype, constants, tile[3], uneven=uneven, **options)
-    assert spills(compiled, tmp_path) <= (16 if registers is None else 160)
+    assert spills(compiled, tmp_path) <= 16
 
 
 @on_torch_alone
