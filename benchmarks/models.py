@@ -5,6 +5,7 @@
 
 bfloat16 autocast, images channels last, SGD with momentum. Each model is timed beside a copy of itself in rounds that
 alternate, the host included; the figure is the best round's. Memory is the peak above what stands there before a step.
+`optimize` is ready once after Triton has compiled what its cache lacks, and a second time without that.
 """
 
 from __future__ import annotations
@@ -163,10 +164,13 @@ def measure(name: str, compiles: bool, profiles: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"batch": spec.batch}
     steps = {"eager": step_of(plain, example)}
     found["peak_gib"] = {"eager": peak_gib(steps["eager"])}
-    start = time.perf_counter()
-    with torch.autocast("cuda", torch.bfloat16):
-        report = nnkernels.optimize(ours, example, verbose=False)
-    found["ready_s"] = {"optimize": time.perf_counter() - start}
+    found["ready_s"] = {}
+    for when in ("optimize", "again"):
+        nnkernels.restore(ours)
+        start = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            report = nnkernels.optimize(ours, example, verbose=False)
+        found["ready_s"][when] = time.perf_counter() - start
     print(report, file=sys.stderr)
     found["fused"] = {row.shown: [len(row.places), row.gain] for row in report.fused}
     found["report"] = report.step
@@ -212,8 +216,8 @@ def line(name: str, found: dict[str, Any]) -> str:
     told += f"{peaks['eager']:8.1f}{peaks['optimize']:7.1f}{room:7.2f}"
     if "compile" in steps:
         told += f"{steps['compile']:9.1f}{steps['both']:8.1f}"
-    latency = found["latency_ms"]
-    return told + f"{latency['eager']:9.2f}{latency['optimize']:7.2f}{found['ready_s']['optimize']:7.1f} s"
+    latency, ready = found["latency_ms"], found["ready_s"]
+    return told + f"{latency['eager']:9.2f}{latency['optimize']:7.2f}{ready['optimize']:7.1f}{ready['again']:6.1f} s"
 
 
 def main() -> int:
@@ -227,7 +231,7 @@ def main() -> int:
         print("this benchmark needs a CUDA device")
         return 2
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    print(f"{'':32}{'eager':>8}{'ours ms':>9}{'':>9}{'peak':>8}{'GiB':>7}{'':>7}  latency ms, ready")
+    print(f"{'':32}{'eager':>8}{'ours ms':>9}{'':>9}{'peak':>8}{'GiB':>7}{'':>7}  latency ms, ready first, again")
     figures: dict[str, Any] = {}
     for name in given.models:
         try:

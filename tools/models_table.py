@@ -1,6 +1,6 @@
 """Writes the tables of docs/models.md: what `optimize` knows, and what whole models gain on each card.
 
-python benchmarks/models.py --out models.json && python tools/models_table.py h200 models.json
+python benchmarks/models.py --out models.json && python tools/models_table.py h200 models.json    # or several files
 python tools/models_table.py               # from what docs/benchmarks/ keeps
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,8 @@ def row(name: str, found: dict[str, Any]) -> str:
     step, peak, latency = found["step_ms"], found["peak_gib"], found["latency_ms"]
     cells = [name, str(found["batch"]), f"{step['eager']:.1f}", f"{step['optimize']:.1f}"]
     cells += [f"**{step['eager'] / step['optimize']:.2f}**", f"{peak['eager']:.1f}", f"{peak['optimize']:.1f}"]
-    cells += [f"{latency['eager']:.1f} / {latency['optimize']:.1f}", f"{found['ready_s']['optimize']:.0f}"]
+    cells += [f"{latency['eager']:.1f} / {latency['optimize']:.1f}"]
+    cells += [" / ".join(f"{found['ready_s'][when]:.0f}" for when in ("optimize", "again") if when in found["ready_s"])]
     cells += [f"{step['compile']:.1f} / {step['both']:.1f}" if "compile" in step else ""]
     return f"| {' | '.join(cells)} |"
 
@@ -51,7 +51,7 @@ def models() -> str:
 
 def table(measured: dict[str, Any]) -> str:
     head = ["model", "batch", "eager, ms", "optimised", "times as fast", "peak GiB, eager", "optimised"]
-    head += ["latency at batch 1, ms, before / after", "ready, s", "compiled / both, ms"]
+    head += ["latency at batch 1, ms, before / after", "ready, s, first / again", "compiled / both, ms"]
     lines = [f"{measured['device']}, torch {measured['torch']}, a training step under bfloat16 autocast:", ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return "\n".join(lines + [row(name, found) for name, found in measured["models"].items()])
@@ -64,6 +64,8 @@ def rewritten(page: str) -> str:
 
 if __name__ == "__main__":
     if given := arguments(__doc__, "CARD FILE", least=2):
-        card, measured = given[:2]
-        shutil.copy(measured, KEPT / card / "models.json")
+        card, first, *others = (given[0], *(json.loads(Path(name).read_text()) for name in given[1:]))
+        for other in others:
+            first["models"] |= other["models"]
+        (KEPT / card / "models.json").write_text(json.dumps(first, indent=1) + "\n")
     PAGE.write_text(rewritten(PAGE.read_text()))
