@@ -58,6 +58,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "learned_forward": lambda: [_x(), 0, [_numbers(4)], []],
     "learned_backward": lambda: [_x(), _x(), 2, [_numbers(3, 4), _numbers(3, 4)], [], True],
     "rrelu_into": lambda: [_x(), _x(), _SEED, 0.25, 0.0],
+    "rrelu_kept_into": lambda: [_x(), _x(), _x(), _SEED, 0.25, 0.0],
     "rrelu_backward_into": lambda: [_x(), _x(), _x(), _SEED, 0.25, 0.0],
     "dropout_into": lambda: [_x(), _x(), _SEED, 2**31, 2.0, _bytes(24)],
     "dropout_again_into": lambda: [_x(), _x(), _bytes(24), 2.0],

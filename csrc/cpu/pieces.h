@@ -43,7 +43,8 @@ struct Cuts {
 
 template <>
 struct Cuts<sigmoid> {
-  static constexpr Cut value{2, 5, 3, Fold::complement, 0, 0, false, 16, 2}, slope{2, 5, 3, Fold::even, 0, 0, false, 16, 2};
+  static constexpr Cut value{2, 5, 3, Fold::complement, 0, 0, false, 16, 2};
+  static constexpr Cut slope{2, 5, 3, Fold::even, 0, 0, false, 16, 2};
 };
 template <>
 struct Cuts<tanh> {
@@ -75,7 +76,8 @@ struct Cuts<mish> {
 };
 template <>
 struct Cuts<logsigmoid> {
-  static constexpr Cut value{2, 5, 3, Fold::gate, 0, 0, true, 16, 2}, slope{2, 5, 3, Fold::complement, 0, 0, true, 16, 2};
+  static constexpr Cut value{2, 5, 3, Fold::gate, 0, 0, true, 16, 2};
+  static constexpr Cut slope{2, 5, 3, Fold::complement, 0, 0, true, 16, 2};
 };
 template <>
 struct Cuts<tanhshrink> {
