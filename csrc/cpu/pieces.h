@@ -43,17 +43,17 @@ struct Cuts {
 
 template <>
 struct Cuts<sigmoid> {
-  static constexpr Cut value{2, 5, 3, Fold::complement, 0, 0, false, 16, 2};
-  static constexpr Cut slope{2, 5, 3, Fold::even, 0, 0, false, 16, 2};
+  static constexpr Cut value{2, 5, 4, Fold::complement, 0, 0, false, 16, 2};
+  static constexpr Cut slope{2, 5, 4, Fold::even, 0, 0, false, 16, 2};
 };
 template <>
 struct Cuts<tanh> {
-  static constexpr Cut value{2, 6, 4, Fold::odd, 1, 0, false, 16, 3}, slope{2, 6, 4, Fold::even, 0, 0, false, 16, 3};
+  static constexpr Cut value{2, 6, 4, Fold::odd, 1, 0, false, 16, 3}, slope{2, 6, 5, Fold::even, 0, 0, false, 16, 3};
 };
 template <>
 struct Cuts<silu> {
-  static constexpr Cut value{2, 5, 3, Fold::gate, 1, 0, false, 16, 2};
-  static constexpr Cut slope{2, 5, 3, Fold::complement, 1, -DoublePolynomials::silu_root_hi, false, 16, 2};
+  static constexpr Cut value{2, 5, 4, Fold::gate, 1, 0, false, 16, 2};
+  static constexpr Cut slope{2, 5, 4, Fold::complement, 1, -DoublePolynomials::silu_root_hi, false, 16, 2};
 };
 template <>
 struct Cuts<gelu> {
@@ -76,8 +76,8 @@ struct Cuts<mish> {
 };
 template <>
 struct Cuts<logsigmoid> {
-  static constexpr Cut value{2, 5, 3, Fold::gate, 0, 0, true, 16, 2};
-  static constexpr Cut slope{2, 5, 3, Fold::complement, 0, 0, true, 16, 2};
+  static constexpr Cut value{2, 5, 4, Fold::gate, 0, 0, true, 16, 2};
+  static constexpr Cut slope{2, 5, 4, Fold::complement, 0, 0, true, 16, 2};
 };
 template <>
 struct Cuts<tanhshrink> {
