@@ -1,7 +1,7 @@
 """What backward keeps: the policy, whom it can serve, and what it keeps instead of the input.
 
     auto         exact, and the fastest of the exact ones: the output where the derivative there is the same, else the
-                 input; bits on a GPU from 2^25 elements on
+                 input; bits on a GPU from 2^25 elements on; rrelu's slopes on a CPU
     input        exact for every activation: the input
     output       the output, from which the derivative follows: exact for the ReLU-like ones; for sigmoid, tanh, elu,
                  celu, selu, softplus, softsign and logsigmoid the tails are lost, as in torch's own backward

@@ -58,6 +58,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "learned_forward": lambda: [_x(), 0, [_numbers(4)], []],
     "learned_backward": lambda: [_x(), _x(), 2, [_numbers(3, 4), _numbers(3, 4)], [], True],
     "rrelu_into": lambda: [_x(), _x(), _SEED, 0.25, 0.0],
+    "rrelu_kept_into": lambda: [_x(), _x(), _x(), _SEED, 0.25, 0.0],
     "rrelu_backward_into": lambda: [_x(), _x(), _x(), _SEED, 0.25, 0.0],
     "dropout_into": lambda: [_x(), _x(), _SEED, 2**31, 2.0, _bytes(24)],
     "dropout_again_into": lambda: [_x(), _x(), _bytes(24), 2.0],
@@ -103,7 +104,10 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "norm_sums": lambda: [
         _x(), _x(), _x(), _numbers(4), _numbers(4), _statistics(), _vector(24), _x(), _x(), _silu(), 0.0, 0.0, FRAME,
     ],
-    "norm_spread": lambda: [_vector(24), _x(), _numbers(4), _statistics(), torch.ones(2, 4), _x(), FRAME],
+    "norm_spread": lambda: [
+        _vector(24), None, _x(), _x(), _numbers(4), _numbers(4), _statistics(), torch.ones(2, 4), _x(),
+        _silu(), 0.0, 0.0, FRAME,
+    ],
     "quantised_forward": lambda: [_vector(), _vector(), _silu(), 0.0, 0.0, 4, -0.1, 1.1],
     "quantised_backward": lambda: [_vector(), _bytes(37, 4), 4, -0.1, 1.1, False],
     "prelu_signs": lambda: [_vector(24), _vector(24), _numbers(4), 3],

@@ -11,8 +11,8 @@ struct Loops {
   template <template <class> class Activation, class M, class S>
   static void by_pieces(double a, double b, void* const* data, int64_t count) {
     const Activation<M> f(a, b);
-    slope_pieces<Activation, M>().run([&](float x) { return f.d1(x); }, static_cast<const S*>(data[1]),
-                                      static_cast<S*>(data[2]), count, static_cast<const S*>(data[0]));
+    slope_pieces<Activation, M, S>().run([&](float x) { return f.d1(x); }, static_cast<const S*>(data[1]),
+                                         static_cast<S*>(data[2]), count, static_cast<const S*>(data[0]));
   }
 #endif
 

@@ -291,7 +291,7 @@ void sums(const NormJob& job, const Task& task) {
         }
       }
     }
-    if (!job.dz) {
+    if (!job.dz && job.grad_x) {
       by_channel(tile, dz, dz, dz, [&](int64_t c) { return p.scaled(c); });
       put<S>(dz, job.grad_x, tile.at, count);
     }
@@ -302,11 +302,11 @@ void sums(const NormJob& job, const Task& task) {
 template <class S>
 void spread(const NormJob& job, const Task& task) {
   using T = typename Stored<S>::T;
-  alignas(64) T first[kTile], second[kTile];
+  alignas(64) T first[kTile], second[kTile], scratch[kTile];
   for_each_tile(job.frame, task, kTile, [&](const Tile& tile) {
     const Affine<T> p(job, tile.lane);
     const T* x = read<S>(job.x, tile.at, first, tile.count());
-    const T* dz = static_cast<const T*>(job.dz) + tile.at;
+    const T* dz = job.dz ? static_cast<const T*>(job.dz) + tile.at : slopes<S>(job, tile, x, second, scratch);
     T* out = place<S>(job.grad_x, tile.at, second);
     by_channel(tile, dz, x, out, [&](int64_t c) { return p.gradient(c); });
     write<S>(out, job.grad_x, tile.at, tile.count());

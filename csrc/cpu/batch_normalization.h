@@ -46,9 +46,10 @@ struct NormJob {
   // offset.
   const void *center, *scale, *shift, *along, *offset;
   void *y, *grad_x, *grad_residual;  // grad_residual: null for none
-  void* dz;                          // of the computing type; where that is the stored one it may be grad_x. Null: sums
-                                     // writes grad_x = scale dz, the gradient where the statistics are fixed
-  double* sums;                      // [chunks][lanes][2]
+  void* dz;      // of the computing type; where that is the stored one it may be grad_x. Null: spread
+                 // computes it again, and sums writes grad_x = scale dz, the gradient where the
+                 // statistics are fixed, unless that is null too
+  double* sums;  // [chunks][lanes][2]
 };
 
 // The rows of a call's statistics, of one number for each set: how many values, their mean, what its rounding lost, and

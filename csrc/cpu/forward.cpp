@@ -11,8 +11,8 @@ struct Loops {
   template <template <class> class Activation, class M, class S>
   static void by_pieces(double a, double b, void* const* data, int64_t count) {
     const Activation<M> f(a, b);
-    value_pieces<Activation, M>().run([&](float x) { return f.value(x); }, static_cast<const S*>(data[0]),
-                                      static_cast<S*>(data[1]), count);
+    value_pieces<Activation, M, S>().run([&](float x) { return f.value(x); }, static_cast<const S*>(data[0]),
+                                         static_cast<S*>(data[1]), count);
   }
 #endif
 

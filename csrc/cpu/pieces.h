@@ -21,8 +21,9 @@ enum class Fold {
   gate,        // f(x) = x + q on the other side
 };
 
-// A function on 32 pieces, centred on the multiples of their width: (|x| - root)^power times a polynomial on each. The
-// factor is there for the relative precision around a root.
+// A function on pieces that are centred on the multiples of their width: (|x| - root)^power times a polynomial on each.
+// The factor is there for the relative precision around a root. 16 pieces want a degree more than 32, but cost less:
+// picking out of two registers takes a pipeline of the fused multiply-adds.
 struct Cut {
   float per_unit;    // pieces; their width is 1 / per_unit
   int single, fast;  // degrees for the arithmetics Single and Fast
@@ -30,6 +31,8 @@ struct Cut {
   int power;
   double root;
   bool vanishes_above = false;
+  int pieces = 32;
+  int brief = 0;  // the degree for what bfloat16 keeps, if it is less than `fast`
 };
 
 // How value and slope of an activation without constants are cut; others are not.
@@ -40,16 +43,17 @@ struct Cuts {
 
 template <>
 struct Cuts<sigmoid> {
-  static constexpr Cut value{3.25, 4, 3, Fold::complement, 0, 0}, slope{3.25, 4, 3, Fold::even, 0, 0};
+  static constexpr Cut value{2, 5, 4, Fold::complement, 0, 0, false, 16, 2};
+  static constexpr Cut slope{2, 5, 4, Fold::even, 0, 0, false, 16, 2};
 };
 template <>
 struct Cuts<tanh> {
-  static constexpr Cut value{3.25, 5, 3, Fold::odd, 1, 0}, slope{3.5, 5, 4, Fold::even, 0, 0};
+  static constexpr Cut value{2, 6, 4, Fold::odd, 1, 0, false, 16, 3}, slope{2, 6, 5, Fold::even, 0, 0, false, 16, 3};
 };
 template <>
 struct Cuts<silu> {
-  static constexpr Cut value{3.25, 4, 3, Fold::gate, 1, 0};
-  static constexpr Cut slope{3.25, 4, 3, Fold::complement, 1, -DoublePolynomials::silu_root_hi};
+  static constexpr Cut value{2, 5, 4, Fold::gate, 1, 0, false, 16, 2};
+  static constexpr Cut slope{2, 5, 4, Fold::complement, 1, -DoublePolynomials::silu_root_hi, false, 16, 2};
 };
 template <>
 struct Cuts<gelu> {
@@ -72,7 +76,8 @@ struct Cuts<mish> {
 };
 template <>
 struct Cuts<logsigmoid> {
-  static constexpr Cut value{3.25, 4, 3, Fold::gate, 0, 0, true}, slope{3.25, 4, 3, Fold::complement, 0, 0, true};
+  static constexpr Cut value{2, 5, 4, Fold::gate, 0, 0, true, 16, 2};
+  static constexpr Cut slope{2, 5, 4, Fold::complement, 0, 0, true, 16, 2};
 };
 template <>
 struct Cuts<tanhshrink> {
@@ -94,7 +99,8 @@ constexpr bool is_cut(const Cut& cut) {
 
 #if defined(__AVX512F__)
 
-template <class M, const Cut& cut>
+// For numbers stored as S.
+template <class M, class S, const Cut& cut>
 class Pieces {
  public:
   // Interpolates `f`, told and giving doubles.
@@ -108,6 +114,7 @@ class Pieces {
         double x = width * (piece + at[i]);
         if (x == cut.root) x = width * (piece + (at[i] += 1e-3));
         terms[i] = f(side * x) / factor(x);
+        at[i] *= kSpacing;
       }
       // Newton's divided differences, then the products of his nodes multiplied out.
       for (int order = 1; order < kTerms; ++order) {
@@ -116,105 +123,150 @@ class Pieces {
       for (int order = kTerms - 2; order >= 0; --order) {
         for (int i = order; i < kTerms - 1; ++i) terms[i] -= at[order] * terms[i + 1];
       }
-      for (int i = 0; i < kTerms; ++i) coefficients_[i][piece & (kPieces - 1)] = static_cast<float>(terms[i]);
+      for (int i = 0; i < kTerms; ++i) coefficients_[i][piece - kFirst] = static_cast<float>(terms[i]);
     }
   }
 
   // y = f(x), or y = f(x) grad; `formula` gives f at a number beyond the pieces.
-  template <class S, class Formula, class... Grad>
+  template <class Formula, class... Grad>
   void run(const Formula& formula, const S* x, S* y, int64_t count, const Grad*... grad) const {
     int64_t i = 0;
     while (i + kStep <= count) {
-      if (within(load(x + i))) {
-        i = run_within(i, x, y, count, grad...);
-      } else {
-        step(formula, x + i, y + i, (grad + i)...);
-        i += kStep;
-      }
+      i = run_within(i, x, y, count, grad...);
+      if (i + kStep > count) break;
+      step(formula, x + i, y + i, (grad + i)...);
+      i += kStep;
     }
     if (i < count) {
       const size_t bytes = (count - i) * sizeof(S);
       const auto padded = [&](const S* from) {
-        Padded<S> to{};
+        Padded to{};
         memcpy(to.numbers, from + i, bytes);
         return to;
       };
-      const Padded<S> tail = padded(x);
-      Padded<S> out;
+      const Padded tail = padded(x);
+      Padded out;
       step(formula, tail.numbers, out.numbers, padded(grad).numbers...);
       memcpy(y + i, out.numbers, bytes);
     }
   }
 
  private:
-  template <class S>
   struct Padded {
     S numbers[kStep];
   };
 
-  // As `run`, from i up to numbers that are not all within the pieces; gives their place. The coefficients stay in
-  // registers, since nothing is called.
-  template <class S, class... Grad>
+  // As `run`, from i up to where numbers may lie beyond the pieces, or are few; gives that place. The coefficients stay
+  // in registers, since nothing is called. What is read before the first store is not held up by it (see isa.h).
+  template <class... Grad>
   __attribute__((noinline)) int64_t run_within(int64_t i, const S* x, S* y, int64_t count, const Grad*... grad) const {
     const Pieces pieces = *this;
-    for (; i + kStep <= count; i += kStep) {
-      const Vectors numbers = load(x + i);
-      if (__builtin_expect(!within(numbers), false)) break;
-      Vectors f{pieces(numbers.first), pieces(numbers.second)};
-      ((f = product(f, load(grad + i))), ...);
+    for (; i + 2 * kStep <= count; i += 2 * kStep) {
+      __m512 f[4];
+      load(x + i, f);
+      load(x + i + kStep, f + 2);
+      if (__builtin_expect(_mm512_test_epi32_mask(places(f), beyond()), 0)) break;
+      pieces.evaluate(f);
+      (multiply(f, grad + i), ...);
+      (multiply(f + 2, grad + i + kStep), ...);
       store(f, y + i);
+      store(f + 2, y + i + kStep);
     }
     return i;
   }
 
-  template <class S, class Formula, class... Grad>
+  template <class Formula, class... Grad>
   void step(const Formula& formula, const S* x, S* y, const Grad*... grad) const {
-    const Vectors numbers = load(x);
-    Vectors f{anywhere(formula, numbers.first), anywhere(formula, numbers.second)};
-    ((f = product(f, load(grad))), ...);
+    __m512 f[2];
+    load(x, f);
+    for (__m512& number : f) number = anywhere(formula, number);
+    (multiply(f, grad), ...);
     store(f, y);
+  }
+
+  static void multiply(__m512* x, const S* by) {
+    __m512 factors[2];
+    load(by, factors);
+    for (int k = 0; k < 2; ++k) x[k] = product(x[k], factors[k]);
   }
 
   template <class Formula>
   __attribute__((noinline)) __m512 anywhere(const Formula& formula, __m512 x) const {
-    const __mmask16 inside = within(x);
+    __m512 f[1]{x};
+    const __mmask16 inside = _mm512_testn_epi32_mask(places(f), beyond());
     alignas(64) float numbers[16];
     _mm512_store_ps(numbers, x);
     if (inside != kAll) {
       for (int i = 0; i < 16; ++i) numbers[i] = formula(numbers[i]);
     }
     const __m512 y = _mm512_load_ps(numbers);
-    return inside ? _mm512_mask_mov_ps(y, inside, (*this)(x)) : y;
+    if (!inside) return y;
+    evaluate(f);
+    return _mm512_mask_mov_ps(y, inside, f[0]);
   }
 
-  // f at x where `within`, anything elsewhere.
-  __m512 operator()(__m512 x) const {
-    const __m512 folded = cut.fold == Fold::none ? x : _mm512_abs_ps(x);
-    // The sum's last five bits are the number of the piece; negative numbers wrap around.
-    const __m512 per_unit = all(cut.per_unit), magic = all(Float<float>::magic);
-    const __m512 shifted = _mm512_fmadd_ps(folded, per_unit, magic);
-    const __m512i piece = _mm512_castps_si512(shifted);
-    const __m512 t = _mm512_fmsub_ps(folded, per_unit, _mm512_sub_ps(shifted, magic));
-    __m512 q = coefficient(kTerms - 1, piece);
+  // f at x within the pieces, anything elsewhere; vectors side by side, since each waits for its own steps.
+  template <int N>
+  void evaluate(__m512 (&x)[N]) const {
+    __m512i piece[N];
+    __m512 number[N], t[N], q[N];
 #pragma GCC unroll 16
-    for (int i = kTerms - 2; i >= 0; --i) q = _mm512_fmadd_ps(q, t, coefficient(i, piece));
-    for (int i = 0; i < cut.power; ++i) q = product(q, from_root(cut.fold == Fold::odd ? x : folded));
+    for (int k = 0; k < N; ++k) {
+      number[k] = folded(x[k]);
+      const __m512 sum = shifted(x[k]), middle = _mm512_sub_ps(sum, magic());
+      piece[k] = _mm512_castps_si512(sum);
+      t[k] = kOnlyAdds ? _mm512_sub_ps(number[k], middle) : _mm512_fmsub_ps(number[k], all(cut.per_unit), middle);
+      q[k] = coefficient(kTerms - 1, piece[k]);
+    }
+#pragma GCC unroll 16
+    for (int i = kTerms - 2; i >= 0; --i) {
+#pragma GCC unroll 16
+      for (int k = 0; k < N; ++k) q[k] = _mm512_fmadd_ps(q[k], t[k], coefficient(i, piece[k]));
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) {
+      for (int i = 0; i < cut.power; ++i) q[k] = product(q[k], from_root(cut.fold == Fold::odd ? x[k] : number[k]));
+      x[k] = unfolded(x[k], q[k]);
+    }
+  }
+
+  static __m512 folded(__m512 x) { return cut.fold == Fold::none ? x : _mm512_abs_ps(x); }
+
+  static __m512 unfolded(__m512 x, __m512 q) {
     const auto other = _mm512_cmp_ps_mask(x, all(0), cut.vanishes_above ? _CMP_LT_OQ : _CMP_NLT_UQ);
     if constexpr (cut.fold == Fold::complement) return _mm512_mask_sub_ps(q, other, all(1), q);
     if constexpr (cut.fold == Fold::gate) return _mm512_mask_add_ps(q, other, x, q);
     return q;
   }
 
-  // Not for NaN.
-  static bool within(const Vectors& x) { return (within(x.first) & within(x.second)) == kAll; }
-  static __mmask16 within(__m512 x) {
-    constexpr double last = kFirst + kPieces - 1 + 0.499;
-    return _mm512_cmp_ps_mask(_mm512_abs_ps(x), all(last / cut.per_unit), _CMP_LT_OQ);
+  static __m512 magic() { return all(kSpacing * (Float<float>::magic - kFirst)); }
+
+  // The place as a sum whose last bits number the pieces from 0 on.
+  static __m512 shifted(__m512 x) {
+    return kOnlyAdds ? _mm512_add_ps(folded(x), magic()) : _mm512_fmadd_ps(folded(x), all(cut.per_unit), magic());
   }
 
+  // Of each lane the pieces' numbers, one over the other; a bit of `beyond` is set if one is beyond them, or NaN.
+  template <int N>
+  static __m512i places(const __m512 (&x)[N]) {
+    const __m512i first = _mm512_castps_si512(all(kSpacing * Float<float>::magic));
+    __m512i found = _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) {
+      found = _mm512_ternarylogic_epi32(found, _mm512_castps_si512(shifted(x[k])), first, 0xf6);  // found | (x ^ first)
+    }
+    return found;
+  }
+  static __m512i beyond() { return _mm512_set1_epi32(~(kPieces - 1)); }
+
+  // Whether a float's own digits tell pieces apart: sums, whose pipelines stand idle, then replace products.
+  static constexpr bool kOnlyAdds = cut.per_unit == 2 || cut.per_unit == 4;
+  static constexpr double kSpacing = kOnlyAdds ? 1 / cut.per_unit : 1;  // of the pieces' middles, as `t` measures
+
   static constexpr __mmask16 kAll = 0xffff;
-  static constexpr int kPieces = 32, kFirst = cut.fold == Fold::none ? -kPieces / 2 : 0;
-  static constexpr int kTerms = (M::precise ? cut.single : cut.fast) + 1;
+  static constexpr int kPieces = cut.pieces, kFirst = cut.fold == Fold::none ? -kPieces / 2 : 0;
+  static constexpr bool kBrief = __is_same(S, BFloat16) && cut.brief;
+  static constexpr int kTerms = (M::precise ? cut.single : kBrief ? cut.brief : cut.fast) + 1;
 
   static __m512 all(double number) { return _mm512_set1_ps(static_cast<float>(number)); }
 
@@ -232,21 +284,22 @@ class Pieces {
   }
 
   __m512 coefficient(int i, __m512i piece) const {
+    if constexpr (kPieces == 16) return _mm512_permutexvar_ps(piece, _mm512_load_ps(coefficients_[i]));
     return _mm512_permutex2var_ps(_mm512_load_ps(coefficients_[i]), piece, _mm512_load_ps(coefficients_[i] + 16));
   }
 
   alignas(64) float coefficients_[kTerms][kPieces];
 };
 
-template <template <class> class Activation, class M>
+template <template <class> class Activation, class M, class S>
 const auto& value_pieces() {
-  static const Pieces<M, Cuts<Activation>::value> pieces([](double x) { return Activation<Double>(0, 0).value(x); });
+  static const Pieces<M, S, Cuts<Activation>::value> pieces([](double x) { return Activation<Double>(0, 0).value(x); });
   return pieces;
 }
 
-template <template <class> class Activation, class M>
+template <template <class> class Activation, class M, class S>
 const auto& slope_pieces() {
-  static const Pieces<M, Cuts<Activation>::slope> pieces([](double x) { return Activation<Double>(0, 0).d1(x); });
+  static const Pieces<M, S, Cuts<Activation>::slope> pieces([](double x) { return Activation<Double>(0, 0).d1(x); });
   return pieces;
 }
 

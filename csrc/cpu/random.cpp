@@ -7,6 +7,10 @@
 #include "../smooth.h"
 #include "convert.h"
 
+#if defined(__AVX512F__)
+#include "vectors.h"
+#endif
+
 namespace nnk::NNK_ISA {
 namespace {
 
@@ -22,21 +26,30 @@ inline float number(uint32_t word) { return bits_of<float>(word >> 9 | 0x3f80000
 inline float number(uint16_t half) { return bits_of<float>(0x4b000000u | half); }
 
 template <class Bits>
-void rrelu(const float* grad, const float* x, float* y, const Bits* bits, int64_t count, const RandomJob& job) {
-  const float scale = static_cast<float>(job.scale), offset = static_cast<float>(job.offset);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    const float slope = madd(number(bits[i]), scale, offset);
-    y[i] = grad[i] * (x[i] <= 0 ? slope : 1.0f);
-  }
+float slope(float x, Bits bits, float scale, float offset) {
+  const float drawn = madd(number(bits), scale, offset);
+  return x <= 0 ? drawn : 1.0f;
+}
+double slope(double x, uint32_t word, double scale, double offset) {
+  const double drawn = madd(static_cast<double>(word), scale, offset);
+  return x <= 0 ? drawn : 1.0;
 }
 
-void rrelu(const double* grad, const double* x, double* y, const uint32_t* words, int64_t count, const RandomJob& job) {
-  const double scale = job.scale, offset = job.offset;
+template <class T, class Bits>
+void rrelu(const T* grad, const T* x, T* y, const Bits* bits, int64_t count, const RandomJob& job) {
+  const T scale = static_cast<T>(job.scale), offset = static_cast<T>(job.offset);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) y[i] = grad[i] * slope(x[i], bits[i], scale, offset);
+}
+
+template <class T, class Bits>
+void rrelu_kept(const T* x, T* slopes, T* y, const Bits* bits, int64_t count, const RandomJob& job) {
+  const T scale = static_cast<T>(job.scale), offset = static_cast<T>(job.offset);
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    const double slope = madd(static_cast<double>(words[i]), scale, offset);
-    y[i] = grad[i] * (x[i] <= 0 ? slope : 1.0);
+    const T drawn = slope(x[i], bits[i], scale, offset);
+    slopes[i] = drawn;
+    y[i] = x[i] * drawn;
   }
 }
 
@@ -97,6 +110,39 @@ void bernoulli(const typename M::T* x, typename M::T* y, const uint32_t* words, 
   }
 }
 
+#if defined(__AVX512F__)
+template <class S>
+int64_t times_bits(const RandomJob& job, int64_t begin, int64_t end) {
+  const S* x = static_cast<const S*>(job.operands[0].data);
+  S* y = static_cast<S*>(job.operands[1].data);
+  const __m512 scale = _mm512_set1_ps(static_cast<float>(job.scale));
+  for (; begin + kStep <= end; begin += kStep) {
+    uint32_t bits;
+    memcpy(&bits, job.bits + begin / 8, sizeof(bits));
+    __m512 numbers[2];
+    __mmask16 kept[2];
+    load(x + begin, numbers);
+    masks(bits, x, kept);
+    for (int k = 0; k < 2; ++k) numbers[k] = _mm512_mul_ps(numbers[k], _mm512_maskz_mov_ps(kept[k], scale));
+    store_even(numbers, y + begin);
+  }
+  return begin;
+}
+#endif
+
+// dropout_again over adjacent elements, from `begin`, a multiple of 32, up to the place that is given back.
+int64_t times_bits(const RandomJob& job, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  switch (job.scalar) {
+    case Scalar::f64: break;
+    case Scalar::f32: return times_bits<float>(job, begin, end);
+    case Scalar::bf16: return times_bits<BFloat16>(job, begin, end);
+    case Scalar::f16: return times_bits<Half>(job, begin, end);
+  }
+#endif
+  return begin;
+}
+
 bool drops(const RandomJob& job) { return job.pass == RandomPass::dropout || job.pass == RandomPass::dropout_again; }
 
 template <class T>
@@ -108,7 +154,9 @@ void run_wide(const RandomJob& job, void* const* data, const void* bits, int64_t
   if (job.pass == RandomPass::bernoulli) {
     return bernoulli<std::conditional_t<sizeof(T) == 8, Double, Single>>(first, static_cast<T*>(data[1]), words, count);
   }
-  rrelu(first, static_cast<const T*>(data[1]), static_cast<T*>(data[2]), words, count, job);
+  T* last = static_cast<T*>(data[2]);
+  if (job.pass == RandomPass::rrelu_kept) return rrelu_kept(first, static_cast<T*>(data[1]), last, words, count, job);
+  rrelu(first, static_cast<const T*>(data[1]), last, words, count, job);
 }
 
 template <class Narrow>
@@ -123,6 +171,10 @@ void run_narrow(const RandomJob& job, void* const* data, const void* bits, int64
     bernoulli<Fast>(first, first, static_cast<const uint32_t*>(bits), count);
   } else if (job.pass == RandomPass::rrelu) {
     rrelu(first, first, first, halves, count, job);
+  } else if (job.pass == RandomPass::rrelu_kept) {
+    rrelu_kept(first, second, first, halves, count, job);
+    narrow(second, static_cast<Narrow*>(data[1]), count);
+    out = data[2];
   } else {
     widen(static_cast<const Narrow*>(data[1]), second, count);
     rrelu(first, second, first, halves, count, job);
@@ -147,14 +199,16 @@ Run run_for(Scalar scalar) {
 
 void random_run(const RandomJob& job, int64_t begin, int64_t end) {
   const int64_t size = job.scalar == Scalar::f64 ? 8 : job.scalar == Scalar::f32 ? 4 : 2;
-  const int operands = job.pass == RandomPass::rrelu_backward ? 3 : 2;
-  const bool slopes = job.pass == RandomPass::rrelu || job.pass == RandomPass::rrelu_backward;
+  const bool keeps = job.pass == RandomPass::rrelu_kept, again = job.pass == RandomPass::rrelu_backward;
+  const int operands = keeps || again ? 3 : 2;
+  const bool slopes = keeps || again || job.pass == RandomPass::rrelu;
   const int64_t bytes = size == 2 && slopes ? 2 : 4;  // of random bits for an element
   const int64_t elements = kPhiloxWords * 4 / bytes;  // that a counter serves
   bool flat = true;
   for (int o = 0; o < operands; ++o) flat &= job.operands[o].row_stride == job.cols;
   const int64_t cols = flat ? job.rows * job.cols : job.cols;
   const Run run = run_for(job.scalar);
+  if (flat && job.pass == RandomPass::dropout_again) begin = times_bits(job, begin, end);
   Numbers numbers;
   char* bits = reinterpret_cast<char*>(numbers.words);
   while (begin < end) {

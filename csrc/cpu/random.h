@@ -1,5 +1,5 @@
 // The activations that draw random numbers, dropout and Bernoulli units. The seed is enough to draw them again; reading
-// dropout's decisions, one bit each, is cheaper.
+// dropout's decisions, one bit each, or rrelu's slopes is cheaper.
 #pragma once
 
 #include "../kernels.h"
@@ -15,6 +15,7 @@ enum class RandomPass : int {
   dropout = 2,         // x -> y
   bernoulli = 3,       // x -> y
   dropout_again = 4,   // x -> y as `bits` tell; with grad it is dropout's backward pass
+  rrelu_kept = 5,      // x -> slopes, y
 };
 
 struct RandomJob {

@@ -3,9 +3,9 @@
 A plain call draws one number from torch's generator on the tensor's device, the seed. The kernel reads it from memory,
 so nothing waits for the GPU and each replay of a CUDA graph draws anew; `manual_seed`, `fork_rng` and checkpointing
 govern it as they govern torch's own random functions. Backward draws the same numbers again, so it keeps the seed and,
-for rrelu, the input or what `nnkernels.saving` says; dropout's kernels may give its decisions, one bit each, to be read
-instead. The order in which elements are numbered is that of the output's
-memory, so backward has to know the output's strides: a hook may hand the input back in others.
+for rrelu, the input or what `nnkernels.saving` says; kernels may give dropout's decisions, one bit each, or rrelu's
+slopes to be read instead. The order in which elements are numbered is that of the output's memory, so backward has to
+know the output's strides: a hook may hand the input back in others.
 
 Under torch.compile on a GPU the kernels are operators (`triton/random_ops.py`), and the seed is drawn within the graph.
 Every other call (compilers elsewhere, transforms, forward mode, modes, subclasses) is composed of torch's operations.
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import dispatch, policies
+from ..contracts.random import KeepingSlopes
 from ..reference import random as reference
 from ..reference import times
 from . import recomputing, route
@@ -31,7 +32,7 @@ from .saving import Coding, adjacent, is_dense, keep_bits
 
 def rrelu(x: Tensor, lower: float, upper: float, inplace: bool, policy: str | None = None) -> Tensor:
     """rrelu in training, keeping for backward what `policy` or else `nnkernels.saving` says."""
-    if not inplace and policy is None and policies.chosen.is_untouched:
+    if not inplace and (policy or policies.chosen()) == "auto":
         return route.call(_RRELU, (lower, upper), x)
     if not is_plain_call(x):
         y = _composed_rrelu(x.clone() if inplace else x, lower, upper)  # which keeps what it is given
@@ -191,26 +192,36 @@ class _Dropout(Function):
 
 
 class _RReLUForm(route.Form):
-    """Keeps the input and the seed."""
+    """Keeps the input and the seed or, where the kernels give them, the slopes."""
 
     family = "random"
     tensors = 1
 
     def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Any) -> tuple[Tensor, ...]:
         seed = _draw_seed(tensors[0])
+        if records and isinstance(kernels, KeepingSlopes):
+            y, slopes = kernels.rrelu_kept(tensors[0], seed, *spec)
+            return y, seed, slopes
         return kernels.rrelu(tensors[0], seed, *spec), seed
 
     def keeps(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Gradients:
-        return tensors[0], made[1]
+        _, seed, *slopes = made
+        return tuple(slopes) or (tensors[0], seed)
 
     def backward_spec(self, spec: Any, tensors: Gradients, made: tuple[Tensor, ...]) -> Any:
         return (made[0].stride(), *spec)
 
     def backward(self, kernels: ModuleType, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
-        return (kernels.rrelu_backward(grad, *kept, *spec),)
+        if len(kept) == 2:
+            return (kernels.rrelu_backward(grad, *kept, *spec),)
+        (slopes,), (strides, *_) = kept, spec
+        product = slopes * grad
+        if product.stride() != strides:
+            product = torch.empty_strided(product.shape, strides, dtype=product.dtype).copy_(product)
+        return (product,)
 
     def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:
-        return (reference.times_slopes(grad, *kept, *spec),)
+        return (reference.times_slopes(grad, *kept, *spec) if len(kept) == 2 else grad * kept[0],)
 
     def elsewhere(self, spec: Any, *tensors: Any) -> Tensor:
         return _composed_rrelu(tensors[0], *spec)

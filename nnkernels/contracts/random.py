@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -88,9 +88,18 @@ class Kernels(Protocol):
         """1 with probability sigmoid(x), else 0; NaN of NaN."""
 
 
+@runtime_checkable
+class KeepingSlopes(Protocol):
+    """What kernels have besides where a product with stored slopes costs less than drawing them again."""
+
+    def rrelu_kept(self, x: Tensor, seed: Tensor, lower: float, upper: float) -> tuple[Tensor, Tensor]:
+        """`rrelu`, and the slopes in its type and strides: 1 where x > 0 or NaN."""
+
+
 if TYPE_CHECKING:
     from ..cpu import random as cpu
     from ..reference import random as reference
     from ..triton import random as triton
 
     _: tuple[Kernels, ...] = (cpu, triton, reference)
+    _slopes: KeepingSlopes = cpu

@@ -58,17 +58,19 @@ def backward(
     x = operands.x
     grad_x = torch.empty_like(x)
     grad_residual = torch.empty_like(x) if wants_residual else None
-    dz = None
-    if not is_fixed:  # kept between the two passes, so that the derivative is computed once
-        dz = grad_x if x.dtype == statistics.dtype else torch.empty(x.numel(), dtype=statistics.dtype)
-    tensors = _tensors(operands)
+    # In 16 bits to read x and grad again costs less than a tensor of twice their size between the two passes.
+    dz = grad_x if not is_fixed and x.dtype == statistics.dtype else None
+    tensors, activation = _tensors(operands), (index_of(inner.name), inner.a, inner.b)
+    written = grad_x if is_fixed or dz is not None else None
     sums, totals = torch.ops.nnkernels.norm_sums(
-        grad, *tensors, statistics, dz, grad_x, grad_residual, index_of(inner.name), inner.a, inner.b, frame
+        grad, *tensors, statistics, dz, written, grad_residual, *activation, frame
     )
     if not is_fixed:
         if reduce is not None:
             reduce(totals)
-        torch.ops.nnkernels.norm_spread(dz, x, tensors[2], statistics, totals, grad_x, frame)
+        torch.ops.nnkernels.norm_spread(
+            dz, grad if dz is None else None, *tensors, statistics, totals, grad_x, *activation, frame
+        )
     return grad_x, grad_residual, sums.view(2, frame.batch, -1).sum(1) if frame.batch > 1 else sums
 
 

@@ -14,6 +14,12 @@ def rrelu(x: Tensor, seed: Tensor, lower: float, upper: float, out: Tensor | Non
     return y
 
 
+def rrelu_kept(x: Tensor, seed: Tensor, lower: float, upper: float) -> tuple[Tensor, Tensor]:
+    y, slopes = torch.empty_like(x), torch.empty_like(x)
+    torch.ops.nnkernels.rrelu_kept_into(y, slopes, x, seed, *line(x.dtype, lower, upper))
+    return y, slopes
+
+
 def rrelu_backward(
     grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float
 ) -> Tensor:

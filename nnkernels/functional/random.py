@@ -50,8 +50,8 @@ def rrelu(
         NotImplementedError: the type is not one of the four.
         RuntimeError: the backend chosen by name cannot serve the input, or a leaf is written.
 
-    Backward keeps the input and the seed, and draws the slopes again; under `saving("bits")` one bit for each element
-    in place of the input.
+    Backward keeps the input and the seed, and draws the slopes again; on a CPU it keeps the slopes; under
+    `saving("bits")` one bit for each element in place of the input.
     Source: Xu, Wang, Chen & Li 2015, Empirical Evaluation of Rectified Activations in Convolutional Network.
 
     Example:

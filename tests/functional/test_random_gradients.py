@@ -151,14 +151,19 @@ def test_a_second_backward_gives_the_same(function):
 @pytest.mark.parametrize("inplace", [False, True])
 @FUNCTIONS
 def test_backward_keeps_a_seed_and_at_most_one_tensor(function, inplace):
-    """Of dropout bits, and those only where the C++ kernels decide and are not asked to write into the input."""
+    """Where the C++ kernels draw, and are not asked to write into the input, dropout's decisions or rrelu's slopes."""
     kept = []
-    in_bits = DEVICE == "cpu" and not inplace and not isinstance(dispatch.named("cpu"), str)
+    stored = DEVICE == "cpu" and not inplace and not isinstance(dispatch.named("cpu"), str)
     x = torch.randn(1000, device=DEVICE, requires_grad=True) * 1
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         y = F.rrelu(x, training=True, inplace=inplace) if function == "rrelu" else F.dropout(x, inplace=inplace)
-    assert sorted(t.numel() for t in kept) == ([1, 1000] if function == "rrelu" else [1, 125] if in_bits else [1])
-    if function == "rrelu":
+    if function == "dropout":
+        assert sorted(t.numel() for t in kept) == ([1, 125] if stored else [1])
+    elif stored:
+        (slopes,) = kept
+        torch.testing.assert_close(slopes, (y / x).detach(), rtol=3e-7, atol=0)
+    else:
+        assert sorted(t.numel() for t in kept) == [1, 1000]
         assert next(t for t in kept if t.numel() > 1).data_ptr() == x.data_ptr()
     assert (y is x) == inplace
 

@@ -48,6 +48,7 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("rrelu_into", 0, torch.zeros(2), "y has shape [2]"),
     ("rrelu_into", 2, torch.zeros(2, dtype=torch.int64), "seed"),
     ("rrelu_into", 2, torch.zeros(()), "seed"),
+    ("rrelu_kept_into", 1, torch.zeros(2), "slopes has shape [2]"),
     ("rrelu_backward_into", 1, torch.zeros(2, 4), "grad"),
     ("dropout_into", 3, -1, "threshold"),
     ("dropout_into", 3, 2**32, "threshold"),
@@ -173,8 +174,9 @@ REFUSED: list[tuple[str, int, Any, str]] = [
     ("norm_sums", 8, torch.zeros(24), "grad_residual has shape [24]"),
     ("norm_spread", 0, torch.zeros(24, dtype=torch.float64), "dz is float64"),
     ("norm_spread", 0, NOTHING, "dz has shape [0]"),
-    ("norm_spread", 4, torch.zeros(2, 3), "totals has shape [2, 3]"),
-    ("norm_spread", 5, torch.zeros(2, 4, 4), "grad_x has shape [2, 4, 4]"),
+    ("norm_spread", 1, torch.zeros(2, 4, 3), "either dz or grad is given"),
+    ("norm_spread", 7, torch.zeros(2, 3), "totals has shape [2, 3]"),
+    ("norm_spread", 8, torch.zeros(2, 4, 4), "grad_x has shape [2, 4, 4]"),
     ("quantised_forward", 5, 3, "bits is 3"),
     ("quantised_forward", 0, torch.zeros(37, 1), "x has shape [37, 1]"),
     ("quantised_forward", 1, torch.zeros(36), "y has shape [36]"),
@@ -233,8 +235,9 @@ def test_a_refusal_names_operator_and_argument_and_touches_nothing(name: str, at
     ("name", "written", "read", "shift"),
     [
         ("gated", 2, 0, 1), ("gated_backward", 3, 1, 1), ("gated_backward", 4, 3, 0), ("rrelu_into", 0, 1, 1),
-        ("rrelu_backward_into", 0, 1, 1), ("dropout_into", 0, 1, 1), ("norm_statistics", 2, 1, 0),
-        ("norm_spread", 5, 1, 0), ("norm_sums", 7, 1, 0), ("norm_sums", 6, 8, 0), ("quantised_forward", 1, 0, 1),
+        ("rrelu_backward_into", 0, 1, 1), ("rrelu_kept_into", 0, 2, 0), ("rrelu_kept_into", 1, 0, 0),
+        ("dropout_into", 0, 1, 1), ("norm_statistics", 2, 1, 0), ("norm_spread", 8, 2, 0), ("norm_sums", 7, 1, 0),
+        ("norm_sums", 6, 8, 0), ("quantised_forward", 1, 0, 1),
         ("rrelu_signs", 1, 0, 1), ("prelu_signs", 1, 0, 1), ("bernoulli_into", 0, 1, 1), ("norm_backward", 7, 1, 1),
     ],
 )  # fmt: skip
@@ -327,6 +330,7 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu in bits": lambda x: _under("bits", F.relu, x),
     "tanh from its output": lambda x: _under("output", F.tanh, x),
     "silu from its input": lambda x: _under("input", F.silu, x),
+    "rrelu from its input": lambda x: _under("input", lambda x: F.rrelu(x, training=True), x),
 }
 
 
@@ -358,7 +362,7 @@ def test_backward_refuses_what_a_hook_returns_in_another_shape_or_type(family: s
     "family",
     ["prelu", "swish", "apl", "xielu", "snake_beta", "starrelu", "dyt", "swiglu", "bias_act",
      "layer_norm_act", "rms_norm_act", "batch_norm_act",
-     "group_norm_act", "rrelu", "silu from its input"],
+     "group_norm_act", "rrelu from its input", "silu from its input"],
 )  # fmt: skip
 def test_backward_refuses_an_input_whose_data_was_exchanged(family: str) -> None:
     x = torch.linspace(-2, 2, 48).view(4, 12).requires_grad_()

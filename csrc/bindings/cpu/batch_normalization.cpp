@@ -110,10 +110,10 @@ Tensor norm_apply_op(const Tensor& x, const OptionalTensor& residual, const Opti
 }
 
 // The sums of dz and of dz times the normalised value for each lane, [2, lanes], and for each set, [2, sets]. Keeps dz;
-// without memory for it writes grad_x for fixed statistics.
+// without memory for it writes grad_x, if that is given, for fixed statistics.
 std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor& x, const OptionalTensor& residual,
                                         const OptionalTensor& weight, const OptionalTensor& bias,
-                                        const Tensor& statistics, OptionalTensor dz, Tensor grad_x,
+                                        const Tensor& statistics, OptionalTensor dz, OptionalTensor grad_x,
                                         OptionalTensor grad_residual, int64_t activation, double a, double b,
                                         Frame frame) {
   const Requirements needs("norm_sums");
@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor& x, con
   check_statistics(needs, x, weight, bias, statistics, frame);
   needs.apart({written[0], written[1], written[2]}, {read[0], read[1], read[2]});
   needs.apart({written[1]}, {written[0], written[2]});
-  if (dz && !is_same(*dz, grad_x)) needs.apart(written[2], written[0]);
+  if (dz && grad_x && !is_same(*dz, *grad_x)) needs.apart(written[2], written[0]);
 
   NormJob job = norm_job(x, frame, activation, a, b);
   const ScalarType type = computing_type(x);
@@ -137,29 +137,36 @@ std::tuple<Tensor, Tensor> norm_sums_op(const Tensor& grad, const Tensor& x, con
   job.grad = grad.mutable_data_ptr();
   job.residual = data_of(residual);
   job.grad_residual = data_of(grad_residual);
-  job.grad_x = grad_x.mutable_data_ptr();
+  job.grad_x = data_of(grad_x);
   job.dz = data_of(dz);
   run_norm(job, norm_sums);
   norm_total(job, kept, factors, numbers_of(sums), numbers_of(totals));
   return {sums, totals};
 }
 
-// The gradient of x from what norm_sums kept.
-void norm_spread_op(const Tensor& dz, const Tensor& x, const OptionalTensor& weight, const Tensor& statistics,
-                    const Tensor& totals, Tensor grad_x, Frame frame) {
+// The gradient of x from the dz that norm_sums kept, or from grad.
+void norm_spread_op(const OptionalTensor& dz, const OptionalTensor& grad, const Tensor& x,
+                    const OptionalTensor& residual, const OptionalTensor& weight, const OptionalTensor& bias,
+                    const Tensor& statistics, const Tensor& totals, Tensor grad_x, int64_t activation, double a,
+                    double b, Frame frame) {
   const Requirements needs("norm_spread");
+  needs.activation(activation);
   check_frame(needs, x, frame);
+  needs.that(dz.has_value() != grad.has_value(), "either dz or grad is given");
   check_dz(needs, {"dz", dz}, x);
-  needs.laid_out_as({"grad_x", grad_x}, {"x", x});
-  check_statistics(needs, x, weight, std::nullopt, statistics, frame);
+  const Argument read[] = {{"grad", grad}, {"x", x}, {"residual", residual}};
+  for (const Argument& one : {read[0], read[2], Argument{"grad_x", grad_x}}) needs.laid_out_as(one, read[1]);
+  check_statistics(needs, x, weight, bias, statistics, frame);
   needs.numbers({"totals", totals}, {2, sets_of(frame)}, computing_type(x));
-  needs.apart({"grad_x", grad_x}, {"x", x});
-  if (!is_same(dz, grad_x)) needs.apart({"grad_x", grad_x}, {"dz", dz});
+  needs.apart({{"grad_x", grad_x}}, {read[0], read[1], read[2]});
+  if (dz && !is_same(*dz, grad_x)) needs.apart({"grad_x", grad_x}, {"dz", dz});
   if (x.numel() == 0) return;
 
-  NormJob job = norm_job(x, frame);
-  const auto lanes = norm_lanes(&job, numbers_of(statistics), numbers_of(weight), {}, numbers_of(totals));
-  job.dz = dz.mutable_data_ptr();
+  NormJob job = norm_job(x, frame, activation, a, b);
+  const auto lanes = norm_lanes(&job, numbers_of(statistics), numbers_of(weight), numbers_of(bias), numbers_of(totals));
+  job.grad = data_of(grad);
+  job.residual = data_of(residual);
+  job.dz = data_of(dz);
   job.grad_x = grad_x.mutable_data_ptr();
   run_norm(job, norm_spread);
 }
@@ -175,11 +182,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
       "float a, float b, int[] frame) -> Tensor");
   m.def(
       "norm_sums(Tensor grad, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, "
-      "Tensor(a!)? dz, Tensor(b!) grad_x, Tensor(c!)? grad_residual, int activation, float a, float b, int[] frame) "
+      "Tensor(a!)? dz, Tensor(b!)? grad_x, Tensor(c!)? grad_residual, int activation, float a, float b, int[] frame) "
       "-> (Tensor, Tensor)");
   m.def(
-      "norm_spread(Tensor dz, Tensor x, Tensor? weight, Tensor statistics, Tensor totals, Tensor(a!) grad_x, "
-      "int[] frame) -> ()");
+      "norm_spread(Tensor? dz, Tensor? grad, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, "
+      "Tensor statistics, Tensor totals, Tensor(a!) grad_x, int activation, float a, float b, int[] frame) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {

@@ -9,10 +9,10 @@
 namespace nnk {
 namespace {
 
-// Inputs come first, the output last.
+// Inputs come first, then the outputs, one unless said otherwise.
 template <size_t N>
-void launch_random(const Requirements& needs, RandomJob job, std::array<Tensor, N> operands) {
-  const Geometry geometry = rows_of(needs, operands, 1);
+void launch_random(const Requirements& needs, RandomJob job, std::array<Tensor, N> operands, size_t outputs = 1) {
+  const Geometry geometry = rows_of(needs, operands, outputs);
   const int64_t elements = geometry.rows * geometry.cols;
   if (elements == 0) return;
   job.scalar = scalar_of(operands[N - 1]);
@@ -37,6 +37,19 @@ void rrelu_into(Tensor y, const Tensor& x, const Tensor& seed, double scale, dou
   check_seed(needs, {"seed", seed});
 
   launch_random<2>(needs, {RandomPass::rrelu, Scalar::f32, seed_of(seed), scale, offset, 0, 0, 0, {}}, {x, y});
+}
+
+void rrelu_kept_into(Tensor y, Tensor slopes, const Tensor& x, const Tensor& seed, double scale, double offset) {
+  const Requirements needs("rrelu_kept_into");
+  needs.floating({"x", x});
+  needs.alike({"y", y}, {"x", x});
+  needs.laid_out_as({"slopes", slopes}, {"y", y});
+  needs.apart({{"y", y}, {"slopes", slopes}}, {{"x", x}});
+  needs.apart({"slopes", slopes}, {"y", y});
+  check_seed(needs, {"seed", seed});
+
+  launch_random<3>(needs, {RandomPass::rrelu_kept, Scalar::f32, seed_of(seed), scale, offset, 0, 0, 0, {}},
+                   {x, slopes, y}, 2);
 }
 
 void rrelu_backward_into(Tensor grad_x, const Tensor& grad, const Tensor& x, const Tensor& seed, double scale,
@@ -89,6 +102,7 @@ void bernoulli_into(Tensor y, const Tensor& x, const Tensor& seed) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
   m.def("rrelu_into(Tensor(a!) y, Tensor x, Tensor seed, float scale, float offset) -> ()");
+  m.def("rrelu_kept_into(Tensor(a!) y, Tensor(b!) slopes, Tensor x, Tensor seed, float scale, float offset) -> ()");
   m.def("rrelu_backward_into(Tensor(a!) grad_x, Tensor grad, Tensor x, Tensor seed, float scale, float offset) -> ()");
   m.def("dropout_into(Tensor(a!) y, Tensor x, Tensor seed, int threshold, float scale, Tensor(b!)? packed) -> ()");
   m.def("dropout_again_into(Tensor(a!) y, Tensor x, Tensor packed, float scale) -> ()");
@@ -97,6 +111,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(nnkernels, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(nnkernels, CPU, m) {
   m.impl("rrelu_into", TORCH_BOX(&rrelu_into));
+  m.impl("rrelu_kept_into", TORCH_BOX(&rrelu_kept_into));
   m.impl("rrelu_backward_into", TORCH_BOX(&rrelu_backward_into));
   m.impl("dropout_into", TORCH_BOX(&dropout_into));
   m.impl("dropout_again_into", TORCH_BOX(&dropout_again_into));
