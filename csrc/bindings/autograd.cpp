@@ -3,6 +3,7 @@
 // Compiled against the torch that is installed and used only while that torch runs, since autograd has no stable ABI.
 // Whatever is not a plain call (subclasses, transforms, modes, tangents, a graph of the gradient) is handed to the
 // Python routes of nnkernels/autograd/, which stay the truth for everything.
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
@@ -11,6 +12,7 @@
 #include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/Dtype.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <array>
@@ -253,6 +255,22 @@ PyObject* connect(PyObject*, PyObject* args) {
   END_HANDLE_TH_ERRORS
 }
 
+// cached_cast(tensor, dtype): in that type; of a parameter the one copy that torch's autocast makes until it ends.
+PyObject* cached_cast(PyObject*, PyObject* args) {
+  HANDLE_TH_ERRORS
+  PyObject *tensor = nullptr, *dtype = nullptr;
+  if (!PyArg_ParseTuple(args, "O!O!", THPVariableClass, &tensor, &THPDtypeType, &dtype)) return nullptr;
+  const Tensor& x = THPVariable_Unpack(tensor);
+  const auto type = reinterpret_cast<THPDtype*>(dtype)->scalar_type;
+  Tensor cast;
+  {
+    pybind11::gil_scoped_release unlocked;
+    cast = at::autocast::cached_cast(type, x, x.device().type());
+  }
+  return THPVariable_Wrap(cast);
+  END_HANDLE_TH_ERRORS
+}
+
 PyMethodDef methods[] = {
     {"apply", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(apply)), METH_FASTCALL, nullptr},
     {"connect", connect, METH_VARARGS, nullptr},
@@ -260,6 +278,7 @@ PyMethodDef methods[] = {
     {"learn", nnk::learn_form, METH_VARARGS, nullptr},
     {"connect_forms", nnk::connect_forms, METH_O, nullptr},
     {"shortcut", nnk::make_shortcut, METH_O, nullptr},
+    {"cached_cast", cached_cast, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

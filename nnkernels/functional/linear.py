@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .. import _torch
 from ..arguments import accepts, integer, refusal
 from ..autograd import linear as autograd
+from ..autograd.casting import casting
 from ..autograd.shortcut import shortcut
 from ..contracts.linear import Ending
 from ..fusing import inner
@@ -17,6 +16,7 @@ from .gated import gating
 __all__ = ["gated_mlp", "linear_act", "maxout_linear", "mlp"]
 
 
+@casting
 @shortcut
 def linear_act(
     input: Tensor,
@@ -69,6 +69,7 @@ def linear_act(
     return autograd.linear_act(ending, input, weight, bias)
 
 
+@casting
 @shortcut
 def mlp(
     input: Tensor,
@@ -123,6 +124,7 @@ def mlp(
     return autograd.mlp(autograd.Hidden(ending, bool(recompute)), input, w1, b1, w2, b2)
 
 
+@casting
 @shortcut
 def gated_mlp(
     input: Tensor,
@@ -208,6 +210,7 @@ def gated_mlp(
     return autograd.gated_mlp(autograd.GatedHidden(chosen, bool(recompute)), *given)
 
 
+@casting
 @shortcut
 def maxout_linear(input: Tensor, weight: Tensor, bias: Tensor | None, num_pieces: int) -> Tensor:
     """The greatest of each `num_pieces` neighbouring outputs of a linear layer.
@@ -252,7 +255,7 @@ def maxout_linear(input: Tensor, weight: Tensor, bias: Tensor | None, num_pieces
 
 
 def _alike(caller: str, **tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """The tensors by name, in autocast's type where there is one; biases, and an up of its own, may be missing.
+    """The tensors by name; biases, and an up of its own, may be missing.
 
     Raises what `caller` says of those that are no tensors, or differ from the first.
     """
@@ -263,14 +266,6 @@ def _alike(caller: str, **tensors: Tensor | None) -> tuple[Tensor, ...]:
             raise NotImplementedError(refusal(caller, tensor, name))
     first = tensors["input"]
     assert first is not None
-    if _torch.autocasts(first.device.type):
-        narrow = torch.get_autocast_dtype(first.device.type)
-        tensors = {
-            name: one.to(narrow) if one is not None and one.dtype != torch.float64 else one
-            for name, one in tensors.items()
-        }
-        first = tensors["input"]
-        assert first is not None
     for name, tensor in tensors.items():
         if tensor is None:
             continue

@@ -16,6 +16,7 @@ from triton_tools import INTERPRETED, compiles, interpret, on_each_backend
 
 import nnkernels.functional as F
 from nnkernels import nn
+from nnkernels.autograd import has_cpp_node
 from nnkernels.registry import IDENTITY, Activation, catalogue
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -225,6 +226,15 @@ class TestContexts:
         torch.testing.assert_close(found, wanted, rtol=5e-2, atol=0.3)
         with torch.autocast(DEVICE, torch.bfloat16):
             assert ours(*(one.double() for one in tensors)).dtype == torch.float64
+
+    @pytest.mark.skipif(not has_cpp_node(), reason="the C++ node, which asks torch's autocast, was not built")
+    def test_autocast_casts_a_weight_once(self):
+        x, weight = (one.to(DEVICE, torch.float32) for one in (numbers(3, 5), numbers(4, 5)))
+        x, weight = x.bfloat16(), weight.requires_grad_()
+        with torch.autocast(DEVICE, torch.bfloat16), torch.profiler.profile() as profile:
+            for _ in range(3):
+                F.linear_act(x, weight, activation="silu")
+        assert [event.name for event in profile.events()].count("aten::_to_copy") == 1
 
     @pytest.mark.parametrize("name", CALLS)
     def test_jagged_rows(self, name):
