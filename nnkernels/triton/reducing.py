@@ -12,7 +12,7 @@ from ..contracts.computing import wide_dtype
 from ..contracts.reducing import mask_layout, queries, split
 from ..layout import plan
 from ..recording import launch
-from . import hardware, reducing_backward, reducing_kernels, reducing_tiles
+from . import hardware, reducing_backward, reducing_kernels, reducing_odd, reducing_odd_backward, reducing_tiles
 from .widths import power_of_two
 
 _THREAD_ELEMENTS, _MAX_WARPS = 16, 32  # of each input, for two 16-byte loads of 16 bits
@@ -23,7 +23,9 @@ _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
 _SIBLINGS = 4  # as many rows in work at once have to fit on the device, one program to an SM
 _CHUNK_BYTES, _ODD_CHUNK_BYTES = 16384, 8192  # of a long row, and of one whose elements are loaded alone
 _LONG_FORWARD, _LONG_BACKWARD = {2: 64, 4: 16, 8: 16}, 32  # elements of such a chunk in a thread, by their bytes
-_LINE_BYTES, _WORD_BYTES = 128, 4
+_LINE_BYTES, _WORD_BYTES, _VECTOR_BYTES = 128, 4, 16
+_LEAST_VECTORS = 2  # of a row of odd length, for it to be moved in vectors
+_ODD_WARPS = 16  # at most, of its forward kernel: two programs fit on a multiprocessor, of a longest row of 16 bits
 _ALIGN = 16
 _FEW = 64  # of n, that threads hold whole
 _NONE, _KEEP, _ADD = range(3)
@@ -80,6 +82,10 @@ def _forward(
     flags = _logit_flags(scale, kind) | {"LOG": log, "CAUSAL": causal, "KEEPS": statistics is not None}
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
     each = _LONG_FORWARD[y.element_size()]
+    if cols := _odd_cols((x, y), sizes, (stride,), kind != _NONE or causal):
+        told = {name: flags[name] for name in ("LOG", "SCALED", "NEGATIVE", "KEEPS")}
+        _launch_odd(reducing_odd, (x, y, tops, norms), *sizes[:2], cols, scale, told, each, _ODD_WARPS)
+        return y
     tensors = (x, y, mask, tops, norms)
     _launch(reducing_kernels, tensors, sizes, (stride,), given, (inner_stride,), flags, each)
     return y
@@ -100,8 +106,14 @@ def _backward(
     tops, norms = (kept, kept) if statistics is None else statistics
     flags = _logit_flags(scale, kind) | {"LOG": log, "CAUSAL": causal, "MASKED": masked}
     flags["FROM_INPUT"] = statistics is not None
+    strides = (grad_stride, kept_stride)
+    if cols := _odd_cols((grad, kept, grad_x), sizes, strides, masked):
+        told = {name: flags[name] for name in ("LOG", "SCALED", "NEGATIVE", "FROM_INPUT")}
+        odd = (grad, kept, grad_x, tops, norms)
+        _launch_odd(reducing_odd_backward, odd, *sizes[:2], cols, scale, told, _LONG_BACKWARD, _MAX_WARPS)
+        return grad_x
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
-    tensors, strides = (grad, kept, grad_x, mask, tops, norms), (grad_stride, kept_stride)
+    tensors = (grad, kept, grad_x, mask, tops, norms)
     _launch(reducing_backward, tensors, sizes, strides, given, (inner_stride,), flags, _LONG_BACKWARD)
     return grad_x
 
@@ -138,12 +150,8 @@ def _launch(
                 BLOCK_INNER=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
         elif n > _longest(y):
-            chunks = outer * splits
-            wide = wide_dtype(y.dtype)
-            partial = torch.empty(reducing_tiles.KEPT.value * chunks, dtype=wide, device=y.device)
-            counts = torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
-            launch(kernels.softmax_long, (chunks,))(
-                *tensors, partial, counts, splits, n, *strides, *given, **flags, ALIGN=align,
+            launch(kernels.softmax_long, (outer * splits,))(
+                *tensors, *_scratch(outer, splits, y), splits, n, *strides, *given, **flags, ALIGN=align,
                 FULL=n % block == 0, BLOCK=block, PARTS=power_of_two(splits), num_warps=_warps(block, long_elements),
                 enable_fp_fusion=False,
             )  # fmt: skip
@@ -153,6 +161,51 @@ def _launch(
                 *tensors, outer, n, *strides, *given, **flags, ALIGN=align, FULL=n == tile.inner,
                 BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner, num_warps=tile.num_warps, enable_fp_fusion=False,
             )  # fmt: skip
+
+
+def _odd_cols(tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], strides: tuple[int, ...], masked: bool) -> int:
+    """The columns of a row's whole vectors; 0 unless `reducing_odd` serves.
+
+    It takes contiguous rows of odd length, which begin between the same elements of a vector in all tensors.
+    """
+    _, n, inner = sizes
+    y = tensors[0]
+    size = y.element_size()
+    alike = all(tensor.element_size() == size for tensor in tensors) and all(stride == n for stride in strides)
+    if masked or inner > 1 or n % 2 == 0 or size > 4 or not alike:
+        return 0
+    vector = _VECTOR_BYTES // size
+    cols = n // vector * vector
+    fits = cols <= _longest(y) or -(-cols * size // _CHUNK_BYTES) <= _processors(y.device) // _SIBLINGS
+    return cols if fits and cols >= _LEAST_VECTORS * vector else 0
+
+
+def _launch_odd(
+    kernels: Any, tensors: tuple[Tensor, ...], outer: int, n: int, cols: int, scale: float, flags: dict[str, Any],
+    long_elements: int, most_warps: int,
+) -> None:  # fmt: skip
+    """`cols` are those that `_odd_cols` says."""
+    y = tensors[0]
+    with hardware.guard(y.device):
+        if cols > _longest(y):
+            block = _CHUNK_BYTES // y.element_size()
+            splits = -(-cols // block)
+            launch(kernels.softmax_long, (outer * splits,))(
+                *tensors, *_scratch(outer, splits, y), splits, n, float(scale), **flags, BLOCK=block,
+                PARTS=power_of_two(splits), num_warps=_warps(block, long_elements), enable_fp_fusion=False,
+            )  # fmt: skip
+        else:
+            tile = _short(outer, cols, y, _ALIGN)
+            launch(kernels.softmax_rows, (-(-outer // tile.outer),))(
+                *tensors, outer, n, float(scale), **flags, BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner,
+                num_warps=min(tile.num_warps, most_warps), enable_fp_fusion=False,
+            )  # fmt: skip
+
+
+def _scratch(outer: int, splits: int, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Where programs that share rows of `y` exchange their sums, and counters."""
+    partial = torch.empty(reducing_tiles.KEPT.value * outer * splits, dtype=wide_dtype(y.dtype), device=y.device)
+    return partial, torch.zeros(1 + outer, dtype=torch.int32, device=y.device)
 
 
 def _rows(x: Tensor, out: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, int]:

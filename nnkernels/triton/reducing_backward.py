@@ -8,11 +8,11 @@ import triton.language as tl
 
 from .math import compute_type, is_fast
 from .reducing_tiles import (
-    KEPT,
     NONE,
     SHIFT,
     UNIT,
     aligned,
+    exchanged_total,
     exponent,
     exponential,
     factor_of,
@@ -25,13 +25,12 @@ from .reducing_tiles import (
     within,
 )
 from .tiles import load_inside, store_inside
-from .waiting import publish, wait
 
 _INF = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def _load(grad_ptrs, kept_ptrs, there, LOG: tl.constexpr, FROM_INPUT: tl.constexpr, NEGATIVE: tl.constexpr):
+def load_both(grad_ptrs, kept_ptrs, there, LOG: tl.constexpr, FROM_INPUT: tl.constexpr, NEGATIVE: tl.constexpr):
     grad = load_inside(grad_ptrs, there, 0.0)
     if FROM_INPUT:
         kept = load_logits(kept_ptrs, there, NEGATIVE)
@@ -41,7 +40,7 @@ def _load(grad_ptrs, kept_ptrs, there, LOG: tl.constexpr, FROM_INPUT: tl.constex
 
 
 @triton.jit
-def _statistics(tops_ptrs, norms_ptrs, inside, FROM_INPUT: tl.constexpr, COMPUTE: tl.constexpr):
+def statistics_of(tops_ptrs, norms_ptrs, inside, FROM_INPUT: tl.constexpr, COMPUTE: tl.constexpr):
     if FROM_INPUT:
         top, norm = load_inside(tops_ptrs, inside, 0.0), load_inside(norms_ptrs, inside, 0.0)
     else:
@@ -50,7 +49,7 @@ def _statistics(tops_ptrs, norms_ptrs, inside, FROM_INPUT: tl.constexpr, COMPUTE
 
 
 @triton.jit
-def _operands(
+def operands(
     grad, kept, mask_ptrs, inside, position, query, top, norm, scale, factor, LOG: tl.constexpr, MASK: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, FROM_INPUT: tl.constexpr, SCALED: tl.constexpr, NEGATIVE: tl.constexpr,
     COMPUTE: tl.constexpr, FAST: tl.constexpr,
@@ -71,12 +70,12 @@ def _operands(
 
 
 @triton.jit
-def _total(grad, y, AXIS: tl.constexpr, LOG: tl.constexpr):
+def total_of(grad, y, AXIS: tl.constexpr, LOG: tl.constexpr):
     return tl.sum(grad if LOG else grad * y, AXIS, keep_dims=True)
 
 
 @triton.jit
-def _gradient(grad, y, total, scale, LOG: tl.constexpr, FAST: tl.constexpr):
+def gradient(grad, y, total, scale, LOG: tl.constexpr, FAST: tl.constexpr):
     if LOG:
         e = exponential(y, None, SHIFT, FAST)
         return scale * (grad - e * (total * (1 / UNIT) if FAST else total))
@@ -129,14 +128,14 @@ def softmax_rows(
     if MASK != NONE:
         mask_ptrs = mask_ptr + mask_offset(row, size1, size2, stride0, stride1, stride2) + col * mask_stride
     grad_ptrs, kept_ptrs = grad_ptr + row * grad_stride + col, kept_ptr + row * kept_stride + col
-    grad, kept = _load(grad_ptrs, kept_ptrs, there, LOG, FROM_INPUT, NEGATIVE)
-    top, norm = _statistics(tops_ptr + row, norms_ptr + row, row < rows, FROM_INPUT, COMPUTE)
-    grad, y = _operands(
+    grad, kept = load_both(grad_ptrs, kept_ptrs, there, LOG, FROM_INPUT, NEGATIVE)
+    top, norm = statistics_of(tops_ptr + row, norms_ptr + row, row < rows, FROM_INPUT, COMPUTE)
+    grad, y = operands(
         grad, kept, mask_ptrs, inside, col, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED, FROM_INPUT,
         SCALED, NEGATIVE, COMPUTE, FAST,
     )  # fmt: skip
-    total = _total(grad, y, 1, LOG)
-    store_inside(grad_x_ptr + row * n + col, _gradient(grad, y, total, scale, LOG, FAST), inside)
+    total = total_of(grad, y, 1, LOG)
+    store_inside(grad_x_ptr + row * n + col, gradient(grad, y, total, scale, LOG, FAST), inside)
 
 
 @triton.jit
@@ -186,19 +185,14 @@ def softmax_long(
         at = mask_offset(row, size1, size2, stride0, stride1, stride2)
         mask_ptrs = mask_ptr + at + col.to(tl.int64) * mask_stride
     grad_ptrs, kept_ptrs = grad_ptr + row * grad_stride + col, kept_ptr + row * kept_stride + col
-    grad, kept = _load(grad_ptrs, kept_ptrs, there, LOG, FROM_INPUT, NEGATIVE)
-    top, norm = _statistics(tops_ptr + row, norms_ptr + row, None, FROM_INPUT, COMPUTE)
-    grad, y = _operands(
+    grad, kept = load_both(grad_ptrs, kept_ptrs, there, LOG, FROM_INPUT, NEGATIVE)
+    top, norm = statistics_of(tops_ptr + row, norms_ptr + row, None, FROM_INPUT, COMPUTE)
+    grad, y = operands(
         grad, kept, mask_ptrs, inside, col, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED, FROM_INPUT,
         SCALED, NEGATIVE, COMPUTE, FAST,
     )  # fmt: skip
-    tl.store(partial_ptr + KEPT * chunk + tl.zeros([1, 1], tl.int32), _total(grad, y, 1, LOG))
-    publish(counts_ptr + 1 + row)
-    wait(counts_ptr + 1 + row, splits)
-    part = tl.arange(0, PARTS)
-    parts = partial_ptr + KEPT * (row * splits + part)
-    total = tl.sum(tl.load(parts, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
-    store_inside(grad_x_ptr + row * n + col, _gradient(grad, y, total, scale, LOG, FAST), inside)
+    total = exchanged_total(partial_ptr, counts_ptr, chunk, row, splits, total_of(grad, y, 1, LOG), PARTS)
+    store_inside(grad_x_ptr + row * n + col, gradient(grad, y, total, scale, LOG, FAST), inside)
 
 
 @triton.jit
@@ -251,18 +245,18 @@ def softmax_columns(
         at = mask_offset(outer, size1, size2, stride0, stride1, stride2)
         mask_at = mask_ptr + at + col.to(tl.int64) * inner_stride
     row = outer * inner + col
-    top, norm = _statistics(tops_ptr + row, norms_ptr + row, col < inner, FROM_INPUT, COMPUTE)
+    top, norm = statistics_of(tops_ptr + row, norms_ptr + row, col < inner, FROM_INPUT, COMPUTE)
     if ONCE:
         inside = (position < n) & (col < inner)
         offset = position.to(tl.int64) * inner
         there = wanted(inside, position, query, CAUSAL)
         mask_ptrs = mask_at + position.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-        grad, kept = _load(grad_at + offset, kept_at + offset, there, LOG, FROM_INPUT, NEGATIVE)
-        grad, y = _operands(
+        grad, kept = load_both(grad_at + offset, kept_at + offset, there, LOG, FROM_INPUT, NEGATIVE)
+        grad, y = operands(
             grad, kept, mask_ptrs, inside, position, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED,
             FROM_INPUT, SCALED, NEGATIVE, COMPUTE, FAST,
         )  # fmt: skip
-        store_inside(out_at + offset, _gradient(grad, y, _total(grad, y, 0, LOG), scale, LOG, FAST), inside)
+        store_inside(out_at + offset, gradient(grad, y, total_of(grad, y, 0, LOG), scale, LOG, FAST), inside)
     else:
         total = tl.zeros([1, BLOCK_INNER], COMPUTE)
         for start in range(0, n, BLOCK_N):
@@ -271,21 +265,21 @@ def softmax_columns(
             offset = here.to(tl.int64) * inner
             there = wanted(inside, here, query, CAUSAL)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            grad, kept = _load(grad_at + offset, kept_at + offset, there, LOG, FROM_INPUT, NEGATIVE)
-            grad, y = _operands(
+            grad, kept = load_both(grad_at + offset, kept_at + offset, there, LOG, FROM_INPUT, NEGATIVE)
+            grad, y = operands(
                 grad, kept, mask_ptrs, inside, here, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED,
                 FROM_INPUT, SCALED, NEGATIVE, COMPUTE, FAST,
             )  # fmt: skip
-            total += _total(grad, y, 0, LOG)
+            total += total_of(grad, y, 0, LOG)
         for start in range(0, n, BLOCK_N):
             here = start + position
             inside = (here < n) & (col < inner)
             offset = here.to(tl.int64) * inner
             there = wanted(inside, here, query, CAUSAL)
             mask_ptrs = mask_at + here.to(tl.int64) * mask_stride if MASK != NONE else mask_at
-            grad, kept = _load(grad_at + offset, kept_at + offset, there, LOG, FROM_INPUT, NEGATIVE)
-            grad, y = _operands(
+            grad, kept = load_both(grad_at + offset, kept_at + offset, there, LOG, FROM_INPUT, NEGATIVE)
+            grad, y = operands(
                 grad, kept, mask_ptrs, inside, here, query, top, norm, scale, factor, LOG, MASK, CAUSAL, MASKED,
                 FROM_INPUT, SCALED, NEGATIVE, COMPUTE, FAST,
             )  # fmt: skip
-            store_inside(out_at + offset, _gradient(grad, y, total, scale, LOG, FAST), inside)
+            store_inside(out_at + offset, gradient(grad, y, total, scale, LOG, FAST), inside)

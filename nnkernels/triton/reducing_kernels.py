@@ -10,12 +10,11 @@ import triton.language as tl
 
 from .math import compute_type, is_fast
 from .reducing_tiles import (
-    ADD,
-    KEPT,
     NONE,
     SHIFT,
-    UNIT,
     aligned,
+    chunk_result,
+    exchanged,
     exponent,
     exponential,
     factor_of,
@@ -34,7 +33,6 @@ from .reducing_tiles import (
     within,
 )
 from .tiles import store_inside
-from .waiting import publish, wait
 
 _INF = tl.constexpr(float("inf"))
 
@@ -148,41 +146,14 @@ def softmax_long(
     d, d_lo = exponent(hi, lo, base, base_lo, factor, MASK, SCALED, FAST)
     e = exponential(d, d_lo, SHIFT, FAST)
     own_total, own_tops = sums(e, d, d_lo, 1, LOG, FAST)
-    parts = partial_ptr + KEPT * chunk + tl.zeros([1, 1], tl.int32)
-    tl.store(parts, own)
-    tl.store(parts + 1, own_total)
-    if LOG:
-        tl.store(parts + 2, own_tops)
-    if MASK == ADD:
-        tl.store(parts + 3, own_lo)
-    publish(counts_ptr + 1 + row)
-    wait(counts_ptr + 1 + row, splits)
-    part = tl.arange(0, PARTS)
-    # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
-    parts = partial_ptr + KEPT * (row * splits + part)
-    exists = part < splits
-    all_top = tl.load(parts, mask=exists, other=-_INF, cache_modifier=".cg")
-    all_total = tl.load(parts + 1, mask=exists, other=0.0, cache_modifier=".cg")
-    all_tops, all_lo = tl.zeros([PARTS], COMPUTE), tl.zeros([PARTS], COMPUTE)
-    if LOG:
-        all_tops = tl.load(parts + 2, mask=exists, other=0.0, cache_modifier=".cg")
-    if MASK == ADD:
-        all_lo = tl.load(parts + 3, mask=exists, other=0.0, cache_modifier=".cg")
-    none, zero = tl.full([1], -_INF, COMPUTE), tl.zeros([1], COMPUTE)
-    top, top_lo, total, tops = join(
-        none, zero, zero, zero, all_top, all_lo, all_total, all_tops, factor, 0, LOG, MASK, SCALED, FAST
-    )
-    # As scalars, which have no layout: the chunk's would give each thread eight parts.
-    top, top_lo, total, tops = tl.sum(top, 0), tl.sum(top_lo, 0), tl.sum(total, 0), tl.sum(tops, 0)
+    top, top_lo, total, tops = exchanged(
+        partial_ptr, counts_ptr, chunk, row, splits, own, own_lo, own_total, own_tops, factor, LOG, MASK, SCALED, FAST,
+        PARTS,
+    )  # fmt: skip
     if MASKED:
         top, top_lo = finite(top, top_lo)
     norm = norm_of(total, tops, LOG, MASKED, FAST)
-    if FAST and not LOG:
-        moved, moved_lo = exponent(own, own_lo, top, top_lo, factor, MASK, SCALED, FAST)
-        y = e * exponential(moved, moved_lo, SHIFT, FAST) * (norm * (1 / UNIT))
-    else:
-        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
-        y = result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
+    y = chunk_result(e, hi, lo, own, own_lo, top, top_lo, norm, factor, LOG, MASK, SCALED, FAST)
     store_inside(y_ptr + row * n + col, y, inside)
     if KEEPS:
         keep(tops_ptr + row, norms_ptr + row, top, top_lo, norm, chunk % splits == 0)

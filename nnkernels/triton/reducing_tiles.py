@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .math import LN2_DOUBLE, LN2_FLOAT, divide, exp_parts, log1p_ratio
 from .tiles import load_inside
+from .waiting import publish, wait
 
 NONE, KEEP, ADD = (tl.constexpr(kind) for kind in range(3))
 _INF = tl.constexpr(float("inf"))
@@ -247,3 +248,63 @@ def _moved(
         return tl.where(stays, total, (total + tops * ONE) * weight), tl.where(stays, tops, 0.0)
     else:
         return total * weight, tops
+
+
+@triton.jit
+def exchanged(
+    partial_ptr, counts_ptr, chunk, row, splits, own, own_lo, own_total, own_tops, factor, LOG: tl.constexpr,
+    MASK: tl.constexpr, SCALED: tl.constexpr, FAST: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """The maximum and the sums of a row whose `splits` chunks a program each holds, once all have told of their own."""
+    COMPUTE: tl.constexpr = own.dtype
+    parts = partial_ptr + KEPT * chunk + tl.zeros([1, 1], tl.int32)
+    tl.store(parts, own)
+    tl.store(parts + 1, own_total)
+    if LOG:
+        tl.store(parts + 2, own_tops)
+    if MASK == ADD:
+        tl.store(parts + 3, own_lo)
+    publish(counts_ptr + 1 + row)
+    wait(counts_ptr + 1 + row, splits)
+    part = tl.arange(0, PARTS)
+    # Past the L1 cache, which may hold these lines as they were before other programs wrote them.
+    parts = partial_ptr + KEPT * (row * splits + part)
+    exists = part < splits
+    all_top = tl.load(parts, mask=exists, other=-_INF, cache_modifier=".cg")
+    all_total = tl.load(parts + 1, mask=exists, other=0.0, cache_modifier=".cg")
+    all_tops, all_lo = tl.zeros([PARTS], COMPUTE), tl.zeros([PARTS], COMPUTE)
+    if LOG:
+        all_tops = tl.load(parts + 2, mask=exists, other=0.0, cache_modifier=".cg")
+    if MASK == ADD:
+        all_lo = tl.load(parts + 3, mask=exists, other=0.0, cache_modifier=".cg")
+    none, zero = tl.full([1], -_INF, COMPUTE), tl.zeros([1], COMPUTE)
+    top, top_lo, total, tops = join(
+        none, zero, zero, zero, all_top, all_lo, all_total, all_tops, factor, 0, LOG, MASK, SCALED, FAST
+    )
+    # As scalars, which have no layout: the chunk's would give each thread eight parts.
+    return tl.sum(top, 0), tl.sum(top_lo, 0), tl.sum(total, 0), tl.sum(tops, 0)
+
+
+@triton.jit
+def chunk_result(
+    e, hi, lo, own, own_lo, top, top_lo, norm, factor, LOG: tl.constexpr, MASK: tl.constexpr, SCALED: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """The results of a chunk, whose exponentials `e` are those below its own maximum, from its row's maximum."""
+    if FAST and not LOG:
+        moved, moved_lo = exponent(own, own_lo, top, top_lo, factor, MASK, SCALED, FAST)
+        return e * exponential(moved, moved_lo, SHIFT, FAST) * (norm * (1 / UNIT))
+    else:
+        d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
+        return result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)
+
+
+@triton.jit
+def exchanged_total(partial_ptr, counts_ptr, chunk, row, splits, own, PARTS: tl.constexpr):
+    """The sum of a row's `splits` chunks, of which a program each holds one and has summed its `own`."""
+    tl.store(partial_ptr + KEPT * chunk + tl.zeros([1, 1], tl.int32), own)
+    publish(counts_ptr + 1 + row)
+    wait(counts_ptr + 1 + row, splits)
+    part = tl.arange(0, PARTS)
+    parts = partial_ptr + KEPT * (row * splits + part)
+    return tl.sum(tl.load(parts, mask=part < splits, other=0.0, cache_modifier=".cg"), 0)
