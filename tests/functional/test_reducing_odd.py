@@ -99,6 +99,9 @@ def assert_rows_are_exact(rows, n, dtype, monkeypatch, **options):
 @executes
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_rows_of_every_short_length(dtype, monkeypatch, taken):
+    from nnkernels.triton import reducing
+
+    monkeypatch.setattr(reducing, "_LEAST_VECTORS", 2)
     for n in range(1, 41):
         taken.clear()
         assert_rows_are_exact(ROWS, n, FLOATS[dtype], monkeypatch)
@@ -108,7 +111,7 @@ def test_rows_of_every_short_length(dtype, monkeypatch, taken):
 
 @executes
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("rows", "n"), [(67, 127), (9, 1001), (3, 4097), (9, 4103), (2, 10_001), (9, 16_385)])
+@pytest.mark.parametrize(("rows", "n"), [(67, 127), (1, 1001), (3, 4097), (9, 4103), (2, 10_001), (9, 16_385)])
 def test_rows_of_odd_length(rows, n, dtype, monkeypatch, taken):
     assert_rows_are_exact(rows, n, FLOATS[dtype], monkeypatch)
     assert taken == ["reducing_odd", "reducing_odd_backward"] * 2
@@ -125,7 +128,7 @@ def test_scaled_rows(dtype, scale, monkeypatch, taken):
 @executes
 @pytest.mark.skipif(not INTERPRETED, reason="of one chunk each, as the interpreter runs one program at a time")
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [17, 61, 1001])
+@pytest.mark.parametrize("n", [33, 61, 1001])
 def test_rows_in_chunks_of_vectors(n, dtype, monkeypatch, taken):
     from nnkernels.triton import reducing
 
@@ -153,6 +156,14 @@ def test_rows_with_infinities_and_nan(taken):
         for ours, torchs in ((F.softmax, torch.softmax), (F.log_softmax, torch.log_softmax)):
             assert torch.allclose(ours(x, -1).double(), torchs(x.double(), -1), rtol=0.01, equal_nan=True)
     assert len(taken) == 2
+
+
+@executes
+def test_several_rows_that_warps_would_share_take_the_other_path(taken):
+    x = torch.randn(9, 1001, device=DEVICE).bfloat16()
+    with nnkernels.backend("triton"):
+        assert torch.allclose(F.softmax(x, -1).double(), truth(x, -1), rtol=0.01)
+    assert not taken
 
 
 @executes
