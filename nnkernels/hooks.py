@@ -28,8 +28,10 @@ def multiplies(module: Module, kind: type[Module], also: tuple[type[Tensor], ...
     """
     if kind is not torch.nn.Linear or not is_plain(module):
         return False
-    weight, bias = map(type, map(module._parameters.get, ("weight", "bias")))
-    return (weight in _PLAIN or weight in also) and (bias in _PLAIN or bias in also or bias is type(None))
+    weight, bias = map(module._parameters.get, ("weight", "bias"))
+    if weight is None or weight.layout != torch.strided:
+        return False
+    return all(type(one) in _PLAIN or type(one) in also or one is None for one in (weight, bias))
 
 
 _PLAIN = (Parameter, Tensor)

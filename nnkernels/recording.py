@@ -90,6 +90,8 @@ def launch(kernel: Any, grid: tuple[int, ...], scratches: bool = False) -> Calla
     def launched(*arguments: Any, **options: Any) -> None:
         if ahead.is_active():
             kernel.warmup(*arguments, grid=grid, **options)
+            if (watching := recorder()) is not None:
+                watching.events = None
             return
         scratch: list[Tensor] = []
         if scratches:

@@ -66,6 +66,8 @@ if __name__ == "__main__":
     if given := arguments(__doc__, "CARD FILE", least=2):
         card, first, *others = (given[0], *(json.loads(Path(name).read_text()) for name in given[1:]))
         for other in others:
+            if any(other[name] != first[name] for name in ("device", "torch")):
+                raise SystemExit(f"one table is of one machine: {first['device']}, torch {first['torch']}")
             first["models"] |= other["models"]
         (KEPT / card / "models.json").write_text(json.dumps(first, indent=1) + "\n")
     PAGE.write_text(rewritten(PAGE.read_text()))

@@ -1,5 +1,5 @@
-// Smooth activations as polynomials on pieces of the line. AVX-512 picks the coefficients for 16 numbers out of two
-// registers in one instruction, so that a function costs a few fused multiply-adds, and no exponential or quotient.
+// Smooth activations as polynomials on pieces of the line. AVX-512 picks the coefficients for 16 numbers out of one or
+// two registers in one instruction, so that a function costs a few fused multiply-adds, and no exponential or quotient.
 // The polynomials are derived from the formulas in double when a function is first called; numbers beyond the pieces
 // take the formula itself. What a number gives never depends on its neighbours.
 #pragma once

@@ -29,7 +29,9 @@ def shown(name: str) -> str:
 
 
 serves = False
-"""Whether it may be used: there is one, and nobody has chosen a backend or a policy."""
+"""Whether it may be used: there is one, and nobody has chosen a backend or a policy, or goes past it."""
+
+_bypasses = 0
 
 
 def has_cpp_node() -> bool:
@@ -41,15 +43,18 @@ def has_cpp_node() -> bool:
 @policies.chosen.on_change
 def _follow_choices() -> None:
     global serves
-    serves = module is not None and dispatch.chosen.is_untouched and policies.chosen.is_untouched
+    untouched = dispatch.chosen.is_untouched and policies.chosen.is_untouched
+    serves = module is not None and untouched and not _bypasses
 
 
 @contextmanager
 def bypassed() -> Iterator[None]:
     """Within its `with` statement the node serves no call, and learns nothing."""
-    global serves
-    serves = False
+    global _bypasses
+    _bypasses += 1
+    _follow_choices()
     try:
         yield
     finally:
+        _bypasses -= 1
         _follow_choices()

@@ -217,7 +217,7 @@ class _RReLUForm(route.Form):
         (slopes,), (strides, *_) = kept, spec
         product = slopes * grad
         if product.stride() != strides:
-            product = torch.empty_strided(product.shape, strides, dtype=product.dtype).copy_(product)
+            product = product.new_empty_strided(product.shape, strides).copy_(product)
         return (product,)
 
     def differentiable(self, spec: Any, wanted: tuple[bool, ...], grad: Tensor, *kept: Any) -> Gradients:

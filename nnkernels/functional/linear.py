@@ -269,10 +269,10 @@ def _alike(caller: str, **tensors: Tensor | None) -> tuple[Tensor, ...]:
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if tensor.dtype != first.dtype:
-            raise TypeError(f"{caller}(): {name} is {tensor.dtype}, the input {first.dtype}; convert one of them")
         if tensor.device != first.device:
             raise RuntimeError(f"{caller}(): {name} is on {tensor.device}, the input on {first.device}; move one")
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{caller}(): {name} is {tensor.dtype}, the input {first.dtype}; convert one of them")
     return tuple(tensors.values())  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .. import _torch, functional, hooks, nn
+from ..arguments import SUPPORTED_DTYPES, accepts
 from ..contracts.normalization import summed_dtype
 from ..functional.elementwise import variant
 from ..fusing import inner
@@ -259,6 +260,14 @@ def unknown(act: Module, *layers: Module) -> str:
 def multiplies(*modules: Module) -> bool:
     """Whether a call of each is torch's linear layer and nothing else, so that the weights may be read in its place."""
     return all(hooks.multiplies(module, own_class(module)) for module in modules)
+
+
+def suit(x: Tensor, *layers: Any) -> bool:
+    """Whether ours multiplies x by the layers' weights: of types that it has, alike unless autocast makes them so."""
+    dtypes = {x.dtype, *(layer.weight.dtype for layer in layers)}
+    if not accepts(x) or not dtypes.issubset(SUPPORTED_DTYPES):
+        return False
+    return len(dtypes) == 1 or (_torch.autocasts(x.device.type) and torch.float64 not in dtypes)
 
 
 def drops_nothing(*modules: Module) -> bool:

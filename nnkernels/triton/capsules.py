@@ -29,7 +29,7 @@ _ROUTED = 1024  # votes at once, whose sums stay in registers beside them
 STAGES = 3  # blocks of votes under way at once
 _PROGRAMS = 1024  # that keep the memory busy
 _MOST_SHARES = 16  # of a sample
-TOGETHER = 4  # programs' sums that are loaded at once: more take the registers of other programs
+TOGETHER = 4  # sums that a program loads at once: with more its registers leave room for fewer programs
 
 
 def squash(x: Tensor, y: Tensor, size: int, inner: int) -> None:

@@ -172,8 +172,8 @@ def _odd_cols(tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], strides:
     took 1.2 times as long for rows of 1,001 as without it.
     """
     outer, n, inner = sizes
-    y = tensors[0]
-    size = y.element_size()
+    like = tensors[0]
+    size = like.element_size()
     alike = all(tensor.element_size() == size for tensor in tensors) and all(stride == n for stride in strides)
     if masked or inner > 1 or n % 2 == 0 or size > 4 or not alike:
         return 0
@@ -181,9 +181,9 @@ def _odd_cols(tensors: tuple[Tensor, ...], sizes: tuple[int, int, int], strides:
     cols = n // vector * vector
     if cols < _LEAST_VECTORS * vector:
         return 0
-    if cols > _longest(y):
-        return cols if -(-cols * size // _CHUNK_BYTES) <= _processors(y.device) // _SIBLINGS else 0
-    tile = _short(outer, cols, y, _ALIGN)
+    if cols > _longest(like):
+        return cols if -(-cols * size // _CHUNK_BYTES) <= _processors(like.device) // _SIBLINGS else 0
+    tile = _short(outer, cols, like, _ALIGN)
     return 0 if tile.outer > 1 and tile.inner > _WARP_THREADS * vector else cols
 
 
@@ -192,17 +192,17 @@ def _launch_odd(
     long_elements: int, most_warps: int,
 ) -> None:  # fmt: skip
     """`cols` are those that `_odd_cols` says."""
-    y = tensors[0]
-    with hardware.guard(y.device):
-        if cols > _longest(y):
-            block = _CHUNK_BYTES // y.element_size()
+    like = tensors[0]
+    with hardware.guard(like.device):
+        if cols > _longest(like):
+            block = _CHUNK_BYTES // like.element_size()
             splits = -(-cols // block)
             launch(kernels.softmax_long, (outer * splits,))(
-                *tensors, *_scratch(outer, splits, y), splits, n, float(scale), **flags, BLOCK=block,
+                *tensors, *_scratch(outer, splits, like), splits, n, float(scale), **flags, BLOCK=block,
                 PARTS=power_of_two(splits), num_warps=_warps(block, long_elements), enable_fp_fusion=False,
             )  # fmt: skip
         else:
-            tile = _short(outer, cols, y, _ALIGN)
+            tile = _short(outer, cols, like, _ALIGN)
             launch(kernels.softmax_rows, (-(-outer // tile.outer),))(
                 *tensors, outer, n, float(scale), **flags, BLOCK_ROWS=tile.outer, BLOCK_COLS=tile.inner,
                 num_warps=min(tile.num_warps, most_warps), enable_fp_fusion=False,

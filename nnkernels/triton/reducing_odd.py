@@ -86,6 +86,7 @@ def _exponentials(hi, top, factor, AXIS: tl.constexpr, LOG: tl.constexpr, SCALED
 @triton.jit
 def _load(pointers, inside, NEGATIVE: tl.constexpr, COMPUTE: tl.constexpr):
     x = load_logits(pointers, inside, NEGATIVE)
+    # Without a mask, and not causal, nothing reads the pointers to a mask, the position and the query.
     hi, _ = logits(x, pointers, inside, inside, inside, 1.0, NONE, False, NEGATIVE, COMPUTE)
     return hi
 

@@ -15,6 +15,7 @@ def _operands(
     grad, kept, inside, top, norm, scale, factor, LOG: tl.constexpr, FROM_INPUT: tl.constexpr, SCALED: tl.constexpr,
     NEGATIVE: tl.constexpr, COMPUTE: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
+    # Without a mask, and not causal, nothing reads the pointers to a mask, the position and the query.
     return operands(
         grad, kept, inside, inside, inside, inside, top, norm, scale, factor, LOG, NONE, False, False, FROM_INPUT,
         SCALED, NEGATIVE, COMPUTE, FAST,

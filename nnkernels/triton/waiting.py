@@ -1,7 +1,7 @@
 """Programs that wait for each other's partial results.
 
-All that share a row, or whatever else, must be on the device at once, or it hangs: a program draws its share's number
-from a counter as it starts, and a launcher cuts a row into no more shares than surely fit.
+All programs that wait for one another must be on the device at once, or it hangs: a program draws its share's number
+from a counter as it starts, and a launcher cuts a row, or whatever is shared, into no more shares than surely fit.
 """
 
 import triton

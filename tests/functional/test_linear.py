@@ -236,6 +236,39 @@ class TestContexts:
                 F.linear_act(x, weight, activation="silu")
         assert [event.name for event in profile.events()].count("aten::_to_copy") == 1
 
+    def test_a_transform_leaves_nothing_in_autocasts_cache(self):
+        x, weight = (one.to(DEVICE, torch.float32) for one in (numbers(3, 5), numbers(4, 5)))
+        weight.requires_grad_()
+        with torch.autocast(DEVICE, torch.bfloat16):
+            torch.func.grad(lambda z: F.linear_act(z, weight, activation="gelu").float().sum())(x)
+            y = F.linear_act(x, weight, activation="gelu")
+            expected = torch.nn.functional.gelu(linear(x, weight))
+        found, wanted = (torch.autograd.grad(one.float().sum(), weight)[0] for one in (y, expected))
+        torch.testing.assert_close(found, wanted, rtol=5e-2, atol=5e-2)
+
+    def test_subclasses_are_asked_under_autocast_too(self):
+        class Asked(Tensor):
+            @classmethod
+            def __torch_function__(cls, func, types, args=(), kwargs=None):
+                return "asked" if func is F.linear_act else super().__torch_function__(func, types, args, kwargs)
+
+        class Kept(Tensor):
+            pass
+
+        x, weight = numbers(3, 5).float(), numbers(4, 5).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.linear_act(x.as_subclass(Asked), weight) == "asked"
+            y = F.linear_act(x.as_subclass(Kept), weight)
+        assert type(y) is Kept and y.dtype == torch.bfloat16
+
+    def test_what_is_refused_is_refused_under_autocast_too(self):
+        x, weight = numbers(3, 5).float(), numbers(4, 5).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            with pytest.raises(NotImplementedError, match="float8_e4m3fn"):
+                F.linear_act(x, weight.to(torch.float8_e4m3fn))
+            with pytest.raises(RuntimeError, match="weight is on meta"):
+                F.linear_act(x, weight.to("meta"))
+
     @pytest.mark.parametrize("name", CALLS)
     def test_jagged_rows(self, name):
         x, *more = (one.detach() for one in given(name, (7, 5), torch.float32))

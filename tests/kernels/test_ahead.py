@@ -8,7 +8,7 @@ import torch
 import nnkernels
 import nnkernels.functional as F
 from nnkernels.ahead import compiled_ahead
-from nnkernels.autograd import has_cpp_node, route
+from nnkernels.autograd import has_cpp_node, node, route
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, for which Triton compiles")
 
@@ -28,6 +28,18 @@ def test_an_exception_inside_leaves_nothing_behind():
     x = torch.randn(3, 8, device=device)
     expected = torch.nn.functional.gelu(torch.nn.functional.layer_norm(x, (8,)))
     torch.testing.assert_close(F.layer_norm_act(x, 8, activation="gelu"), expected)
+
+
+@pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")
+def test_nobodys_choice_lets_the_node_serve_meanwhile():
+    assert node.serves
+    with node.bypassed():
+        with node.bypassed(), nnkernels.saving("input"):
+            assert not node.serves
+        with nnkernels.saving("input"):
+            assert not node.serves
+        assert not node.serves
+    assert node.serves
 
 
 @needs_gpu

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch.nn import GELU, BatchNorm1d, BatchNorm2d, Conv2d, Identity, Linear, ReLU, Sequential, Sigmoid
+from torch.nn import GELU, BatchNorm1d, BatchNorm2d, Conv2d, Identity, Linear, ReLU, Sequential, Sigmoid, Tanh
 
 from nnkernels import functional as F
 from nnkernels import optimize, restore
@@ -217,3 +217,34 @@ def test_a_linear_layer_that_is_watched_is_called():
     torch.testing.assert_close(model(x), y)
     model[0] = torch.nn.utils.parametrizations.weight_norm(Linear(6, 9))
     torch.testing.assert_close(model(x), torch.nn.functional.gelu(model[0](x)))
+
+
+@pytest.mark.parametrize(
+    ("act", "change", "x"),
+    [
+        (Tanh, lambda layer: layer.to(torch.complex64), torch.randn(3, 6, dtype=torch.complex64)),
+        (GELU, lambda layer: layer, torch.nested.nested_tensor([torch.randn(2, 6), torch.randn(3, 6)])),
+    ],
+)
+def test_operands_that_ours_does_not_take_are_multiplied_by_torch(act, change, x):
+    model = change(Sequential(Linear(6, 9), act()))
+    expected = model(x)
+    optimize(model, always=True, verbose=False)
+    found = model(x)
+    pairs = zip(found.unbind(), expected.unbind(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_a_sparse_weight_is_multiplied_by_torch():
+    model, x = Sequential(Linear(6, 9), GELU()), torch.randn(3, 6)
+    model[0].weight = torch.nn.Parameter(model[0].weight.detach().to_sparse_csr(), requires_grad=False)
+    expected = model(x)
+    optimize(model, always=True, verbose=False)
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_types_that_differ_are_refused_by_torch():
+    model = Sequential(Linear(6, 9), GELU())
+    optimize(model, always=True, verbose=False)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        model(torch.randn(3, 6, dtype=torch.float64))

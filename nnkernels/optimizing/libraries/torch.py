@@ -25,6 +25,7 @@ from ..modules import (
     norm_function,
     normalizes,
     norms,
+    suit,
     unknown,
 )
 
@@ -161,7 +162,7 @@ class Mlp(_Block):
     def fused(self: Any, x: Tensor) -> Any:
         first, act, last = self.parts()
         known = activation(act)
-        if known is None or not multiplies(first, last):
+        if known is None or not multiplies(first, last) or not suit(x, first, last):
             return NotImplemented
         return functional.mlp(x, first.weight, first.bias, last.weight, last.bias, known[0], **known[1])
 
@@ -186,7 +187,7 @@ class GatedMlp(_Block):
         if known is None:
             return NotImplemented
         layers = [one for one in (gate, up, last) if one is not None]
-        if multiplies(*layers) and drops_nothing(*self.between()):
+        if multiplies(*layers) and suit(x, *layers) and drops_nothing(*self.between()):
             weight, bias = (None, None) if up is None else (up.weight, up.bias)
             weights = (gate.weight, weight, last.weight, gate.bias, bias, last.bias)
             return functional.gated_mlp(x, *weights, known[0], **known[1])
@@ -281,6 +282,6 @@ def _then_act(first: Module, act: Module, x: Tensor) -> Any:
     if norm_function(own_class(first)) is not None:
         return norm_act(first, act, x)
     known = activation(act)
-    if known is None or not multiplies(first):
+    if known is None or not multiplies(first) or not suit(x, first):
         return NotImplemented
     return functional.linear_act(x, first.weight, first.bias, known[0], **known[1])  # type: ignore[arg-type]

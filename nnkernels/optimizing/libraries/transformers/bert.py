@@ -12,7 +12,7 @@ from .... import functional
 from ....autograd.context import is_plain_call
 from ....hooks import is_plain
 from ...adapting import Adapted, Call, adapter_of_source, fingerprint, own_class, source
-from ...modules import activation, multiplies, norm_function, norm_of_sum, product_type, unknown
+from ...modules import activation, multiplies, norm_function, norm_of_sum, product_type, suit, unknown
 from ..torch import OnRows, rows, width
 
 
@@ -91,7 +91,7 @@ class BertIntermediate(OnRows):
 
     def fused(self: Any, hidden_states: Tensor) -> Any:
         named = activation(self.intermediate_act_fn)
-        if named is None or not multiplies(self.dense):
+        if named is None or not multiplies(self.dense) or not suit(hidden_states, self.dense):
             return NotImplemented
         return functional.linear_act(hidden_states, self.dense.weight, self.dense.bias, named[0], **named[1])
 
@@ -124,7 +124,7 @@ class BertLayer(Adapted):
         known = None
         if not torch.compiler.is_compiling() and is_plain_call(attention_output):
             known = self._act()
-        if known is None:
+        if known is None or not suit(attention_output, self.intermediate.dense, self.output.dense):
             return self.adapted_from.feed_forward_chunk(self, attention_output)
         first, last = self.intermediate.dense, self.output.dense
         made = functional.mlp(attention_output, first.weight, first.bias, last.weight, last.bias, known[0], **known[1])
