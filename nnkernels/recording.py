@@ -43,7 +43,7 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         """A launch of the kernel that Triton has compiled, with the arguments `given` by name, and its `scratch`.
 
-        Of a kernel that was interpreted, None, nothing can be repeated.
+        Of a kernel that was interpreted or not launched, None, nothing can be repeated.
         """
         if compiled is None:
             self.events = None
@@ -88,13 +88,11 @@ def launch(kernel: Any, grid: tuple[int, ...], scratches: bool = False) -> Calla
     """
 
     def launched(*arguments: Any, **options: Any) -> None:
+        scratch: list[Tensor] = []
         if ahead.is_active():
             kernel.warmup(*arguments, grid=grid, **options)
-            if (watching := recorder()) is not None:
-                watching.events = None
-            return
-        scratch: list[Tensor] = []
-        if scratches:
+            compiled = None
+        elif scratches:
             compiled = copy_context().run(_scratching, kernel[grid], arguments, options, scratch)
         else:
             compiled = kernel[grid](*arguments, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -175,8 +176,9 @@ class Trial:
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
         module = self._module
-        candidates = [self._calls(), *module.parameters(), *module.buffers(), *self.model.parameters()]
-        tensors = (one for one in tree_leaves(candidates) if isinstance(one, Tensor) and one.is_floating_point())
+        owned = chain(module.parameters(), module.buffers(), self.model.parameters())
+        candidates = chain(tree_leaves(self._calls()), owned)
+        tensors = (one for one in candidates if isinstance(one, Tensor) and one.is_floating_point())
         found = next(tensors, torch.empty(0))
         return found.device, _torch.computed_in(found.device.type, found.dtype)
 

@@ -44,7 +44,7 @@ def ends_axis(rows):
 
 
 @triton.jit
-def whole_vectors(row, n, V: tl.constexpr):
+def _whole_vectors(row, n, V: tl.constexpr):
     """The offset of a row's first whole vector, how many elements precede it, and how many its whole vectors have."""
     begin = row * n
     first = (begin + (V - 1)) // V * V
@@ -52,7 +52,7 @@ def whole_vectors(row, n, V: tl.constexpr):
 
 
 @triton.jit
-def ends_of(n, before, count, V: tl.constexpr):
+def _ends_of(n, before, count, V: tl.constexpr):
     """Where, from its first whole vector, a row's elements before and behind those are, and which of these exist.
 
     Those before count from the row's beginning: of a tile of aligned vectors each thread would load all of one's.
@@ -60,6 +60,28 @@ def ends_of(n, before, count, V: tl.constexpr):
     end = tl.arange(0, 2 * V)[None, :]
     at = tl.where(end < V, end - before, count + (end - V))
     return at, at < tl.where(end < V, 0, n - before)
+
+
+@triton.jit
+def tile_of_rows(rows, n, V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """This program's rows; where, from `first` on, the elements of their whole vectors and at their ends lie, and which
+    exist."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
+    col = tl.arange(0, BLOCK_COLS)[None, :]
+    first, before, count = _whole_vectors(row, n, V)
+    inside = within(row, rows, col, count, BLOCK_ROWS == 1, False)
+    end, ends = _ends_of(n, before, count, V)
+    return row, first, col, inside, end, ends & (row < rows)
+
+
+@triton.jit
+def tile_of_chunk(counts_ptr, splits, n, V: tl.constexpr, BLOCK: tl.constexpr):
+    """The same of the chunk that is next, and its number; a row's first chunk has its ends."""
+    chunk, row, col = next_chunk(counts_ptr, splits, n, BLOCK)
+    first, before, count = _whole_vectors(row, n, V)
+    inside = within(row, row, col, count, True, False)
+    end, ends = _ends_of(n, before, count, V)
+    return chunk, row, first, col, inside, end, ends & (chunk % splits == 0)
 
 
 @triton.jit
@@ -112,12 +134,7 @@ def softmax_rows(
     V: tl.constexpr = vector_of(y_ptr.dtype)
     AXIS: tl.constexpr = ends_axis(BLOCK_ROWS)
     _, factor = factor_of(scale, NONE, COMPUTE)
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    col = tl.arange(0, BLOCK_COLS)[None, :]
-    first, before, count = whole_vectors(row, n, V)
-    inside = within(row, rows, col, count, BLOCK_ROWS == 1, False)
-    end, ends = ends_of(n, before, count, V)
-    ends &= row < rows
+    row, first, col, inside, end, ends = tile_of_rows(rows, n, V, BLOCK_ROWS, BLOCK_COLS)
     hi = _load(x_ptr + first + col, inside, NEGATIVE, COMPUTE)
     end_hi = _load(x_ptr + first + end, ends, NEGATIVE, COMPUTE)
     own, zero = maximum(hi, hi, 1, NONE)
@@ -156,11 +173,7 @@ def softmax_long(
     V: tl.constexpr = vector_of(y_ptr.dtype)
     AXIS: tl.constexpr = ends_axis(1)
     _, factor = factor_of(scale, NONE, COMPUTE)
-    chunk, row, col = next_chunk(counts_ptr, splits, n, BLOCK)
-    first, before, count = whole_vectors(row, n, V)
-    inside = within(row, row, col, count, True, False)
-    end, ends = ends_of(n, before, count, V)
-    ends &= chunk % splits == 0
+    chunk, row, first, col, inside, end, ends = tile_of_chunk(counts_ptr, splits, n, V, BLOCK)
     hi = _load(x_ptr + first + col, inside, NEGATIVE, COMPUTE)
     end_hi = _load(x_ptr + first + end, ends, NEGATIVE, COMPUTE)
     own, zero = maximum(hi, hi, 1, NONE)

@@ -5,8 +5,8 @@ import triton.language as tl
 
 from .math import compute_type, is_fast
 from .reducing_backward import gradient, load_both, operands, statistics_of, total_of
-from .reducing_odd import ends_axis, ends_of, scalar, vector_of, whole_vectors
-from .reducing_tiles import NONE, exchanged_total, factor_of, next_chunk, within
+from .reducing_odd import ends_axis, scalar, tile_of_chunk, tile_of_rows, vector_of
+from .reducing_tiles import NONE, exchanged_total, factor_of
 from .tiles import store_inside
 
 
@@ -44,12 +44,7 @@ def softmax_rows(
     V: tl.constexpr = vector_of(kept_ptr.dtype)
     AXIS: tl.constexpr = ends_axis(BLOCK_ROWS)
     scale, factor = factor_of(scale, NONE, COMPUTE)
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    col = tl.arange(0, BLOCK_COLS)[None, :]
-    first, before, count = whole_vectors(row, n, V)
-    inside = within(row, rows, col, count, BLOCK_ROWS == 1, False)
-    end, ends = ends_of(n, before, count, V)
-    ends &= row < rows
+    row, first, col, inside, end, ends = tile_of_rows(rows, n, V, BLOCK_ROWS, BLOCK_COLS)
     top, norm = statistics_of(tops_ptr + row, norms_ptr + row, row < rows, FROM_INPUT, COMPUTE)
     top, norm = scalar(top), scalar(norm)
     grad, kept = load_both(grad_ptr + first + col, kept_ptr + first + col, inside, LOG, FROM_INPUT, NEGATIVE)
@@ -87,11 +82,7 @@ def softmax_long(
     V: tl.constexpr = vector_of(kept_ptr.dtype)
     AXIS: tl.constexpr = ends_axis(1)
     scale, factor = factor_of(scale, NONE, COMPUTE)
-    chunk, row, col = next_chunk(counts_ptr, splits, n, BLOCK)
-    first, before, count = whole_vectors(row, n, V)
-    inside = within(row, row, col, count, True, False)
-    end, ends = ends_of(n, before, count, V)
-    ends &= chunk % splits == 0
+    chunk, row, first, col, inside, end, ends = tile_of_chunk(counts_ptr, splits, n, V, BLOCK)
     top, norm = statistics_of(tops_ptr + row, norms_ptr + row, None, FROM_INPUT, COMPUTE)
     grad, kept = load_both(grad_ptr + first + col, kept_ptr + first + col, inside, LOG, FROM_INPUT, NEGATIVE)
     end_grad, end_kept = load_both(grad_ptr + first + end, kept_ptr + first + end, ends, LOG, FROM_INPUT, NEGATIVE)
