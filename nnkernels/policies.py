@@ -9,8 +9,8 @@
                  frozen, gives the other value
     compressed   the derivative itself in 8 bits ("compressed4": in 4), rounded to the nearest of 256 (16) levels from
                  its least to its greatest value; derivatives of two values take one bit and stay exact
-    recompute    around a whole model: what follows keeps no output of an activation, but computes it again from the
-                 input
+    recompute    around a whole model: what follows keeps no output of an activation, norm or gate, but makes it again
+                 of what those keep
 
 `docs/saving.md` has the bytes and the errors.
 """

@@ -132,9 +132,14 @@ def _forward(
             for kept, new in zip(running[:2], moved[:2], strict=True):
                 if new is not kept:
                     _torch.overwrite(kept, new)
-    if x is not operands.x and y.stride() != (like := torch.empty_like(operands.x)).stride():
-        y = like.copy_(y)
-    return y, statistics
+    return _lying_as(operands.x, x, y), statistics
+
+
+def _lying_as(x: Tensor, dense: Tensor, y: Tensor) -> Tensor:
+    """`y`, made of `dense`, as torch has what it makes of `x` lie."""
+    if dense is x or y.stride() == (like := torch.empty_like(x)).stride():
+        return y
+    return like.copy_(y)
 
 
 def _gather(process_group: Any, own: Tensor) -> Tensor:
@@ -205,6 +210,15 @@ class _NormAct(route.Form):
         operands = Operands(*tensors)
         found = _differentiable(spec, grad, operands, statistics, wanted[:4])
         return *(_returned(*one) for one in zip(found, wanted[:4], operands, strict=True)), None, None
+
+    def is_made_again(self, spec: _Call, tensors: Gradients) -> bool:
+        return tensors[1] is None or spec.inner.name != IDENTITY.name
+
+    def again(self, kernels: ModuleType, spec: _Call, *kept: Any) -> Tensor:
+        *tensors, statistics = kept
+        operands = Operands(*tensors)
+        dense, frame = _fit(operands, spec.frame_of)
+        return _lying_as(operands.x, dense.x, kernels.apply(spec.inner, dense, frame, statistics))
 
     def elsewhere(self, spec: _Call, *tensors: Any) -> Tensor:
         *given, mean, var = tensors

@@ -128,6 +128,13 @@ class _BiasAct(route.Form):
             for_x, for_bias = gradients(grad, x, bias, seed, *spec, wants_bias)
         return for_x, for_bias, grad
 
+    def is_made_again(self, spec: _Call, tensors: Gradients) -> bool:
+        return tensors[2] is None and spec.inner.name != IDENTITY.name
+
+    def again(self, kernels: ModuleType, spec: _Call, *kept: Any) -> Tensor:
+        x, bias, seed = kept
+        return _forward(kernels, spec.inner, x, bias, None, seed, spec.dim, spec.p)
+
     def elsewhere(self, spec: _Call, *tensors: Any) -> Tensor:
         x, bias, residual = tensors
         inner, dim, p, _ = spec

@@ -36,6 +36,12 @@ class _Gated(route.Form):
         found = differentiable_gradients(lambda *tensors: reference.gated(spec, *tensors), inputs, grad)
         return (*found, None)[:2]
 
+    def is_made_again(self, spec: Gating, tensors: Gradients) -> bool:
+        return True
+
+    def again(self, kernels: ModuleType, spec: Gating, *kept: Tensor | None) -> Tensor:
+        return kernels.gated(spec, *kept)
+
     def elsewhere(self, spec: Gating, *tensors: Tensor | None) -> Tensor:
         input, up = tensors
         assert input is not None

@@ -18,7 +18,7 @@ from .._torch import ragged_dim
 from ..contracts.computing import wide_dtype
 from ..reference import learned as reference
 from ..registry import Learned, catalogue, row_called
-from . import jagged, recomputing, route, sharded
+from . import jagged, route, sharded
 from .context import differentiable_gradients, is_plain_call, writing
 from .route import Gradients
 from .saving import Coding, adjacent, keep_bits
@@ -70,6 +70,12 @@ class _Learned(route.Form):
         grad_x, for_each = kernels.backward(self.name, grad, x, given, spec.constants, for_parameters)
         gradients = map(_summed, for_each, parameters) if for_parameters else [None] * len(parameters)
         return spec.in_place_again(grad_x), *gradients
+
+    def is_made_again(self, spec: _Spec, tensors: Gradients) -> bool:
+        return True
+
+    def again(self, kernels: ModuleType, spec: _Spec, *kept: Any) -> Tensor:
+        return self.value(kernels, spec, *kept)
 
     def reference(self, spec: _Spec, x: Tensor, *parameters: Tensor) -> Tensor:
         """The value in torch operations."""
@@ -144,10 +150,7 @@ def call(
         return keep_bits(x, _SIGNS, inplace, *parameters)
     if inplace:
         return x.copy_(route.call(form, spec, x.clone(), *parameters))
-    y = route.call(form, spec, x, *parameters)
-    if policy == "recompute":
-        recomputing.remember(y, name, partial(form.value, kernels, spec), x, *parameters)
-    return y
+    return route.call(form, spec, x, *parameters)
 
 
 def _along(name: str, dim: int, parameter: Tensor) -> list[int | None]:

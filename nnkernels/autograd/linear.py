@@ -15,7 +15,7 @@ from torch.nn import functional as torch_functional
 
 from ..contracts.gated import Gating
 from ..contracts.inner import Inner
-from ..contracts.linear import Ending
+from ..contracts.linear import Ending, keeps_result
 from ..contracts.pooling import MOST_PIECES
 from ..pairing import as_matrix
 from ..registry import IDENTITY
@@ -91,6 +91,12 @@ class _LinearAct(_Product):
         x, weight, bias, z = kept
         d, total, _ = kernels.activation_backward(spec.inner, as_matrix(grad), as_matrix(z), wanted[2], False)
         return *_of_product(wanted, d, x, weight), _like(total, bias)
+
+    def is_made_again(self, spec: Ending, tensors: Gradients) -> bool:
+        return not keeps_result(spec.inner)
+
+    def again(self, kernels: ModuleType, spec: Ending, *kept: Any) -> Tensor:
+        return activated(spec.inner, kept[-1])
 
     def composed(self, spec: Ending, *tensors: Any) -> Tensor:
         return activated(spec.inner, torch_functional.linear(*tensors))

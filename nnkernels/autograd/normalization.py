@@ -140,6 +140,13 @@ class _NormAct(route.Form):
         )
         return for_x, grad.to(x.dtype) if spec.norm.is_linear else for_residual, for_weight, for_bias
 
+    def is_made_again(self, spec: _Call, tensors: Gradients) -> bool:
+        return tensors[1] is None or not spec.norm.is_linear
+
+    def again(self, kernels: ModuleType, spec: _Call, *kept: Any) -> Tensor:
+        x, residual, weight, bias, _ = kept
+        return _NormAct.forward(self, kernels, spec, False, x, residual, weight, bias)[0]
+
     def elsewhere(self, spec: _Call, *tensors: Any) -> Any:
         x, residual, weight, bias = tensors
         if sharded.serves(*tensors):

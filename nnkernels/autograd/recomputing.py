@@ -1,4 +1,4 @@
-"""saving("recompute"): what follows an activation keeps no copy of its output, but computes it again from the input."""
+"""saving("recompute"): what follows an activation or norm keeps no copy of its output, but computes it again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+_MOST_STEPS = 2
+"""From what is kept to what is made again: enough for a gate of an activation's output. Of blocks in a row that add
+what they return to what they were given, each of which could be made of the one before, the third is kept."""
+
 
 class _Made(NamedTuple):
-    """How a tensor came about: the activation called `name` is `again` of the inputs."""
+    """How a tensor came about: the form called `name` is `again` of the inputs."""
 
     storage: StorageWeakRef
     version: int
     name: str
     again: Callable[..., Tensor]
-    inputs: tuple[_Kept | _Again, ...]
+    inputs: tuple[_Kept | _Again | None, ...]
+    steps: int
     offset: int
 
 
@@ -40,7 +45,7 @@ class _Again(NamedTuple):
 
 
 _outputs: ContextVar[tuple[dict[int, _Made], ...]] = ContextVar("outputs", default=())
-"""For each `saving("recompute")` around this call the activations' outputs still in use, by their storage."""
+"""For each `saving("recompute")` around this call the forms' outputs still in use, by their storage."""
 
 
 class hooks(AbstractContextManager[None]):
@@ -56,16 +61,18 @@ class hooks(AbstractContextManager[None]):
         _outputs.set(_outputs.get()[:-1])
 
 
-def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """Notes that `again(*inputs)` gives `y`, which the activation called `name` has just made, once more."""
+def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor | None) -> None:
+    """Notes that `again(*inputs)` gives `y`, which the form called `name` has just made, once more."""
     if not _outputs.get():
         return
     outputs = _outputs.get()[-1]
     for key in [key for key, made in outputs.items() if made.storage.expired()]:
         del outputs[key]
     storage = StorageWeakRef(y.untyped_storage())
-    packed = tuple(_pack(x) for x in inputs)
-    outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, int(y.storage_offset()))
+    packed = tuple(None if x is None else _pack(x) for x in inputs)
+    steps = 1 + max(one.made.steps if isinstance(one, _Again) else 0 for one in packed)
+    if steps <= _MOST_STEPS:
+        outputs[storage.cdata] = _Made(storage, y._version, name, again, packed, steps, int(y.storage_offset()))
 
 
 def _pack(tensor: Tensor) -> _Kept | _Again:
@@ -87,7 +94,7 @@ def _unpack(kept: _Kept | _Again, of: str = "backward") -> Tensor:
             )
         return kept.tensor
     made = kept.made
-    inputs = [_unpack(one, f"computing {made.name} again") for one in made.inputs]
+    inputs = [None if one is None else _unpack(one, f"computing {made.name} again") for one in made.inputs]
     with torch.no_grad():
         y = made.again(*inputs)
     return y.as_strided(kept.shape, kept.strides, kept.offset - made.offset)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import dispatch
+from .. import dispatch, policies
 from ..recording import recorded
-from . import node
+from . import node, recomputing
 from .context import is_plain_call, save, saved, shown_as
 
 Gradients = tuple[Tensor | None, ...]
@@ -84,6 +85,14 @@ class Form:
 
     def elsewhere(self, spec: Any, *tensors: Tensor | None) -> Any:
         """The output, or the tuple of them, of what is no plain call."""
+        raise NotImplementedError
+
+    def is_made_again(self, spec: Any, tensors: tuple[Tensor | None, ...]) -> bool:
+        """Whether what backward keeps is enough for `again`, by which `saving("recompute")` spares others a copy."""
+        return False
+
+    def again(self, kernels: ModuleType, spec: Any, *kept: Tensor | None) -> Tensor:
+        """The first output once more, lying as it did, told `backward_spec`'s spec and what `keeps` told."""
         raise NotImplementedError
 
 
@@ -192,8 +201,11 @@ class _Recorded(Function):
     def forward(ctx, form, spec, kernels, record, *tensors):  # type: ignore[override]
         wanted = sum(needed << at for at, needed in enumerate(ctx.needs_input_grad[4:]))
         made = _forward(form, spec, kernels, record, wanted, tensors)
-        save(ctx, *form.keeps(spec, tensors, made))
-        ctx.constants = (form, form.backward_spec(spec, tensors, made), kernels)
+        kept, after = form.keeps(spec, tensors, made), form.backward_spec(spec, tensors, made)
+        save(ctx, *kept)
+        ctx.constants = (form, after, kernels)
+        if policies.chosen() == "recompute" and form.is_made_again(spec, tensors):
+            recomputing.remember(made[0], form.shown(spec), partial(form.again, kernels, after), *kept)
         ctx.set_materialize_grads(False)
         return _outputs(form, made)
 

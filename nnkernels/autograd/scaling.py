@@ -119,6 +119,12 @@ class _ScaleAct(route.Form):
         value = partial(_product, spec.inner, spec.dtype)
         return *differentiable_gradients(value, kept, grad), grad
 
+    def is_made_again(self, spec: _Call, tensors: Gradients) -> bool:
+        return tensors[2] is None
+
+    def again(self, kernels: ModuleType, spec: _Call, *kept: Any) -> Tensor:
+        return self.forward(kernels, spec, False, *kept, None)[0]
+
     def elsewhere(self, spec: _Call, *tensors: Any) -> Tensor:
         x, scale, residual = tensors
         inner, dtype, _ = spec
