@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 
 _active: ContextVar[bool] = ContextVar("nnkernels_compiled_ahead", default=False)
 
-_MOST_THREADS = 16
-"""Python's lock lets no more of them work: a good third of compiling is Python's own."""
+_MOST_PROCESSES = 16
+"""Compiling takes some 300 MiB in each."""
+
+_MOST_SECONDS = 120.0
+"""After which processes that are not done are ended: this one then compiles what they left."""
 
 
 def is_active() -> bool:
@@ -37,16 +45,88 @@ def compiled_ahead() -> Iterator[None]:
         return
     from triton import AsyncCompileMode
 
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    waiting = _Waiting()
     token = _active.set(True)
     try:
         # Backward passes run in this thread, whose context says that nothing is launched.
         with (
             node.bypassed(),
             torch.autograd.set_multithreading_enabled(False),
-            ThreadPoolExecutor(threads) as pool,
-            AsyncCompileMode(pool, ignore_errors=True),
+            AsyncCompileMode(waiting, ignore_errors=True),
         ):
             yield
+            waiting.finish()
     finally:
         _active.reset(token)
+
+
+class _Waiting(Executor):
+    """Calls that are made together in the end, each of which leaves what it computes in a cache on disk."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.append((lambda: call(*args, **kwargs), future))
+        return future
+
+    def finish(self) -> None:
+        """Makes all calls: in processes of their own, for the sake of the cache, and then here, where it serves."""
+        calls, self._calls = self._calls, []
+        run_in_forks([call for call, _ in calls])
+        for call, future in calls:
+            try:
+                future.set_result(call())
+            except Exception as error:
+                future.set_exception(error)
+
+
+def run_in_forks(calls: list[Callable[[], object]], seconds: float = _MOST_SECONDS) -> None:
+    """Makes the calls in copies of this process, as many as there are processors, for what they leave on disk.
+
+    What a call returns or raises is lost, as is what is not done after so many `seconds`. Threads would not do: most of
+    compiling with Triton holds Python's lock. The calls must not use a GPU, which a copy of a process cannot.
+    """
+    count = min(len(calls), _processors(), _MOST_PROCESSES)
+    if count < 2 or not hasattr(os, "fork"):
+        return
+    # The numbers of the calls, of which each process takes the next when it has made one.
+    numbers, told = os.pipe()
+    os.write(told, b"".join(at.to_bytes(2, "little") for at in range(min(len(calls), 2**14))))
+    os.close(told)
+    with warnings.catch_warnings():
+        # Python warns of forks beside threads, whose locks nobody opens: a process that waits for one is ended.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        children = [_forked(calls, numbers) for _ in range(count)]
+    os.close(numbers)
+    end = time.monotonic() + seconds
+    for child in children:
+        while not _has_ended(child):
+            if time.monotonic() > end:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.005)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _forked(calls: list[Callable[[], object]], numbers: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        gc.disable()  # which might find tensors of the GPU
+        while number := os.read(numbers, 2):
+            with suppress(Exception):
+                calls[int.from_bytes(number, "little")]()
+    finally:
+        os._exit(0)
+
+
+def _has_ended(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:  # somebody has asked not to be told of ended processes
+        return True

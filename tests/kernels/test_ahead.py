@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+from functools import partial
+
 import pytest
 import torch
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels.ahead import compiled_ahead
+from nnkernels.ahead import compiled_ahead, run_in_forks
 from nnkernels.autograd import has_cpp_node, node, route
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, for which Triton compiles")
@@ -28,6 +32,30 @@ def test_an_exception_inside_leaves_nothing_behind():
     x = torch.randn(3, 8, device=device)
     expected = torch.nn.functional.gelu(torch.nn.functional.layer_norm(x, (8,)))
     torch.testing.assert_close(F.layer_norm_act(x, 8, activation="gelu"), expected)
+
+
+needs_processors = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two processors"
+)
+
+
+@needs_processors
+def test_calls_are_made_elsewhere_whatever_becomes_of_one(tmp_path):
+    def leave(name):
+        (tmp_path / str(name)).write_text(str(os.getpid()))
+
+    run_in_forks([lambda: 1 / 0, *(partial(leave, name) for name in range(20)), lambda: os._exit(1)])
+    found = {int(file.read_text()) for file in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 20 and os.getpid() not in found
+
+
+@needs_processors
+def test_a_call_that_never_ends_is_ended(tmp_path):
+    done = tmp_path / "done"
+    began = time.monotonic()
+    run_in_forks([partial(time.sleep, 600), done.touch], seconds=1.0)
+    assert time.monotonic() - began < 300
+    assert done.exists()
 
 
 @pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")
