@@ -101,6 +101,26 @@ def backward_of(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -
     return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)
 
 
+def best_of_asking(calls: list[Callable[[], object]], rounds: int = 3, each: int = 8) -> list[float]:
+    """Seconds for which one call of each keeps the host, whatever the GPU is left to do, from the best of the rounds.
+
+    Args:
+        calls: what is timed, which asks a GPU for little enough to be queued.
+        rounds: in which they alternate.
+        each: how often each is called in a round.
+    """
+    best = [math.inf] * len(calls)
+    for turn in range(1 + rounds):  # of which the first is for what is made or recorded in first calls
+        for i, call in enumerate(calls):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(each):
+                call()
+            if turn:
+                best[i] = min(best[i], (time.perf_counter() - start) / each)
+    return best
+
+
 def best_of_rounds(calls: list[Callable[[], object]], rounds: int, device: str, queued: bool = False) -> list[float]:
     """Seconds for one call of each, from the best of the rounds in which they alternate.
 

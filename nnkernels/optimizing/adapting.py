@@ -31,6 +31,9 @@ LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers")
 """Each has a file or folder of its name in `libraries/`, which is read if the library has been imported."""
 
 
+SMALL = 2**20
+"""Elements of a first argument below which a GPU is done with most calls before the host has asked for the next."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -56,6 +59,9 @@ class Adapted:
     calls_inside: ClassVar[bool] = True
     """Whether `theirs` and `ours` call modules inside, and so whatever hooks those have."""
 
+    leaves_small: ClassVar[bool] = False
+    """Whether small calls without gradients are the class's own, since the host needs longer to ask for ours."""
+
     def examine(self) -> str | None:
         """Why the module has to be left; "" if it need not be, None if there is nothing to say of it."""
         return ""
@@ -78,6 +84,14 @@ class Adapted:
     def samples(self, elements: int, device: torch.device, dtype: torch.dtype) -> list[Call] | None:
         """Calls of the probes with about so many elements; None if nobody can know their shapes."""
         return None
+
+    def leaves(self, *args: Any) -> bool:
+        """Whether a call with these tensors is one of the small ones that the module leaves to its class."""
+        return (
+            self.leaves_small
+            and not torch.is_grad_enabled()
+            and all(one.numel() < SMALL for one in args if isinstance(one, Tensor))
+        )
 
     def theirs(self, *calls: Call) -> Any:
         """What the class does on calls of the probes."""
@@ -107,7 +121,7 @@ class Adapted:
         adapter = _adapter_of(type(self))
         if adapter is None or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return made
-        return _rebuild, (adapter, self.adapted_from), *made[2:]
+        return _rebuild, (adapter, self.adapted_from, self.leaves_small), *made[2:]
 
 
 def once(function: F) -> F:
@@ -120,25 +134,27 @@ def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return bool(tensors) and is_plain_call(*tensors)
 
 
-def _rebuild(adapter: type[Adapted], theirs: type[Module]) -> Module:
-    made = adapted_class(adapter, theirs)
+def _rebuild(adapter: type[Adapted], theirs: type[Module], leaves_small: bool = False) -> Module:
+    made = adapted_class(adapter, theirs, leaves_small)
     return made.__new__(made)
 
 
 @once
-def adapted_class(adapter: type[Any], theirs: type[Any]) -> Any:
+def adapted_class(adapter: type[Any], theirs: type[Any], leaves_small: bool = False) -> Any:
     """The class of a module of the class `theirs` that has got the adapter."""
 
     @wraps(theirs.forward)  # tracers and trainers ask for its signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling() and _is_plain(args, kwargs):
+        left = leaves_small and self.leaves(*args, *kwargs.values())
+        if not left and not torch.compiler.is_compiling() and _is_plain(args, kwargs):
             made = self.fused(*args, **kwargs)
             if made is not NotImplemented:
                 return made
         return theirs.forward(self, *args, **kwargs)
 
     names = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(theirs.__name__, (adapter, theirs), {**names, "adapted_from": theirs, "forward": forward})
+    own = {"adapted_from": theirs, "leaves_small": leaves_small, "forward": forward}
+    return type(theirs.__name__, (adapter, theirs), {**names, **own})
 
 
 def own_class(module: Module) -> type[Module]:

@@ -14,7 +14,7 @@ from torch.nn import Module
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import _torch
-from ..benchmark import best_of_rounds
+from ..benchmark import best_of_asking, best_of_rounds
 from ..hooks import is_plain
 from .adapting import Adapted, Call, adapted_class, find, is_adapted, own_class
 from .step import copied, forked, gradients_of, put_back
@@ -28,6 +28,9 @@ _TRIALS, _DOUBTED, _ROUNDS = 3, 11, 2
 _PAYS = 1.02
 """How many times as fast it has to be: less is noise."""
 
+_NO_LONGER = 0.95
+"""As much of the host's time it may take, since to be called at all costs it some more."""
+
 
 @dataclass
 class Kind:
@@ -38,6 +41,7 @@ class Kind:
     why: str
     names: list[str] = field(default_factory=list)
     modules: list[Any] = field(default_factory=list)
+    leaves_small: bool = False
 
     def takes(self) -> list[Module]:
         """The modules whose calls the adapter replaces."""
@@ -60,7 +64,7 @@ class Kind:
         return bool(kept)
 
     def _asked(self, module: Any, what: str) -> list[Module]:
-        with adapted((self.adapter, [module])):  # type: ignore[arg-type]
+        with adapted((self.adapter, [module], False)):  # type: ignore[arg-type]
             return getattr(module, what)()
 
 
@@ -100,18 +104,18 @@ def _examined(adapter: type[Adapted], module: Module, prepared: bool) -> tuple[s
         return type(module).__name__, "its forward was set on the instance"
     if prepared:
         return type(module).__name__, "it is to be quantised by tools that compare classes exactly"
-    with adapted((adapter, [module])):
+    with adapted((adapter, [module], False)):
         why = module.examine()  # type: ignore[operator]
         return None if why is None else (module.shown(), why)  # type: ignore[operator]
 
 
 class adapted:
-    """While it is entered, the modules of each pair have its adapter; it can be entered again."""
+    """While it is entered, the modules of each kind have its adapter; it can be entered again."""
 
-    def __init__(self, *pairs: tuple[type[Adapted], list[Module]]) -> None:
+    def __init__(self, *kinds: tuple[type[Adapted], list[Module], bool]) -> None:
         self.changes = [
-            (module, type(module), adapted_class(adapter, own_class(module)))
-            for adapter, modules in pairs
+            (module, type(module), adapted_class(adapter, own_class(module), leaves_small))
+            for adapter, modules, leaves_small in kinds
             for module in modules
         ]
 
@@ -157,6 +161,24 @@ class Trial:
         except Exception as error:  # whatever a configuration does to a kernel
             return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
 
+    def keeps_the_host(self) -> bool:
+        """Whether the host takes longer to ask a GPU for ours than for the class's own forward, without gradients."""
+        device = self._place()[0]
+        if device.type != "cuda":
+            return False
+        modes = [(one, one.training) for one in self._module.modules()]
+        try:
+            for one, _ in modes:
+                one.training = False
+            with self._entered() as calls, torch.no_grad():
+                ours, theirs = best_of_asking([lambda: self._module.ours(*calls), lambda: self._module.theirs(*calls)])
+                return ours > _NO_LONGER * theirs
+        except Exception:  # such as a kind that only training knows
+            return False
+        finally:
+            for one, mode in modes:
+                one.training = mode
+
     @property
     def _module(self) -> Any:
         return self.kind.modules[0]
@@ -192,7 +214,7 @@ class Trial:
             torch.set_grad_enabled(self.records and not inference),
             put_back([module]),
             forked(device),
-            adapted((self.kind.adapter, [module])),  # type: ignore[arg-type]
+            adapted((self.kind.adapter, [module], False)),  # type: ignore[arg-type]
         ):
             yield self._calls() or module.samples(SIZES[device.type], device, dtype)
 

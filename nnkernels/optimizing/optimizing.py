@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from torch.nn import Module
@@ -38,7 +39,8 @@ def optimize(
             named arguments. With it each kind of module is timed on what it is called with in a real step (forward and,
             if the model is training, backward, under the caller's autocast), by the GPU's own time where the step
             keeps the GPU busy; then outputs and gradients are compared, and the whole step is timed. Unless it is at
-            least as fast, nothing is kept. Without it, kinds are timed on samples.
+            least as fast, nothing is kept. Without it, kinds are timed on samples. Where the host takes longer to ask a
+            GPU for ours, small calls without gradients, such as a batch of 1, stay the class's own.
         always: whether to fuse without timing, for exact tails or smaller memory where the speed is the same. With an
             example outputs and gradients are still compared, and nothing is kept if they differ.
         verbose: whether to print the report.
@@ -132,10 +134,13 @@ def _planned(model: Module, step: Step | None, always: bool, random: bool, queue
                 continue
             rows[at] = Row(kind.shown, tuple(kind.names), *(known[at] or trials[at].judge()))
             if rows[at].fused:
+                if known[at] is None and trials[at].keeps_the_host():
+                    kind.leaves_small = True
+                    rows[at] = replace(rows[at], why=f"{rows[at].why}, but small calls without gradients are left")
                 chosen.append(kind)
                 taken |= {id(inside) for inside in kind.takes()}
         report.rows += [rows[at] for at in sorted(rows)]
-    changes = adapted(*((kind.adapter, kind.modules) for kind in chosen))  # type: ignore[arg-type]
+    changes = adapted(*((kind.adapter, kind.modules, kind.leaves_small) for kind in chosen))  # type: ignore[arg-type]
     if step is not None and chosen:
         _weigh(report, step, changes, always)
     return report, changes

@@ -9,6 +9,7 @@ import itertools
 import pickle
 import re
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -122,6 +123,50 @@ def test_it_times_what_it_finds(capsys):
     assert torch.equal(state, torch.get_rng_state())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and all(re.search(r"\d\.\d\d x as fast on cpu in float32", line) for line in lines)
+
+
+def test_small_calls_without_gradients_are_the_classes_own_where_ours_keep_the_host(monkeypatch):
+    monkeypatch.setattr(optimizing.Trial, "judge", lambda trial: (True, "faster", 2.0))
+    monkeypatch.setattr(optimizing.Trial, "keeps_the_host", lambda trial: True)
+    asked = []
+    monkeypatch.setattr(adapting, "is_plain_call", lambda *tensors: not asked.append(tensors[0].numel()))
+    given = torch.nn.Sequential(torch.nn.Mish())
+    report = nnkernels.optimize(given, verbose=False)
+    assert "small calls without gradients are left" in str(report)
+    small, large = torch.randn(8), torch.randn(adapting.SMALL)
+    for each in (given, copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
+        asked.clear()
+        with torch.no_grad():
+            each[0](small), each[0](large)
+        each[0](small)
+        assert asked == [adapting.SMALL, 8]
+    assert type(nnkernels.restore(given)[0]) is torch.nn.Mish
+
+
+def test_what_asks_a_gpu_is_timed_in_evaluation_and_nothing_stays(monkeypatch):
+    seen = []
+
+    def times(calls):
+        for call in calls:
+            call()
+            seen.append((norm.training, torch.is_grad_enabled()))
+        return [1.0, 2.0]
+
+    monkeypatch.setattr(judging, "best_of_asking", times)
+    monkeypatch.setattr(judging.Trial, "_place", lambda trial: (torch.device("cuda"), torch.float32))
+    monkeypatch.setitem(judging.SIZES, "cuda", 2**12)
+    norm = torch.nn.BatchNorm1d(4)
+    monkeypatch.setattr(judging, "forked", lambda device: nullcontext())
+    before = copy.deepcopy(norm.state_dict())
+    kind = judging.kinds(norm)[0]
+    monkeypatch.setattr(
+        kind.adapter, "samples", lambda *_: [adapting.Call((torch.randn(8, 4, requires_grad=True),), {})]
+    )
+    assert not judging.Trial(kind, norm, None, True, True).keeps_the_host()
+    assert seen == [(False, False)] * 2 and norm.training
+    assert all(torch.equal(one, before[name]) for name, one in norm.state_dict().items())
+    monkeypatch.setattr(judging, "best_of_asking", lambda calls: [2.0, 2.0])
+    assert judging.Trial(kind, norm, None, True, True).keeps_the_host()
 
 
 def test_random_numbers_are_as_before():
