@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def compiled_ahead() -> Iterator[None]:
 
 
 class _Waiting(Executor):
-    """Calls that are made together in the end, each of which leaves what it computes in a cache on disk."""
+    """Calls that compile a kernel each, made together in the end. What they compile is left in Triton's cache on disk."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
@@ -74,12 +75,20 @@ class _Waiting(Executor):
     def finish(self) -> None:
         """Makes all calls: in processes of their own, for the sake of the cache, and then here, where it serves."""
         calls, self._calls = self._calls, []
-        run_in_forks([call for call, _ in calls])
+        run_in_forks([partial(_compile, call) for call, _ in calls])
         for call, future in calls:
             try:
                 future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
+
+
+def _compile(call: Callable[[], Any]) -> None:
+    """The kernel, and the C function that launches it, which some versions of Triton compile for each signature."""
+    from triton.runtime import driver
+
+    kernel = call()
+    driver.active.launcher_cls(kernel.src, kernel.metadata)
 
 
 def run_in_forks(calls: list[Callable[[], object]], seconds: float = _MOST_SECONDS) -> None:
