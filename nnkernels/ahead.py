@@ -62,7 +62,7 @@ def compiled_ahead() -> Iterator[None]:
 
 
 class _Waiting(Executor):
-    """Calls that compile a kernel each, made together in the end: what they compile is left in Triton's cache on disk."""
+    """Calls that compile a kernel each, made together in the end: all that they leave is in Triton's cache on disk."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []

@@ -275,6 +275,8 @@ PyMethodDef methods[] = {
     {"apply", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(apply)), METH_FASTCALL, nullptr},
     {"connect", connect, METH_VARARGS, nullptr},
     {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(nnk::call_form)), METH_FASTCALL, nullptr},
+    {"call_and_kept", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(nnk::call_form_and_kept)),
+     METH_FASTCALL, nullptr},
     {"learn", nnk::learn_form, METH_VARARGS, nullptr},
     {"connect_forms", nnk::connect_forms, METH_O, nullptr},
     {"shortcut", nnk::make_shortcut, METH_O, nullptr},

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
+from .. import dispatch
 from ..contracts.gated import Gating
 from ..contracts.inner import Inner
 from ..contracts.linear import Ending, keeps_result
@@ -96,7 +97,8 @@ class _LinearAct(_Product):
         return not keeps_result(spec.inner)
 
     def again(self, kernels: ModuleType, spec: Ending, *kept: Any) -> Tensor:
-        return activated(spec.inner, kept[-1])
+        name, a, b = spec.inner
+        return dispatch.select(name, kept[-1]).forward(name, kept[-1], a, b)
 
     def composed(self, spec: Ending, *tensors: Any) -> Tensor:
         return activated(spec.inner, torch_functional.linear(*tensors))

@@ -31,6 +31,9 @@ def shown(name: str) -> str:
 serves = False
 """Whether it may be used: there is one, and nobody has chosen a backend or a policy, or goes past it."""
 
+repeats = False
+"""The same whatever policy somebody has chosen, as for forms, of which each keeps the same under all."""
+
 _bypasses = 0
 
 
@@ -42,9 +45,9 @@ def has_cpp_node() -> bool:
 @dispatch.chosen.on_change
 @policies.chosen.on_change
 def _follow_choices() -> None:
-    global serves
-    untouched = dispatch.chosen.is_untouched and policies.chosen.is_untouched
-    serves = module is not None and untouched and not _bypasses
+    global serves, repeats
+    repeats = module is not None and dispatch.chosen.is_untouched and not _bypasses
+    serves = repeats and policies.chosen.is_untouched
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -123,8 +123,14 @@ def _negative_zeros(spec: Any) -> Hashable:
 def call(form: Form, spec: Any, *tensors: Tensor | None) -> Any:
     """The output of `form` with the constants `spec`, or the tuple of its outputs."""
     record = None
-    if node.serves and not torch.compiler.is_compiling():
-        found = node.module.call(_number(form, spec), *tensors)
+    if node.repeats and not torch.compiler.is_compiling():
+        if node.serves or policies.chosen() != "recompute":
+            found = node.module.call(_number(form, spec), *tensors)
+        elif isinstance(found := node.module.call_and_kept(_number(form, spec), *tensors), tuple):
+            outputs, kept = found
+            if kept:
+                _remember(form, spec, tensors, outputs, kept)
+            return _outputs(form, outputs)
         if isinstance(found, (Tensor, tuple)):
             return found
         record = found
@@ -134,6 +140,37 @@ def call(form: Form, spec: Any, *tensors: Tensor | None) -> Any:
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return shown_as(form.shown(spec), _Recorded).apply(form, spec, kernels, record, *tensors)
     return _outputs(form, _forward(form, spec, kernels, record, 0, tensors))
+
+
+def _remember(
+    form: Form, spec: Any, tensors: tuple[Tensor | None, ...], made: tuple[Tensor, ...], kept: Gradients
+) -> None:
+    """Under `saving("recompute")` the first output need not be kept by others, if it can be made again."""
+    if form.is_made_again(spec, tensors):
+        again = partial(call, _again(form), form.backward_spec(spec, tensors, made))
+        recomputing.remember(made[0], form.shown(spec), again, *kept)
+
+
+class _Again(Form):
+    """The output of a form, of what its backward keeps."""
+
+    def __init__(self, form: Form) -> None:
+        self.form, self.family, self.row = form, form.family, form.row  # type: ignore[misc]
+
+    def shown(self, spec: Any) -> str:
+        return self.form.shown(spec)
+
+    def activation(self, spec: Any) -> str | None:
+        return self.form.activation(spec)
+
+    def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return (self.form.again(kernels, spec, *tensors),)
+
+    def elsewhere(self, spec: Any, *tensors: Tensor | None) -> Any:
+        return self.form.again(_kernels(self, spec, tensors[0]), spec, *tensors)  # type: ignore[arg-type]
+
+
+_again = cache(_Again)
 
 
 def _outputs(form: Form, made: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
@@ -201,11 +238,11 @@ class _Recorded(Function):
     def forward(ctx, form, spec, kernels, record, *tensors):  # type: ignore[override]
         wanted = sum(needed << at for at, needed in enumerate(ctx.needs_input_grad[4:]))
         made = _forward(form, spec, kernels, record, wanted, tensors)
-        kept, after = form.keeps(spec, tensors, made), form.backward_spec(spec, tensors, made)
+        kept = form.keeps(spec, tensors, made)
         save(ctx, *kept)
-        ctx.constants = (form, after, kernels)
-        if policies.chosen() == "recompute" and form.is_made_again(spec, tensors):
-            recomputing.remember(made[0], form.shown(spec), partial(form.again, kernels, after), *kept)
+        ctx.constants = (form, form.backward_spec(spec, tensors, made), kernels)
+        if policies.chosen() == "recompute":
+            _remember(form, spec, tensors, made, kept)
         ctx.set_materialize_grads(False)
         return _outputs(form, made)
 

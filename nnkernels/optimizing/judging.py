@@ -146,7 +146,11 @@ class Trial:
         """Runs the adapter's forward and backward once, where kernels are compiled and not launched."""
         if self._place()[0].type != "cuda" or self._refusal():
             return
-        with suppress(Exception), self._entered() as calls:  # judging meets it again, and says what it is
+        with (
+            suppress(Exception),  # judging meets it again, and says what it is
+            self._entered() as calls,
+            torch.autograd.set_multithreading_enabled(False),  # which torch.inference_mode has changed
+        ):
             self._sides(calls)[0]()
 
     def judge(self) -> tuple[bool, str, float | None]:

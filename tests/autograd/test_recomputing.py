@@ -11,6 +11,7 @@ from conftest import DEVICE
 import nnkernels
 import nnkernels.functional as F
 from nnkernels import nn
+from nnkernels.autograd import has_cpp_node, route
 
 WIDE = (4, 6, 8, 8)
 MADE_AGAIN = {
@@ -72,10 +73,21 @@ def run(case, layout, dtype, policy):
 def test_gradients_are_those_of_the_output_that_was_not_kept(name, layout, dtype):
     case = MADE_AGAIN.get(name) or KEPT[name]
     expected, _ = run(case, layout, dtype, "auto")
-    found, lives = run(case, layout, dtype, "recompute")
-    assert lives == (name in KEPT)
-    for mine, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, other)
+    for _ in range(4):  # of which the later ones are repeated without Python
+        found, lives = run(case, layout, dtype, "recompute")
+        assert lives == (name in KEPT)
+        for mine, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")
+def test_repeated_calls_enter_no_python_and_what_they_made_is_made_again_by_a_plan(monkeypatch):
+    forwards = []
+    forward = route._forward
+    monkeypatch.setattr(route, "_forward", lambda form, *given: forwards.append(type(form)) or forward(form, *given))
+    for _ in range(5):
+        run(MADE_AGAIN["batch norm and relu"], torch.channels_last, torch.float64, "recompute")
+    assert len(forwards) == 4  # twice for the output, twice for the output again
 
 
 def test_recomputing_moves_no_running_statistics():

@@ -196,7 +196,7 @@ variable_list FormBackward::apply_with_saved(const variable_list& grads,
 
 }  // namespace
 
-Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted) {
+Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tensors, uint64_t wanted, Tensors* kept) {
   Tensors outputs;
   {
     pybind11::gil_scoped_release unlocked;
@@ -219,8 +219,9 @@ Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tenso
       for (const Place& place : plan->kept) {
         const auto result = std::find(plan->results.begin(), plan->results.end(), place);
         const bool is_output = result != plan->results.end();
-        node->kept.emplace_back(is_output ? outputs[result - plan->results.begin()] : at_place(place, found),
-                                is_output);
+        const Tensor one = is_output ? outputs[result - plan->results.begin()] : at_place(place, found);
+        if (kept) kept->push_back(one);
+        node->kept.emplace_back(one, is_output);
       }
     }
   }
@@ -228,16 +229,17 @@ Tensors outputs_of(const std::shared_ptr<const Plan>& plan, const Tensors& tenso
   return outputs;
 }
 
-PyObject* wrapped(const Tensors& outputs) {
-  if (outputs.size() == 1) return THPVariable_Wrap(outputs[0]);
-  py::tuple all(outputs.size());
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    all[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(outputs[i]));
+namespace {
+
+py::tuple in_tuple(const Tensors& tensors) {
+  py::tuple all(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    all[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(tensors[i]));
   }
-  return all.release().ptr();
+  return all;
 }
 
-PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
+PyObject* call_by_plan(PyObject* const* args, Py_ssize_t count, bool tells_kept) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count >= 2, "call() takes a form and its tensors, got ", count, " arguments");
   note_call();
@@ -260,8 +262,25 @@ PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
   }
   const Known known = plans().find(key_of(form, false, wanted, tensors));
   if (!known.plan) return PyBool_FromLong(known.record);
-  return wrapped(outputs_of(known.plan, tensors, wanted));
+  if (!tells_kept) return wrapped(outputs_of(known.plan, tensors, wanted));
+  Tensors kept;
+  const Tensors outputs = outputs_of(known.plan, tensors, wanted, &kept);
+  return py::make_tuple(in_tuple(outputs), in_tuple(kept)).release().ptr();
   END_HANDLE_TH_ERRORS
+}
+
+}  // namespace
+
+PyObject* wrapped(const Tensors& outputs) {
+  return outputs.size() == 1 ? THPVariable_Wrap(outputs[0]) : in_tuple(outputs).release().ptr();
+}
+
+PyObject* call_form(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return call_by_plan(args, count, /*tells_kept=*/false);
+}
+
+PyObject* call_form_and_kept(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return call_by_plan(args, count, /*tells_kept=*/true);
 }
 
 PyObject* learn_form(PyObject*, PyObject* args) {
