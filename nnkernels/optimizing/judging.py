@@ -17,7 +17,7 @@ from .. import _torch
 from ..benchmark import best_of_asking, best_of_rounds
 from ..hooks import is_plain
 from .adapting import Adapted, Call, adapted_class, find, is_adapted, own_class
-from .step import copied, forked, gradients_of, put_back
+from .step import Outline, copied, filled, forked, gradients_of, put_back
 
 SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensors on which a kind is timed if no example says how many there are."""
@@ -49,9 +49,9 @@ class Kind:
             return []
         return [inside for module in self.modules for inside in self._asked(module, "takes")]
 
-    def probes(self) -> list[Module]:
-        """What has to be seen of the first module, which is timed for all."""
-        return [] if self.why else self._asked(self.modules[0], "probes")
+    def probes(self, module: Any) -> list[Module]:
+        """What has to be seen of one of the modules, of which the first is timed for all."""
+        return [] if self.why else self._asked(module, "probes")
 
     def depth(self) -> int:
         """How many modules are around the outermost."""
@@ -134,7 +134,8 @@ class Trial:
     Args:
         kind: whose first module is timed.
         model: whose parameters tell where a module without any computes.
-        seen: what the modules that an adapter asks for are called with in the model; without it, samples serve.
+        seen: what the modules that an adapter asks for are called with in the model, outlined; without it, samples
+            serve.
         queued: whether the GPU's own time counts, since the host is ahead of it.
         records: whether autograd does, in the step.
     """
@@ -143,22 +144,34 @@ class Trial:
         self.kind, self.model, self.seen, self.queued, self.records = kind, model, seen, queued, records
 
     def compile(self) -> None:
-        """Runs the adapter's forward and backward once, where kernels are compiled and not launched."""
+        """Runs the adapter's forward and backward, where kernels are compiled and not launched.
+
+        Of every module that is called with other shapes than those before it, since the whole step will call them all.
+        """
         if self._place()[0].type != "cuda" or self._refusal():
             return
-        with (
-            suppress(Exception),  # judging meets it again, and says what it is
-            self._entered() as calls,
-            torch.autograd.set_multithreading_enabled(False),  # which torch.inference_mode has changed
-        ):
-            self._sides(calls)[0]()
+        met = set()
+        for module in self.kind.modules:
+            calls = self._calls(module)
+            key = tuple(map(_outline, tree_leaves(calls)))
+            if key in met or None in (calls or []):
+                continue
+            met.add(key)
+            with (
+                suppress(Exception),  # judging meets it again, and says what it is
+                self._entered(module) as made,
+                torch.autograd.set_multithreading_enabled(False),  # which torch.inference_mode has changed
+            ):
+                self._sides(module, made)[0]()
+        with suppress(Exception), self._in_evaluation() as made:
+            self._module.ours(*made)
 
     def judge(self) -> tuple[bool, str, float | None]:
         """Whether a kind pays, what says so, and how many times as fast it is."""
         if why := self._refusal():
             return False, why, None
         try:
-            with self._entered() as calls:
+            with self._entered(self._module) as calls:
                 if calls is None:
                     return False, "not timed: only an example tells what it is called with", None
                 return self._judged(calls)
@@ -167,32 +180,25 @@ class Trial:
 
     def keeps_the_host(self) -> bool:
         """Whether the host takes longer to ask a GPU for ours than for the class's own forward, without gradients."""
-        device = self._place()[0]
-        if device.type != "cuda":
+        if self._place()[0].type != "cuda":
             return False
-        modes = [(one, one.training) for one in self._module.modules()]
         try:
-            for one, _ in modes:
-                one.training = False
-            with self._entered() as calls, torch.no_grad():
+            with self._in_evaluation() as calls:
                 ours, theirs = best_of_asking([lambda: self._module.ours(*calls), lambda: self._module.theirs(*calls)])
                 return ours > _NO_LONGER * theirs
-        except Exception:  # such as a kind that only training knows
+        except Exception:  # such as that of a kind which only training knows
             return False
-        finally:
-            for one, mode in modes:
-                one.training = mode
 
     @property
     def _module(self) -> Any:
         return self.kind.modules[0]
 
-    def _calls(self) -> list[Call | None] | None:
-        """What is asked for; None where samples serve."""
-        return None if self.seen is None else [self.seen.get(id(probe)) for probe in self.kind.probes()]
+    def _calls(self, module: Any) -> list[Call | None] | None:
+        """What is asked for, outlined; None where samples serve."""
+        return None if self.seen is None else [self.seen.get(id(probe)) for probe in self.kind.probes(module)]
 
     def _refusal(self) -> str:
-        if None in (self._calls() or []):
+        if None in (self._calls(self._module) or []):
             return "the example does not call it"
         if self.kind.adapter.calls_inside and not is_plain_inside(self._module):  # type: ignore[union-attr]
             return "not timed: modules inside have hooks, which timing would call"
@@ -203,15 +209,28 @@ class Trial:
         """Where, and in what type, the first of the tensors is; autocast computes in a type of its own."""
         module = self._module
         owned = chain(module.parameters(), module.buffers(), self.model.parameters())
-        candidates = chain(tree_leaves(self._calls()), owned)
-        tensors = (one for one in candidates if isinstance(one, Tensor) and one.is_floating_point())
+        candidates = chain(tree_leaves(self._calls(module)), owned)
+        tensors = (one for one in candidates if isinstance(one, (Outline, Tensor)) and one.dtype.is_floating_point)
         found = next(tensors, torch.empty(0))
         return found.device, _torch.computed_in(found.device.type, found.dtype)
 
     @contextmanager
-    def _entered(self) -> Iterator[Any]:
+    def _in_evaluation(self) -> Iterator[Any]:
+        """The same of the first module in evaluation, where nothing is recorded."""
+        modes = [(one, one.training) for one in self._module.modules()]
+        try:
+            for one, _ in modes:
+                one.training = False
+            with self._entered(self._module) as calls, torch.no_grad():
+                yield calls
+        finally:
+            for one, mode in modes:
+                one.training = mode
+
+    @contextmanager
+    def _entered(self, module: Any) -> Iterator[Any]:
         """With the adapter and the step's modes, and all put back afterwards; gives the calls."""
-        module, (device, dtype) = self._module, self._place()
+        device, dtype = self._place()
         inference = any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
         with (
             torch.inference_mode(inference),
@@ -220,10 +239,11 @@ class Trial:
             forked(device),
             adapted((self.kind.adapter, [module], False)),  # type: ignore[arg-type]
         ):
-            yield self._calls() or module.samples(SIZES[device.type], device, dtype)
+            seen = self._calls(module)
+            yield module.samples(SIZES[device.type], device, dtype) if not seen else [*map(filled, seen)]  # type: ignore[arg-type]
 
     def _judged(self, calls: list[Call]) -> tuple[bool, str, float | None]:
-        device, sides = self._place()[0].type, self._sides(calls)
+        device, sides = self._place()[0].type, self._sides(self._module, calls)
         most = _DOUBTED if self.seen is None else _TRIALS  # with an example the whole step is timed as well
         trials: list[list[float]] = []
         wins = 0
@@ -237,9 +257,8 @@ class Trial:
         told = f"{gain:.2f} x as fast on {device} in {' and '.join(sorted(types))}{doubt}"
         return gain >= _PAYS and agreed, told, gain
 
-    def _sides(self, calls: list[Call]) -> list[Callable[[], object]]:
+    def _sides(self, module: Any, calls: list[Call]) -> list[Callable[[], object]]:
         """Ours and theirs, forward and backward."""
-        module = self._module
         wanted = [one for one in (*_numbers(calls), *module.parameters()) if one.requires_grad]
         wanted = wanted if module.training and torch.is_grad_enabled() else []
         # What writes in place is given copies, since it may not write into a leaf.
@@ -253,6 +272,19 @@ class Trial:
             return gradients_of(call, wanted)
 
         return [side(module.ours), side(module.theirs)]
+
+
+def _outline(leaf: Any) -> Any:
+    """What two calls have alike if the same kernels serve them; of masks and indices how they lie."""
+    return (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf if _is_hashable(leaf) else None
+
+
+def _is_hashable(leaf: Any) -> bool:
+    try:
+        hash(leaf)
+    except TypeError:
+        return False
+    return True
 
 
 def _numbers(calls: list[Call]) -> list[Tensor]:

@@ -121,7 +121,9 @@ def _planned(model: Module, step: Step | None, always: bool, random: bool, queue
     # What takes other modules is decided on before those are, and what is around others before what is inside.
     for group in ([kind for kind in found if kind.takes()], [kind for kind in found if not kind.takes()]):
         left = [kind for kind in group if kind.without(taken)]
-        seen = None if step is None or always else step.seen([one for kind in left for one in kind.probes()])
+        seen = None
+        if step is not None and not always:
+            seen = step.seen([one for kind in left for module in kind.modules for one in kind.probes(module)])
         known = [_known(kind, always, random) for kind in left]
         trials = [Trial(kind, model, seen, queued, records) for kind in left]
         with compiled_ahead():

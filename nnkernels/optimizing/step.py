@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -110,11 +111,11 @@ class Step:
                     one.copy_(was)
 
     def seen(self, probes: list[Module]) -> dict[int, Call]:
-        """What each of the probes is called with first, tensors replaced by new ones of the same layout."""
+        """What each of the probes is called with first, floating-point tensors replaced by how they lie."""
         calls: dict[int, Call] = {}
         handles = [
             probe.register_forward_pre_hook(
-                lambda module, args, kwargs: calls.setdefault(id(module), like(Call(args, kwargs))) and None,
+                lambda module, args, kwargs: calls.setdefault(id(module), outlined(Call(args, kwargs))) and None,
                 with_kwargs=True,
             )
             for probe in {id(probe): probe for probe in probes}.values()
@@ -127,19 +128,38 @@ class Step:
         return calls
 
 
-def like(call: Call) -> Call:
-    """The call with tensors of other numbers, but of the same layout; masks, indices and flags are kept."""
+@dataclass(frozen=True)
+class Outline:
+    """How a floating-point tensor lies, the strides of a permuted one included."""
 
-    def new(given: Any) -> Any:
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    requires_grad: bool
+
+    def tensor(self) -> Tensor:
+        """One of random numbers that lies so."""
+        made = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+        return made.normal_().requires_grad_(self.requires_grad)
+
+
+def outlined(call: Call) -> Call:
+    """The call with outlines in place of tensors; masks, indices and flags are kept."""
+
+    def of(given: Any) -> Any:
         if not isinstance(given, Tensor):
             return copied(given)
         if not given.is_floating_point():
             return given
-        # The same strides, also where they are those of a permuted tensor.
-        made = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=given.device)
-        return made.normal_().requires_grad_(given.requires_grad)
+        return Outline(given.shape, given.stride(), given.dtype, given.device, given.requires_grad)
 
-    return tree_map(new, call)
+    return tree_map(of, call)
+
+
+def filled(call: Call) -> Call:
+    """The call with tensors in place of outlines."""
+    return tree_map(lambda given: given.tensor() if isinstance(given, Outline) else given, call)
 
 
 def copied(given: Any) -> Any:
