@@ -123,23 +123,22 @@ struct ScaledArgument : LinearArgument<M> {
   using T = typename M::T;
   static constexpr T infinity = T(__builtin_inf());
   Pair<T> beta, positive;
-  T far;              // where |z| is
-  T low, high;        // where the gate is closed
-  Interval<T> range;  // where the derivative changes
+  T far;                  // where |z| is
+  Interval<T> open_gate;  // on one side of which the gate is closed
+  Interval<T> range;      // where the derivative changes
 
   explicit NNK_HD ScaledArgument(Pair<T> beta) : beta(beta), positive(beta) {
     const T one = T(1) / magnitude(beta.hi), most = T(3e38);  // where |z| is 1
     far = at_most(Argument<M>::far * one, most);
-    low = beta.hi > T(0) ? -far : -infinity;
-    high = beta.hi < T(0) ? far : infinity;
+    open_gate = {beta.hi > T(0) ? -far : -infinity, beta.hi < T(0) ? far : infinity};
     const T closing = at_most(-Argument<M>::closing * one, most), opening = at_most(Argument<M>::large * one, most);
     const bool turned = beta.hi < T(0);
     range = turned ? Interval<T>{-opening, closing} : Interval<T>{-closing, opening};
     if (turned && M::precise) positive = {-beta.hi, -beta.lo};
   }
 
-  NNK_HD T bounded(T x) const { return at_least(at_most(x, far), -far); }
-  NNK_HD T closed(T x) const { return at_least(at_most(x, high), low); }
+  NNK_HD T bounded(T x) const { return Interval<T>{-far, far}.hold(x); }
+  NNK_HD T closed(T x) const { return open_gate.hold(x); }
   NNK_HD bool is_below(T x) const { return x * beta.hi < T(0); }
   NNK_HD T open(T x) const { return range.hold(x); }
 

@@ -251,7 +251,17 @@ NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
 template <class T>
 struct Interval {
   T low, high;
-  NNK_HD T hold(T x) const { return at_least(at_most(x, high), low); }
+  NNK_HD T hold(T x) const {
+#if defined(__CUDA_ARCH__)
+    if constexpr (sizeof(T) == 4) {  // bounds that may be NaN make a comparison and a choice of each
+      float most, held;
+      asm("min.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(x), "f"(high));
+      asm("max.NaN.f32 %0, %1, %2;" : "=f"(held) : "f"(most), "f"(low));
+      return held;
+    }
+#endif
+    return at_least(at_most(x, high), low);
+  }
 };
 
 // Horner's rule over a constant table, lowest power first. The recursion keeps the coefficients in the instructions.

@@ -6,10 +6,11 @@ import gc
 import importlib.util
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -53,7 +54,8 @@ def compiled_ahead() -> Iterator[None]:
         with (
             node.bypassed(),
             torch.autograd.set_multithreading_enabled(False),
-            AsyncCompileMode(waiting, ignore_errors=True),
+            AsyncCompileMode(waiting, ignore_errors=True),  # which waits, as it ends, until every call is settled
+            waiting,
         ):
             yield
             waiting.finish()
@@ -62,25 +64,31 @@ def compiled_ahead() -> Iterator[None]:
 
 
 class _Waiting(Executor):
-    """Calls that compile a kernel each, made together in the end: all that they leave is in Triton's cache on disk."""
+    """Calls that compile a kernel each, made together in the end: all that they leave is in Triton's cache on disk.
+
+    What has not been made as its `with` statement ends, by an exception, never will be.
+    """
 
     def __init__(self) -> None:
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self._calls.append((lambda: call(*args, **kwargs), future))
+        self._calls.append((partial(call, *args, **kwargs), future))
         return future
 
     def finish(self) -> None:
         """Makes all calls: in processes of their own, for the sake of the cache, and then here, where it serves."""
-        calls, self._calls = self._calls, []
-        run_in_forks([partial(_compile, call) for call, _ in calls])
-        for call, future in calls:
+        run_in_forks([partial(_compile, call) for call, _ in self._calls])
+        for call, future in self._calls:
             try:
                 future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
+
+    def __exit__(self, *_: object) -> None:
+        for future in (future for _, future in self._calls if not future.done()):
+            future.set_exception(CancelledError())
 
 
 def _compile(call: Callable[[], Any]) -> None:
@@ -94,27 +102,34 @@ def _compile(call: Callable[[], Any]) -> None:
 def run_in_forks(calls: list[Callable[[], object]], seconds: float = _MOST_SECONDS) -> None:
     """Makes the calls in copies of this process, as many as there are processors, for what they leave on disk.
 
-    What a call returns or raises is lost, as is what is not done after so many `seconds`. Threads would not do: most of
-    compiling with Triton holds Python's lock. The calls must not use a GPU, which a copy of a process cannot.
+    What a call returns or raises is lost, as is what is not done after so many `seconds`, or if there can be no copies.
+    Threads would not do: most of compiling with Triton holds Python's lock. The calls must not use a GPU, which a copy
+    of a process cannot.
     """
     count = min(len(calls), _processors(), _MOST_PROCESSES)
     if count < 2 or not hasattr(os, "fork"):
         return
     # The numbers of the calls, of which each process takes the next when it has made one.
     numbers, told = os.pipe()
-    os.write(told, b"".join(at.to_bytes(2, "little") for at in range(min(len(calls), 2**14))))
-    os.close(told)
-    with warnings.catch_warnings():
-        # Python warns of forks beside threads, whose locks nobody opens: a process that waits for one is ended.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        children = [_forked(calls, numbers) for _ in range(count)]
-    os.close(numbers)
-    end = time.monotonic() + seconds
-    for child in children:
-        while not _has_ended(child):
-            if time.monotonic() > end:
-                os.kill(child, signal.SIGKILL)
+    children: list[int] = []
+    try:
+        os.write(told, b"".join(at.to_bytes(2, "little") for at in range(min(len(calls), 2**14))))
+        os.close(told)
+        sys.stdout.flush(), sys.stderr.flush()  # or a copy might write what is still to be written here
+        with suppress(OSError), warnings.catch_warnings():
+            # Python warns of forks beside threads, whose locks nobody opens: a process that waits for one is ended.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for _ in range(count):
+                children.append(_forked(calls, numbers))
+        end = time.monotonic() + seconds
+        while (children := [child for child in children if not _has_ended(child)]) and time.monotonic() < end:
             time.sleep(0.005)
+    finally:
+        os.close(numbers)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            _has_ended(child, 0)
 
 
 def _processors() -> int:
@@ -126,16 +141,18 @@ def _forked(calls: list[Callable[[], object]], numbers: int) -> int:
     if child:
         return child
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         gc.disable()  # which might find tensors of the GPU
-        while number := os.read(numbers, 2):
+        while found := os.read(numbers, 2):
             with suppress(Exception):
-                calls[int.from_bytes(number, "little")]()
+                calls[int.from_bytes(found, "little")]()
     finally:
         os._exit(0)
 
 
-def _has_ended(child: int) -> bool:
+def _has_ended(child: int, how: int = getattr(os, "WNOHANG", 0)) -> bool:
     try:
-        return os.waitpid(child, os.WNOHANG)[0] == child
+        return os.waitpid(child, how)[0] == child
     except ChildProcessError:  # somebody has asked not to be told of ended processes
         return True

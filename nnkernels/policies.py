@@ -52,7 +52,8 @@ class saving(Choosing):
         ValueError: `policy` is none of these. A call that the policy cannot serve, such as "bits" for silu, raises
             ValueError as well.
 
-    It has no effect under torch.compile, whose own partitioner decides what backward keeps, and under torch.func.
+    It has no effect under torch.compile, whose own partitioner decides what backward keeps, and under torch.func, which
+    refuses "recompute", as it does all hooks of saved tensors.
 
     Source: Chakrabarti & Moseley 2019 and Chen et al. 2021 (ActNN), for keeping activations in few bits.
 

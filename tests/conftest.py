@@ -1,4 +1,4 @@
-"""Poisoned memory for every test, and the fixtures that name rows, backends and types."""
+"""Poisoned memory and a seed for every test, and the fixtures that name rows, backends and types."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def poisoned_memory() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

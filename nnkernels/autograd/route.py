@@ -147,12 +147,12 @@ def _remember(
 ) -> None:
     """Under `saving("recompute")` the first output need not be kept by others, if it can be made again."""
     if form.is_made_again(spec, tensors):
-        again = partial(call, _again(form), form.backward_spec(spec, tensors, made))
+        again = partial(call, _repetition(form), form.backward_spec(spec, tensors, made))
         recomputing.remember(made[0], form.shown(spec), again, *kept)
 
 
-class _Again(Form):
-    """The output of a form, of what its backward keeps."""
+class _Repetition(Form):
+    """The first output of a form, of what its backward keeps."""
 
     def __init__(self, form: Form) -> None:
         self.form, self.family, self.row = form, form.family, form.row  # type: ignore[misc]
@@ -163,6 +163,9 @@ class _Again(Form):
     def activation(self, spec: Any) -> str | None:
         return self.form.activation(spec)
 
+    def repeats(self, spec: Any) -> bool:
+        return self.form.repeats(spec)
+
     def forward(self, kernels: ModuleType, spec: Any, records: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         return (self.form.again(kernels, spec, *tensors),)
 
@@ -170,7 +173,7 @@ class _Again(Form):
         return self.form.again(_kernels(self, spec, tensors[0]), spec, *tensors)  # type: ignore[arg-type]
 
 
-_again = cache(_Again)
+_repetition = cache(_Repetition)
 
 
 def _outputs(form: Form, made: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers")
 
 
 SMALL = 2**20
-"""Elements of a first argument below which a GPU is done with most calls before the host has asked for the next."""
+"""Elements of a call's tensors below which a GPU is done with most calls before the host has asked for the next."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,8 +85,8 @@ class Adapted:
         """Calls of the probes with about so many elements; None if nobody can know their shapes."""
         return None
 
-    def leaves(self, *args: Any) -> bool:
-        """Whether a call with these tensors is one of the small ones that the module leaves to its class."""
+    def leaves_call(self, *args: Any) -> bool:
+        """Whether a plain call with these tensors is one of the small ones that the module leaves to its class."""
         return (
             self.leaves_small
             and not torch.is_grad_enabled()
@@ -145,9 +145,9 @@ def adapted_class(adapter: type[Any], theirs: type[Any], leaves_small: bool = Fa
 
     @wraps(theirs.forward)  # tracers and trainers ask for its signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        left = leaves_small and self.leaves(*args, *kwargs.values())
-        if not left and not torch.compiler.is_compiling() and _is_plain(args, kwargs):
-            made = self.fused(*args, **kwargs)
+        if not torch.compiler.is_compiling() and _is_plain(args, kwargs):
+            left = leaves_small and self.leaves_call(*args, *kwargs.values())
+            made = NotImplemented if left else self.fused(*args, **kwargs)
             if made is not NotImplemented:
                 return made
         return theirs.forward(self, *args, **kwargs)

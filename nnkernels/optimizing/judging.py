@@ -17,7 +17,7 @@ from .. import _torch
 from ..benchmark import best_of_asking, best_of_rounds
 from ..hooks import is_plain
 from .adapting import Adapted, Call, adapted_class, find, is_adapted, own_class
-from .step import Outline, copied, filled, forked, gradients_of, put_back
+from .step import Outline, copied, filled, forked, gradients_of, is_of_tensors, put_back
 
 SIZES = {"cpu": 2**19, "cuda": 2**24}
 """Elements of the tensors on which a kind is timed if no example says how many there are."""
@@ -179,8 +179,12 @@ class Trial:
             return False, f"not timed: {(str(error) or type(error).__name__).splitlines()[0]}", None
 
     def keeps_the_host(self) -> bool:
-        """Whether the host takes longer to ask a GPU for ours than for the class's own forward, without gradients."""
-        if self._place()[0].type != "cuda":
+        """Whether the host takes longer to ask a GPU for ours than for the class's own forward, without gradients.
+
+        Not asked of calls that change what they are given, of which each would be another.
+        """
+        seen = [call for call in self._calls(self._module) or [] if call is not None]
+        if self._place()[0].type != "cuda" or not all(map(is_of_tensors, seen)):
             return False
         try:
             with self._in_evaluation() as calls:
@@ -276,15 +280,9 @@ class Trial:
 
 def _outline(leaf: Any) -> Any:
     """What two calls have alike if the same kernels serve them; of masks and indices how they lie."""
-    return (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf if _is_hashable(leaf) else None
-
-
-def _is_hashable(leaf: Any) -> bool:
-    try:
-        hash(leaf)
-    except TypeError:
-        return False
-    return True
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype
+    return leaf if is_of_tensors(Call((leaf,), {})) else type(leaf)
 
 
 def _numbers(calls: list[Call]) -> list[Tensor]:

@@ -123,7 +123,8 @@ def _planned(model: Module, step: Step | None, always: bool, random: bool, queue
         left = [kind for kind in group if kind.without(taken)]
         seen = None
         if step is not None and not always:
-            seen = step.seen([one for kind in left for module in kind.modules for one in kind.probes(module)])
+            first = [one for kind in left for one in kind.probes(kind.modules[0])]
+            seen = step.seen(first, [one for kind in left for module in kind.modules for one in kind.probes(module)])
         known = [_known(kind, always, random) for kind in left]
         trials = [Trial(kind, model, seen, queued, records) for kind in left]
         with compiled_ahead():

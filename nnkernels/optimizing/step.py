@@ -110,15 +110,23 @@ class Step:
                 for one, was in zip(parameters, before, strict=True):
                     one.copy_(was)
 
-    def seen(self, probes: list[Module]) -> dict[int, Call]:
-        """What each of the probes is called with first, floating-point tensors replaced by how they lie."""
+    def seen(self, probes: list[Module], others: Sequence[Module] = ()) -> dict[int, Call]:
+        """What each of the modules is called with first, floating-point tensors replaced by how they lie.
+
+        Of the `others` only calls with nothing but tensors and constants: the cache of keys and values that a model
+        hands from layer to layer is not copied for each of them.
+        """
         calls: dict[int, Call] = {}
+        asked = {id(probe) for probe in probes}
+
+        def note(module: Module, args: Any, kwargs: Any) -> None:
+            call = Call(args, kwargs)
+            if id(module) not in calls and (id(module) in asked or is_of_tensors(call)):
+                calls[id(module)] = outlined(call)
+
         handles = [
-            probe.register_forward_pre_hook(
-                lambda module, args, kwargs: calls.setdefault(id(module), outlined(Call(args, kwargs))) and None,
-                with_kwargs=True,
-            )
-            for probe in {id(probe): probe for probe in probes}.values()
+            module.register_forward_pre_hook(note, with_kwargs=True)
+            for module in {id(module): module for module in (*probes, *others)}.values()
         ]
         try:
             self.repeated()
@@ -162,9 +170,17 @@ def filled(call: Call) -> Call:
     return tree_map(lambda given: given.tensor() if isinstance(given, Outline) else given, call)
 
 
+def is_of_tensors(call: Call) -> bool:
+    """Whether a call's arguments are tensors and what cannot be changed."""
+    return all(isinstance(leaf, (Tensor, Outline, *_CONSTANTS)) for leaf in tree_leaves(call))
+
+
+_CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.device)
+
+
 def copied(given: Any) -> Any:
     """A copy of what is neither a tensor nor unchangeable, if it can be copied."""
-    if given is None or isinstance(given, (bool, int, float, str, torch.dtype, torch.device)):
+    if isinstance(given, _CONSTANTS):
         return given
     try:
         return copy.deepcopy(given)

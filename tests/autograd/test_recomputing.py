@@ -141,6 +141,54 @@ def test_of_a_chain_of_blocks_every_third_output_is_kept():
     torch.testing.assert_close(torch.autograd.grad(made, x)[0], expected)
 
 
+def test_an_output_is_made_once_for_all_who_keep_it(monkeypatch):
+    made = []
+    again = route._Repetition.forward
+    monkeypatch.setattr(
+        route._Repetition, "forward", lambda form, *given: made.append(form.shown(given[1])) or again(form, *given)
+    )
+    x = torch.randn(5, 8, device=DEVICE, requires_grad=True)
+    weights = [torch.randn(8, 8, device=DEVICE, requires_grad=True) for _ in range(3)]
+
+    def loss():
+        y = F.rms_norm_act(x, 8, activation="silu")
+        return sum((y @ weight).square().sum() for weight in weights)
+
+    with nnkernels.backend("reference"):
+        expected = torch.autograd.grad(loss(), (x, *weights))
+    with nnkernels.backend("auto"), nnkernels.saving("recompute"):
+        kept = loss()
+    for times in (1, 2):
+        found = torch.autograd.grad(kept, (x, *weights), retain_graph=True)
+        torch.testing.assert_close(found, expected)
+        assert len(made) == times
+
+
+@pytest.mark.parametrize("view", [lambda y: y, lambda y: y.conj().imag], ids=["complex", "negative"])
+def test_views_of_numbers_as_others_are_kept(view):
+    x = torch.randn(6, 8, device=DEVICE, requires_grad=True)
+    weight = torch.randn(6, 4, device=DEVICE, requires_grad=True)
+
+    def loss():
+        y = view(torch.view_as_complex(F.rms_norm_act(x, 8).view(6, 4, 2)))
+        return (y * weight).abs().square().sum()
+
+    expected = torch.autograd.grad(loss(), (x, weight))
+    with nnkernels.saving("recompute"):
+        kept = loss()
+    torch.testing.assert_close(torch.autograd.grad(kept, (x, weight)), expected)
+
+
+def test_memory_that_has_been_freed_is_an_error():
+    weight = torch.ones(8, device=DEVICE, requires_grad=True)
+    follow = torch.nn.Linear(8, 8).to(DEVICE)
+    with nnkernels.saving("recompute"):
+        loss = follow(F.rms_norm_act(torch.randn(3, 8, device=DEVICE), 8, weight)).sum()
+    weight.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"\(8,\).*RMSNormAct again.*FSDP"):
+        loss.backward()
+
+
 def test_a_parameter_that_has_changed_is_an_error():
     norm, follow = nn.RMSNormAct(8), torch.nn.Linear(8, 8)
     with nnkernels.saving("recompute"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 
 import nnkernels
 import nnkernels.functional as F
-from nnkernels.ahead import compiled_ahead, run_in_forks
+from nnkernels.ahead import _Waiting, compiled_ahead, run_in_forks
 from nnkernels.autograd import has_cpp_node, node, route
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, for which Triton compiles")
@@ -54,8 +57,59 @@ def test_a_call_that_never_ends_is_ended(tmp_path):
     done = tmp_path / "done"
     began = time.monotonic()
     run_in_forks([partial(time.sleep, 600), done.touch], seconds=1.0)
-    assert time.monotonic() - began < 300
+    assert time.monotonic() - began < 60
     assert done.exists()
+
+
+@needs_processors
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None])
+def test_nothing_is_left_of_forks_that_fail_or_are_interrupted(monkeypatch, error, tmp_path):
+    fork, forks = os.fork, []
+
+    def second_fails():
+        if forks:
+            raise error or OSError("no more processes")
+        forks.append(fork())
+        return forks[0]
+
+    monkeypatch.setattr(os, "fork", second_fails)
+    before = set(os.listdir("/proc/self/fd"))
+    calls = [partial(time.sleep, 0.1), (tmp_path / "done").touch]
+    if error is None:
+        run_in_forks(calls)
+        assert (tmp_path / "done").exists()
+    else:
+        with pytest.raises(error):
+            run_in_forks(calls)
+    assert set(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(forks[0], os.WNOHANG)
+
+
+@needs_processors
+def test_what_is_still_to_be_printed_is_printed_once(tmp_path):
+    program = """
+import sys
+from nnkernels.ahead import run_in_forks
+sys.stdout.write("once")
+run_in_forks([sys.stdout.flush] * 4)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "once", done.stderr
+
+
+@pytest.mark.parametrize("interrupt", [None, KeyboardInterrupt, ValueError])
+def test_every_call_is_settled_whatever_happens(interrupt):
+    async_compile = pytest.importorskip("triton").AsyncCompileMode
+    waiting, finalized = _Waiting(), []
+    raised = nullcontext() if interrupt is None else pytest.raises(interrupt)
+    with raised, async_compile(waiting, ignore_errors=True) as mode, waiting:
+        for key, call in (("a", lambda: 1), ("b", lambda: 1 / 0), ("c", lambda: 3)):
+            mode.submit(key, call, finalized.append)
+        if interrupt is not None:
+            raise interrupt
+        waiting.finish()
+    assert finalized == ([1, 3] if interrupt is None else [])
 
 
 @pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")

@@ -122,8 +122,8 @@ class BertLayer(Adapted):
 
     def feed_forward_chunk(self: Any, attention_output: Tensor) -> Any:
         known = None
-        left = self.leaves(attention_output)
-        if not left and not torch.compiler.is_compiling() and is_plain_call(attention_output):
+        plain = not torch.compiler.is_compiling() and is_plain_call(attention_output)
+        if plain and not self.leaves_call(attention_output):
             known = self._act()
         if known is None or not suit(attention_output, self.intermediate.dense, self.output.dense):
             return self.adapted_from.feed_forward_chunk(self, attention_output)
