@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import signal
 import sys
@@ -42,7 +41,7 @@ def compiled_ahead() -> Iterator[None]:
     from .autograd import node
     from .triton import hardware
 
-    if hardware.interpreted() or not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
+    if hardware.interpreted() or not torch.cuda.is_available() or not hardware.has_triton():
         yield
         return
     from triton import AsyncCompileMode

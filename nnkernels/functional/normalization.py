@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arguments import accepts, integer, number, refusal
+from .. import norm_arguments as arguments
+from ..arguments import integer, number
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
-from ..broadcast import spread
 from ..contracts.computing import wide_dtype
 from ..contracts.normalization import Gate, Norm, summed_dtype
 from ..fusing import Inner, inner
 
 __all__ = ["add_layer_norm", "add_rms_norm", "gated_rms_norm", "layer_norm_act", "rms_norm_act"]
-
-
-class _ShapeError(ValueError, RuntimeError):
-    """Torch's normalisations raise RuntimeError for wrong shapes."""
 
 
 @shortcut
@@ -85,10 +81,10 @@ def layer_norm_act(
             residual=residual, dtype=dtype, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
-    dims = _check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps))
+    dims = arguments.check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps))
     chosen = inner("layer_norm_act", activation, constants)
-    norm = Norm(chosen, float(eps), True, _type("layer_norm_act", input.dtype, dtype))
-    residual = None if residual is None else _broadcast("layer_norm_act", residual, input)
+    norm = Norm(chosen, float(eps), True, arguments.result_type("layer_norm_act", input.dtype, dtype))
+    residual = None if residual is None else arguments.broadcast("layer_norm_act", residual, input)
     return autograd.call(norm, input, dims, residual, weight, bias)
 
 
@@ -147,10 +143,10 @@ def rms_norm_act(
             residual=residual, dtype=dtype, offset=offset, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "residual": residual}
-    dims = _check("rms_norm_act", given, normalized_shape, eps)
+    dims = arguments.check("rms_norm_act", given, normalized_shape, eps)
     chosen = inner("rms_norm_act", activation, constants)
     norm = _rms_norm("rms_norm_act", chosen, input.dtype, eps, dtype, offset)
-    residual = None if residual is None else _broadcast("rms_norm_act", residual, input)
+    residual = None if residual is None else arguments.broadcast("rms_norm_act", residual, input)
     return autograd.call(norm, input, dims, residual, weight, None)
 
 
@@ -196,9 +192,9 @@ def add_layer_norm(
             add_layer_norm, tensors, input, residual, normalized_shape, weight, bias, eps, dtype=dtype
         )
     given = {"input": input, "residual": residual, "weight": weight, "bias": bias}
-    dims = _check("add_layer_norm", given, normalized_shape, number("add_layer_norm", "eps", eps))
-    addend = _addend("add_layer_norm", residual, input)
-    dtype = _type("add_layer_norm", summed_dtype(input, addend), dtype)
+    dims = arguments.check("add_layer_norm", given, normalized_shape, number("add_layer_norm", "eps", eps))
+    addend = arguments.addend("add_layer_norm", residual, input)
+    dtype = arguments.result_type("add_layer_norm", summed_dtype(input, addend), dtype)
     norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, dtype)
     return autograd.call_of_sum(norm, input, addend, dims, weight, bias)
 
@@ -246,8 +242,8 @@ def add_rms_norm(
             add_rms_norm, tensors, input, residual, normalized_shape, weight, eps, dtype=dtype, offset=offset
         )
     given = {"input": input, "residual": residual, "weight": weight}
-    dims = _check("add_rms_norm", given, normalized_shape, eps)
-    addend = _addend("add_rms_norm", residual, input)
+    dims = arguments.check("add_rms_norm", given, normalized_shape, eps)
+    addend = arguments.addend("add_rms_norm", residual, input)
     of = summed_dtype(input, addend)
     norm = _rms_norm("add_rms_norm", inner("add_rms_norm", "identity", {}), of, eps, dtype, offset)
     return autograd.call_of_sum(norm, input, addend, dims, weight, None)
@@ -307,12 +303,12 @@ def gated_rms_norm(
             norm_before_gate=norm_before_gate, group_size=group_size, dtype=dtype, offset=offset, **constants,
         )  # fmt: skip
     given = {"input": input, "gate": gate, "weight": weight}
-    dims = _check("gated_rms_norm", given, normalized_shape, eps)
+    dims = arguments.check("gated_rms_norm", given, normalized_shape, eps)
     chosen = inner("gated_rms_norm", activation, constants)
     where = Gate.AFTER if norm_before_gate else Gate.BEFORE
     norm = _rms_norm("gated_rms_norm", chosen, input.dtype, eps, dtype, offset)._replace(gates=where)
-    _check_given("gated_rms_norm", "gate", gate)
-    beside = _broadcast("gated_rms_norm", gate, input, "gate")
+    arguments.check_given("gated_rms_norm", "gate", gate)
+    beside = arguments.broadcast("gated_rms_norm", gate, input, "gate")
     if group_size is None or (dims == 1 and group_size == input.shape[-1]):
         return autograd.call(norm, input, dims, beside, weight, None)
     return _in_groups(norm, input, beside, weight, dims, integer("gated_rms_norm", "group_size", group_size))
@@ -321,7 +317,7 @@ def gated_rms_norm(
 def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims: int, size: int) -> Tensor:
     """The norm of groups of `size` numbers, not rounded before the weight, which differs from group to group."""
     if dims != 1 or size < 1 or x.shape[-1] % size:
-        raise _ShapeError(
+        raise arguments.ShapeError(
             f"gated_rms_norm(): group_size={size} does not divide rows of shape {tuple(x.shape[x.dim() - dims :])}; "
             "give a divisor of the one size that is normalised"
         )
@@ -339,83 +335,4 @@ def _rms_norm(
     """Told what has been checked but for the type and the offset; `of` is the type of what is normalised."""
     if eps is None:
         eps = torch.finfo(torch.float64 if of == torch.float64 else torch.float32).eps
-    return Norm(chosen, float(eps), False, _type(name, of, dtype), number(name, "offset", offset))
-
-
-def _check_given(name: str, argument: str, other: Tensor) -> None:
-    if not isinstance(other, Tensor):
-        raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(other).__name__}")
-
-
-def _addend(name: str, residual: Tensor, x: Tensor) -> Tensor:
-    """The residual with the shape of `x`: itself, whatever its type, if it has that."""
-    _check_given(name, "residual", residual)
-    if residual.shape == x.shape:
-        return residual
-    return _broadcast(name, residual, x, dtype=summed_dtype(x, residual))
-
-
-def _check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:
-    """How many dimensions a row has, if the arguments fit."""
-    x = given["input"]
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(x).__name__}")
-    for argument, tensor in given.items():
-        if tensor is None:
-            continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}(): argument {argument!r} must be Tensor, not {type(tensor).__name__}")
-        if not accepts(tensor):
-            raise NotImplementedError(refusal(name, tensor, argument))
-        if tensor.device != x.device:
-            raise ValueError(f"{name}(): {argument} is on {tensor.device}, the input on {x.device}")
-    shape = list(normalized_shape) if isinstance(normalized_shape, Iterable) else [normalized_shape]
-    shape = [integer(name, "normalized_shape", size) for size in shape]
-    if not shape:
-        raise _ShapeError(
-            f"{name}(): expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "
-            f"but got normalized_shape = {shape}"
-        )
-    if list(x.shape[-len(shape) :]) != shape:
-        wanted = ", ".join(map(str, ["*", *shape]))
-        raise _ShapeError(
-            f"{name}(): given normalized_shape={shape}, expected input with shape [{wanted}], but got input of size"
-            f"{list(x.shape)}"
-        )
-    for argument in ("weight", "bias"):
-        parameter = given.get(argument)
-        if parameter is not None and list(parameter.shape) != shape:
-            raise _ShapeError(
-                f"{name}(): expected {argument} to be of same shape as normalized_shape, but got {argument} of shape "
-                f"{list(parameter.shape)} and normalized_shape = {shape}"
-            )
-    if eps is not None and not number(name, "eps", eps) >= 0:
-        raise ValueError(f"{name}(): eps must be a number of at least 0, got {eps}")
-    return len(shape)
-
-
-def _broadcast(
-    name: str, other: Tensor, x: Tensor, argument: str = "residual", dtype: torch.dtype | None = None
-) -> Tensor:
-    """The residual or gate with the shape of `x`, and the type `dtype` or that of `x`."""
-    dtype = dtype or x.dtype
-    if other.dtype == dtype and other.shape == x.shape:
-        return other
-    try:
-        return spread(other, x, dtype)
-    except RuntimeError:
-        raise _ShapeError(
-            f"{name}(): a {argument} of shape {tuple(other.shape)} does not broadcast to the input's {tuple(x.shape)}"
-        ) from None
-
-
-def _type(name: str, of: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
-    """The result's type, where a tensor of the type `of` is normalised."""
-    if dtype is None or dtype == of:
-        return of
-    if not isinstance(dtype, torch.dtype) or {of, dtype} not in _PAIRS:
-        raise TypeError(f"{name}(): dtype must be the input's, or float32 beside 16 bits; got {dtype} for {of}")
-    return dtype
-
-
-_PAIRS = ({torch.float32, torch.bfloat16}, {torch.float32, torch.float16})
+    return Norm(chosen, float(eps), False, arguments.result_type(name, of, dtype), number(name, "offset", offset))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-from .backend import TritonBackend
+from . import hardware
+from .backend import MISSING, TritonBackend
 
 __all__ = ["TritonBackend"]
 
 
 def installed() -> TritonBackend | str:
     """The backend, or one sentence why this installation lacks it."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; run: pip install triton"
-    return TritonBackend()
+    return TritonBackend() if hardware.has_triton() else MISSING

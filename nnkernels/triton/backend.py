@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -16,6 +15,9 @@ from . import hardware
 _ROW_TILE = 512  # elements of a row in one tile: long enough for DRAM, short enough to waste little of an odd row
 
 
+MISSING = "Triton is not installed; run: pip install triton"
+
+
 class TritonBackend:
     """The family's kernels. `name` is a row of the catalogue, `a` and `b` its constants (0 where it has none).
 
@@ -27,8 +29,8 @@ class TritonBackend:
 
     def unavailable(self, device: torch.device) -> str | None:
         """None if tensors of `device` can be served, else one sentence that says why not."""
-        if importlib.util.find_spec("triton") is None:
-            return "Triton is not installed; run: pip install triton"
+        if not hardware.has_triton():
+            return MISSING
         if device.type in ("cuda", "xpu") or hardware.interpreted():
             return None
         return f"Triton needs a GPU tensor, got {device.type} (set TRITON_INTERPRET=1 to interpret)"

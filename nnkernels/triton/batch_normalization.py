@@ -26,10 +26,10 @@ _TILE_BYTES = 4096  # of each operand
 _STAGES, _MORE_STAGES = 3, 4
 # Tiles of a program, for which it prepares its channels' numbers once; channels last; and there where it leaves sums.
 _STEPS, _COLUMN_STEPS, _SUM_STEPS = 8, 16, 32
-_MOST_COLS = 256  # channels of a tile: more rows of it instead
+_MOST_COLS, _MOMENTS_COLS = 128, 64  # channels of a tile: more rows of it instead
 # Sums of columns are exchanged between warps, which costs as much as several tiles: few long programs exchange less.
 # How many there are may not depend on the device, or sums would.
-_ENOUGH_PROGRAMS, _SUM_PROGRAMS, _MOMENTS_PROGRAMS = 1536, 512, 256
+_ENOUGH_PROGRAMS, _SUM_PROGRAMS = 1536, 512
 _PROGRAMS, _COLUMN_PROGRAMS = 8192, 2048  # that leave sums, at most
 
 
@@ -47,12 +47,12 @@ class _Tiles(NamedTuple):
     stages: int
 
 
-def _tiles(frame: Frame, size: int, enough: int, sums: bool = False) -> _Tiles:
+def _tiles(frame: Frame, size: int, enough: int, sums: bool = False, most_cols: int = _MOST_COLS) -> _Tiles:
     """For elements of `size` bytes; so many programs are `enough`, and few are best where they leave `sums`."""
     elements = _TILE_BYTES // size
     is_cols = frame.inner == 1
     cols, lanes = (frame.channels, 1) if is_cols else (frame.inner, frame.channels)
-    block_cols = tile_width(cols, min(elements, _MOST_COLS) if is_cols else elements)
+    block_cols = tile_width(cols, min(elements, most_cols) if is_cols else elements)
     block_rows = min(power_of_two(frame.rows), elements // block_cols)
     across, down = -(-cols // block_cols), -(-frame.rows // block_rows)
     tiles = frame.batch * lanes * across * down
@@ -70,7 +70,7 @@ def _tiles(frame: Frame, size: int, enough: int, sums: bool = False) -> _Tiles:
 
 def _moments(x: Tensor, frame: Frame, eps: float, running: Running | None, raw: bool) -> Tensor:
     lanes = frame.batch * frame.channels
-    tiles = _tiles(frame, x.element_size(), _MOMENTS_PROGRAMS, True)._replace(stages=_MORE_STAGES)
+    tiles = _tiles(frame, x.element_size(), _SUM_PROGRAMS, True, _MOMENTS_COLS)._replace(stages=_MORE_STAGES)
     partial = torch.empty(4, lanes, tiles.chunks, dtype=wide_dtype(x.dtype), device=x.device)
     statistics = torch.empty(4, frame.sets, dtype=partial.dtype, device=x.device)
     mean, var, momentum = running or (None, None, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from functools import cache
 from typing import Any
@@ -13,6 +14,12 @@ import torch
 # and no spilling in any row.
 NUM_WARPS = 4
 TILE_BYTES = 8192
+
+
+@cache
+def has_triton() -> bool:
+    """Whether it can be imported, which this does not do."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def interpreted() -> bool:

@@ -73,11 +73,13 @@ def run(case, layout, dtype, policy):
 def test_gradients_are_those_of_the_output_that_was_not_kept(name, layout, dtype):
     case = MADE_AGAIN.get(name) or KEPT[name]
     expected, _ = run(case, layout, dtype, "auto")
+    # A GPU's kernel of a product has not rounded the pre-activation, which alone is kept, when it applies silu.
+    limits = {"rtol": 2**-5, "atol": 2**-4} if name == "linear and silu" and dtype == torch.bfloat16 else {}
     for _ in range(4):  # of which the later ones are repeated without Python
         found, lives = run(case, layout, dtype, "recompute")
         assert lives == (name in KEPT)
         for mine, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(mine, other)
+            torch.testing.assert_close(mine, other, **limits)
 
 
 @pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")

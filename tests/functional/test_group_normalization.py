@@ -40,7 +40,7 @@ def several_tiles_for_each_program(monkeypatch):
     if HAS_TRITON:
         from nnkernels.triton import batch_normalization
 
-        for enough in ("_ENOUGH_PROGRAMS", "_SUM_PROGRAMS", "_MOMENTS_PROGRAMS"):
+        for enough in ("_ENOUGH_PROGRAMS", "_SUM_PROGRAMS"):
             monkeypatch.setattr(batch_normalization, enough, 4)
 
 

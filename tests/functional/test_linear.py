@@ -256,7 +256,7 @@ class TestContexts:
             pass
 
         x, weight = numbers(3, 5).float(), numbers(4, 5).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             assert F.linear_act(x.as_subclass(Asked), weight) == "asked"
             y = F.linear_act(x.as_subclass(Kept), weight)
         assert type(y) is Kept and y.dtype == torch.bfloat16

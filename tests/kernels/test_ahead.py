@@ -87,14 +87,14 @@ def test_nothing_is_left_of_forks_that_fail_or_are_interrupted(monkeypatch, erro
 
 
 @needs_processors
-def test_what_is_still_to_be_printed_is_printed_once(tmp_path):
+def test_what_is_still_to_be_printed_is_printed_once():
     program = """
 import sys
 from nnkernels.ahead import run_in_forks
 sys.stdout.write("once")
 run_in_forks([sys.stdout.flush] * 4)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "once", done.stderr
 
 
@@ -109,7 +109,7 @@ def test_every_call_is_settled_whatever_happens(interrupt):
         if interrupt is not None:
             raise interrupt
         waiting.finish()
-    assert finalized == ([1, 3] if interrupt is None else [])
+    assert sorted(finalized) == ([1, 3] if interrupt is None else [])
 
 
 @pytest.mark.skipif(not has_cpp_node(), reason="the C++ node was not built for this torch")
