@@ -219,19 +219,6 @@ class Trial:
         return found.device, _torch.computed_in(found.device.type, found.dtype)
 
     @contextmanager
-    def _in_evaluation(self) -> Iterator[Any]:
-        """The same of the first module in evaluation, where nothing is recorded."""
-        modes = [(one, one.training) for one in self._module.modules()]
-        try:
-            for one, _ in modes:
-                one.training = False
-            with self._entered(self._module) as calls, torch.no_grad():
-                yield calls
-        finally:
-            for one, mode in modes:
-                one.training = mode
-
-    @contextmanager
     def _entered(self, module: Any) -> Iterator[Any]:
         """With the adapter and the step's modes, and all put back afterwards; gives the calls."""
         device, dtype = self._place()
@@ -245,6 +232,19 @@ class Trial:
         ):
             seen = self._calls(module)
             yield module.samples(SIZES[device.type], device, dtype) if not seen else [*map(filled, seen)]  # type: ignore[arg-type]
+
+    @contextmanager
+    def _in_evaluation(self) -> Iterator[Any]:
+        """The same of the first module in evaluation, where nothing is recorded."""
+        modes = [(one, one.training) for one in self._module.modules()]
+        try:
+            for one, _ in modes:
+                one.training = False
+            with self._entered(self._module) as calls, torch.no_grad():
+                yield calls
+        finally:
+            for one, mode in modes:
+                one.training = mode
 
     def _judged(self, calls: list[Call]) -> tuple[bool, str, float | None]:
         device, sides = self._place()[0].type, self._sides(self._module, calls)

@@ -80,6 +80,8 @@ class Settings:
     """float32, bf16 or fp16 (autocast, fp16 with a gradient scaler), or float64."""
     compile: bool = False
     """Whether torch.compile makes the network faster."""
+    recompute: bool = False
+    """Whether backward makes again what norms and activations returned, in place of keeping it, to save memory."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     shard: str | None = None
@@ -132,6 +134,10 @@ class Settings:
         check("precision", self.precision, choices.PRECISIONS)
         if self.shard is not None:
             check("way to shard", self.shard, choices.SHARDS)
+        if self.recompute and (self.compile or self.shard is not None):
+            other = "compile" if self.compile else f"shard={self.shard!r}"
+            why = "a compiler decides itself what is kept" if self.compile else "a block's weights are gone by then"
+            raise ValueError(f"recompute cannot be combined with {other}: {why}")
         if self.activation is not None:
             registry.activation(self.activation)
         if self.loss is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..policies import saving
 from . import optimizers
 from .batches import Order, loader
 from .checkpoint import CheckpointError, Checkpoints, check_fields, check_tensors, using
@@ -165,7 +166,7 @@ class Trainer:
         total, pieces = 0.0, settings.accumulate
         weight = self.processes.weight(self.order.size(self.progress.batch))
         for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
-            with self.autocast():
+            with self.autocast(), saving("recompute") if settings.recompute else nullcontext():
                 loss = self.criterion(self.called(x), y)
             if (share := weight * len(x) / len(inputs)) != 1:
                 loss = loss * share

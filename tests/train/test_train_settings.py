@@ -84,6 +84,8 @@ def test_a_value_of_the_wrong_type_is_named(values):
         ({"metric": "r2"}, "r2.*classes.*accuracy"),
         ({"optimizer_arguments": {"momentun": 0.9}, "optimizer": "sgd"}, "momentun.*momentum"),
         ({"device": "cuda:99"}, "cuda:99"),
+        ({"recompute": True, "compile": True}, "recompute.*compile"),
+        ({"recompute": True, "shard": "fsdp"}, "recompute.*fsdp"),
         ({"data": "pydoc", "network": "transformer", "context": 10**6}, "too short"),
     ],
     ids=lambda value: str(value),

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,27 @@ def test_cutting_a_batch_into_pieces_changes_no_gradient(tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
     losses = [[line[2] for line in history(one.folder) if line[2] is not None] for one in (whole, cut)]
     assert len(losses[0]) == 12 and losses[0] == pytest.approx(losses[1], rel=1e-11)
+
+
+def test_recomputing_trains_to_the_same_weights_and_keeps_less(tmp_path):
+    told = {"network": "cnn", "data": "digits", "activation": "silu", "precision": "float64", "batch_size": 500}
+    runs, kept = [], []
+    for recompute in (False, True):
+        trainer = Trainer(settings(tmp_path / f"{recompute}", recompute=recompute, **told))
+        outputs: list[weakref.ref] = []
+        for layer in trainer.model.modules():
+            layer.register_forward_hook(lambda _, given, y, to=outputs: to.append(weakref.ref(y.untyped_storage())))
+
+        def backward(loss: torch.Tensor, of=outputs, call=torch.Tensor.backward) -> None:
+            kept.append(sum(one() is not None for one in of))
+            call(loss)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "backward", backward)
+            trainer.step(*next(iter(trainer.batches())))
+        runs.append([one.detach().clone() for one in trainer.model.parameters()])
+    assert kept[1] < kept[0]
+    torch.testing.assert_close(*runs, rtol=1e-11, atol=1e-13)
 
 
 def test_a_step_is_what_a_bare_loop_does(tmp_path):
