@@ -17,7 +17,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -124,8 +123,7 @@ def step_of(model: Module, example: Any, saving: str = "auto") -> Callable[[], T
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        kept = nnkernels.saving(saving) if saving != "auto" else nullcontext()
-        with torch.autocast("cuda", torch.bfloat16), kept:
+        with torch.autocast("cuda", torch.bfloat16), nnkernels.saving(saving):
             loss = loss_of(called(model, example))
         loss.backward()
         optimizer.step()

@@ -102,8 +102,8 @@ def run_in_forks(calls: list[Callable[[], object]], seconds: float = _MOST_SECON
     """Makes the calls in copies of this process, as many as there are processors, for what they leave on disk.
 
     What a call returns or raises is lost, as is what is not done after so many `seconds`, or if there can be no copies.
-    Threads would not do: most of compiling with Triton holds Python's lock. The calls must not use a GPU, which a copy
-    of a process cannot.
+    Threads would share Python's lock, which a good third of compiling with Triton holds. The calls must not use a GPU,
+    which a copy of a process cannot.
     """
     count = min(len(calls), _processors(), _MOST_PROCESSES)
     if count < 2 or not hasattr(os, "fork"):

@@ -90,7 +90,7 @@ def remember(y: Tensor, name: str, again: Callable[..., Tensor], *inputs: Tensor
     if steps > _MOST_STEPS:
         return
     storage = StorageWeakRef(y.untyped_storage())
-    packed = tuple(None if x is None else _pack(x) for x in inputs)
+    packed = tuple(None if x is None else _packed(x, made) for x, made in zip(inputs, sources, strict=True))
     offset = int(y.storage_offset())
     outputs[storage.cdata] = _Made(storage, y._version, y.dtype, name, again, packed, steps, offset)
 
@@ -107,7 +107,10 @@ def _source(tensor: Tensor) -> _Made | None:
 
 
 def _pack(tensor: Tensor) -> _Kept | _Again:
-    made = _source(tensor)
+    return _packed(tensor, _source(tensor))
+
+
+def _packed(tensor: Tensor, made: _Made | None) -> _Kept | _Again:
     if made is None:
         # Detached, since an output that held its own node would keep both alive.
         return _Kept(tensor.detach(), tensor._version)
