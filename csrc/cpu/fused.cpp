@@ -23,10 +23,12 @@ const T* add_bias(const FusedJob& job, const T* x, int64_t row, int64_t col, T* 
   return tile;
 }
 
-// The random words of a piece of a row; a row begins at a multiple of eight numbers.
+// The random words of a piece of a row, of elements of type S; a row begins at a multiple of eight numbers.
+template <class S>
 void draw(const FusedJob& job, int64_t row, int64_t col, uint32_t* words, int64_t count) {
-  const int64_t padded = (job.cols + 7) / 8 * 8;
-  philox(job.seed, (row * padded + col) / kPhiloxWords, (count + kPhiloxWords - 1) / kPhiloxWords, words);
+  const int64_t number = row * ((job.cols + 7) / 8 * 8) + col;
+  if (sizeof(S) == 2) return philox_of_halves(job.seed, number / 8, (count + 7) / 8, words);
+  philox(job.seed, number / kPhiloxWords, (count + kPhiloxWords - 1) / kPhiloxWords, words);
 }
 
 template <class S>
@@ -41,7 +43,7 @@ void forward(const FusedJob& job, int64_t row, int64_t col, int64_t count) {
   forward_loop(job.activation, Stored<S>::arithmetic)(job.a, job.b, data, count);
   if (job.drops) {
     const T scale = T(job.scale);
-    draw(job, row, col, words, count);
+    draw<S>(job, row, col, words, count);
     for (int64_t i = 0; i < count; ++i) y[i] *= words[i] >= job.threshold ? scale : T(0);
   }
   if (job.residual) {
@@ -60,7 +62,7 @@ void backward(const FusedJob& job, int64_t row, int64_t col, int64_t count) {
   const T* grad = read<S>(job.grad, at, first, count);
   if (job.drops) {
     const T scale = T(job.scale);
-    draw(job, row, col, words, count);
+    draw<S>(job, row, col, words, count);
     for (int64_t i = 0; i < count; ++i) first[i] = grad[i] * (words[i] >= job.threshold ? scale : T(0));
     grad = first;
   }

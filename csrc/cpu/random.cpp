@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kTile = kRandomTile;
 
 struct Numbers {
-  alignas(64) uint32_t words[kTile];  // or, for 16-bit tensors, twice as many halves, read through `memory`
+  alignas(64) uint32_t words[kTile];  // or, for slopes of 16-bit tensors, twice as many halves
 };
 
 // What a slope's random bits are as a number. A word's upper 23 bits become the mantissa of a float in [1, 2).
@@ -203,7 +203,7 @@ void random_run(const RandomJob& job, int64_t begin, int64_t end) {
   const int operands = keeps || again ? 3 : 2;
   const bool slopes = keeps || again || job.pass == RandomPass::rrelu;
   const int64_t bytes = size == 2 && slopes ? 2 : 4;  // of random bits for an element
-  const int64_t elements = kPhiloxWords * 4 / bytes;  // that a counter serves
+  const int64_t elements = size == 2 ? 8 : kPhiloxWords;  // that a counter serves
   bool flat = true;
   for (int o = 0; o < operands; ++o) flat &= job.operands[o].row_stride == job.cols;
   const int64_t cols = flat ? job.rows * job.cols : job.cols;
@@ -217,7 +217,12 @@ void random_run(const RandomJob& job, int64_t begin, int64_t end) {
     if (job.pass == RandomPass::dropout_again) {
       unpack(job.bits + tile / 8, stop - tile, numbers.words);
     } else {
-      philox(job.seed, tile / elements, (stop - tile + elements - 1) / elements, bits);
+      const int64_t first = tile / elements, counters = (stop - tile + elements - 1) / elements;
+      if (size == 2 && bytes == 4) {
+        philox_of_halves(job.seed, first, counters, numbers.words);
+      } else {
+        philox(job.seed, first, counters, bits);
+      }
       if (job.bits) pack(numbers.words, job.threshold, stop - tile, job.bits + tile / 8);
     }
     while (begin < stop) {

@@ -196,7 +196,7 @@ def _differentiable(
     shape = [-1 if d == dim else 1 for d in range(grad.dim())]
     kept = None
     if seed is not None:
-        kept = reference._kept(seed, p, matrix).contiguous().as_strided(grad.shape, strides)
+        kept = reference.keeps(seed, p, matrix, grad.element_size()).contiguous().as_strided(grad.shape, strides)
 
     def value(x: Tensor, *biases: Tensor) -> Tensor:
         spread = biases[0].view(shape) if biases else None

@@ -10,13 +10,14 @@ from ..contracts.inner import Inner
 from ..contracts.random import threshold
 from ..registry import elementwise
 from . import FORMULAS, compute_dtype, rounded
-from .random import philox
+from .random import words
 
 
 def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
-    return composed(inner, x, _spread(bias, matrix), residual, None if seed is None else _kept(seed, p, matrix), p)
+    kept = None if seed is None else keeps(seed, p, matrix, x.element_size())
+    return composed(inner, x, _spread(bias, matrix), residual, kept, p)
 
 
 def bias_act_backward(
@@ -32,7 +33,7 @@ def bias_act_backward(
     wide = compute_dtype(grad)
     grad_x = grad.to(wide)
     if seed is not None:
-        grad_x = grad_x * (_kept(seed, p, matrix).to(wide) * (1 / (1 - p)))
+        grad_x = grad_x * (keeps(seed, p, matrix, grad.element_size()).to(wide) * (1 / (1 - p)))
     if x is not None:
         spread = _spread(bias, matrix)
         z = x.to(wide) if spread is None else x.to(wide) + spread.to(wide)
@@ -68,6 +69,7 @@ def _spread(bias: Tensor | None, matrix: Matrix) -> Tensor | None:
     return bias.repeat(matrix.rows // matrix.channels).unsqueeze(1)
 
 
-def _kept(seed: Tensor, p: float, matrix: Matrix) -> Tensor:
-    words = philox(seed, matrix.rows * matrix.padded // 4)
-    return (words.view(matrix.rows, matrix.padded) >= threshold(p))[:, : matrix.cols]
+def keeps(seed: Tensor, p: float, matrix: Matrix, size: int) -> Tensor:
+    """Which elements of `size` bytes dropout keeps."""
+    drawn = words(seed, matrix.rows * matrix.padded, size)
+    return (drawn.view(matrix.rows, matrix.padded) >= threshold(p))[:, : matrix.cols]

@@ -33,24 +33,39 @@ def philox(seed: Tensor, count: int) -> Tensor:
     return torch.stack([c0, c1, c2, c3], dim=-1).flatten()
 
 
-def _bits(like: Tensor, seed: Tensor, strides: tuple[int, ...], each: int) -> Tensor:
-    """The random bits of a dense tensor with the shape of `like` and these strides, `each` elements a counter."""
-    elements = like.numel()
-    drawn = philox(seed, -(-elements // each))
-    if each == 8:
-        drawn = torch.stack([drawn & 0xFFFF, drawn >> 16], dim=-1).flatten()
-    return drawn.as_strided(like.shape, strides) if elements else drawn.reshape(like.shape)
+def _halves(seed: Tensor, counters: int) -> Tensor:
+    """16 random bits for each of a counter's eight elements."""
+    drawn = philox(seed, counters)
+    return torch.stack([drawn & 0xFFFF, drawn >> 16], dim=-1).view(counters, 8)
+
+
+def words(seed: Tensor, count: int, size: int) -> Tensor:
+    """A random word for each of `count` elements of `size` bytes, and for some more, so that no counter is divided."""
+    if size > 2:
+        return philox(seed, -(-count // 4))
+    halves = _halves(seed, -(-count // 8))
+    return (halves | halves.roll(-1, 1) << 16).flatten()
+
+
+def _words(like: Tensor, seed: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """A random word for each element of a dense tensor with the shape of `like` and these strides."""
+    return _shaped(words(seed, like.numel(), like.element_size()), like, strides)
+
+
+def _shaped(drawn: Tensor, like: Tensor, strides: tuple[int, ...]) -> Tensor:
+    return drawn.as_strided(like.shape, strides) if like.numel() else drawn.reshape(like.shape)
 
 
 def _slopes(x: Tensor, seed: Tensor, strides: tuple[int, ...], lower: float, upper: float) -> Tensor:
     """The slope drawn for each element of `x`, in the type in which `x` is computed."""
     wide = compute_dtype(x)
     if x.dtype == torch.float64:
-        fraction = (_bits(x, seed, strides, 4).to(wide) + 0.5) * 2.0**-32
+        fraction = (_words(x, seed, strides).to(wide) + 0.5) * 2.0**-32
     elif x.dtype == torch.float32:
-        fraction = ((_bits(x, seed, strides, 4) >> 9).to(wide) + 0.5) * 2.0**-23
+        fraction = ((_words(x, seed, strides) >> 9).to(wide) + 0.5) * 2.0**-23
     else:
-        fraction = (_bits(x, seed, strides, 8).to(wide) + 0.5) * 2.0**-16
+        halves = _shaped(_halves(seed, -(-x.numel() // 8)).flatten(), x, strides)
+        fraction = (halves.to(wide) + 0.5) * 2.0**-16
     return lower + (upper - lower) * fraction
 
 
@@ -63,7 +78,7 @@ def times_slopes(grad: Tensor, x: Tensor, seed: Tensor, strides: tuple[int, ...]
 def times_kept(x: Tensor, seed: Tensor, strides: tuple[int, ...], p: float) -> Tensor:
     """x / (1 - p), or 0 where dropout chose so for a dense output with these strides. `x` may be batched."""
     wide = compute_dtype(x)
-    kept = _bits(x, seed, strides, 4) >= threshold(p)
+    kept = _words(x, seed, strides) >= threshold(p)
     return (x.to(wide) * (kept.to(wide) * (1 / (1 - p)))).to(x.dtype)
 
 
@@ -125,7 +140,7 @@ def composed_dropout(x: Tensor, p: float) -> Tensor:
 def bernoulli(x: Tensor, seed: Tensor) -> Tensor:
     y = torch.empty_like(x)
     wide = compute_dtype(x)
-    drawn = (_bits(x, seed, y.stride(), 4) >> 1).to(wide) + 0.5
+    drawn = (_words(x, seed, y.stride()) >> 1).to(wide) + 0.5
     rare = drawn < BERNOULLI_STEPS * torch.sigmoid(-x.to(wide).abs())
     return y.copy_(torch.where(x.isnan(), x, torch.where(x > 0, ~rare, rare).to(x.dtype)))
 

@@ -1,8 +1,8 @@
 """Philox4x32 (Salmon et al. 2011): four random 32-bit words for each counter and seed, as csrc/philox.h draws them.
 
-Counter i serves the adjacent elements 4i to 4i + 3, or 8i to 8i + 7 where 16 bits are enough for one, so a kernel that
-knows the seed and an element's number can draw for it again. The numbers of one thread's 16 bytes come from the same
-calls and are joined in registers: no shuffles, no shared memory.
+Counter i serves the adjacent elements 4i to 4i + 3, or 8i to 8i + 7 of 16-bit tensors, so a kernel that knows the seed
+and an element's number can draw for it again. The numbers of one thread's 16 bytes come from the same call and are
+joined in registers: no shuffles, no shared memory.
 """
 
 import triton
@@ -43,19 +43,25 @@ def _interleave(w0, w1, w2, w3):
 
 
 @triton.jit
+def _between(word, following):
+    """The upper half of a word and, above it, the lower half of the next one."""
+    return (word >> 16) | (following << 16)
+
+
+@triton.jit
 def words(seed, first, ROWS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr):
     """A random word for each of ROWS x COLS elements; row r starts with number `first[r]`, an int64.
 
-    EACH is how many adjacent elements a thread holds, 4 or 8; rows start with a multiple of it.
+    EACH is how many adjacent elements share a counter, 4 or 8; rows start with a multiple of it. Eight words overlap
+    (`contracts.random`).
     """
-    CALLS: tl.constexpr = EACH // 4
-    counter = first // 4 + tl.arange(0, COLS // EACH)[None, :] * CALLS
+    counter = first // EACH + tl.arange(0, COLS // EACH)[None, :]
     w0, w1, w2, w3 = philox(seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32))
-    if CALLS == 2:
-        counter += 1
-        v0, v1, v2, v3 = philox(seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32))
-        w0, w1, w2, w3 = tl.join(w0, v0), tl.join(w1, v1), tl.join(w2, v2), tl.join(w3, v3)
-    return tl.reshape(_interleave(w0, w1, w2, w3), [ROWS, COLS])
+    drawn = _interleave(w0, w1, w2, w3)
+    if EACH == 8:
+        between = _interleave(_between(w0, w1), _between(w1, w2), _between(w2, w3), _between(w3, w0))
+        drawn = tl.join(drawn, between)
+    return tl.reshape(drawn, [ROWS, COLS])
 
 
 @triton.jit

@@ -168,6 +168,31 @@ def test_dropout_keeps_the_mean(dtype, p):
     assert abs((y == 0).double().mean() - p) < 5 * math.sqrt(p * (1 - p) / n)
 
 
+@BACKENDS
+def test_decisions_in_16_bits_have_all_digits_of_p(name):
+    """The words of a counter's eight elements overlap by a half, which decides once in 2^16 times."""
+    seed, elements = torch.tensor(2**61 + 77), 2**19
+    x = torch.ones(elements, dtype=torch.bfloat16, device=DEVICE)
+    halves = reference.philox(seed, elements // 8).view(-1, 4, 1) >> torch.tensor([0, 16]) & 0xFFFF
+    own = halves.view(-1, 8).roll(-1, 1).flatten()
+    half = 2**14 + 3
+    decided = own != half
+    for low in (0, 2**15, 2**16 - 1):
+        kept = kernels(name).dropout(x, seed.to(DEVICE), (half * 2**16 + low) / 2**32).cpu() != 0
+        assert torch.equal(kept[decided], (own > half)[decided])
+        ties = kept[~decided]
+        assert len(ties) > 0 and (low != 0 or ties.all())
+        assert low != 2**15 or (halves.view(-1, 8).flatten()[~decided] >= low).eq(ties).all()
+
+
+@pytest.mark.parametrize("lag", [1, 2, 4, 7, 8])
+def test_decisions_of_neighbours_in_16_bits_are_independent(lag):
+    torch.manual_seed(5)
+    n = 2**19
+    kept = (F.dropout(torch.ones(n, dtype=torch.float16, device=DEVICE), 0.3) != 0).double() - 0.7
+    assert abs((kept[:-lag] * kept[lag:]).mean()) < 5 * 0.21 / math.sqrt(n)
+
+
 # Where the numbers come from
 
 
@@ -237,7 +262,7 @@ def test_instruction_sets_draw_the_same():
     code = (
         "import torch, nnkernels.functional as F; torch.manual_seed(9); x = torch.linspace(-2, 1, 3001);"
         "y = [F.rrelu(x.to(t), training=True).double().sum().item() for t in (torch.float64, torch.bfloat16)];"
-        "y.append(F.dropout(x).sum().item())"
+        "y += [F.dropout(x.to(t)).double().sum().item() for t in (torch.float32, torch.bfloat16)]"
     )
     if native.instruction_set() in ("none", "baseline", "neon"):
         pytest.skip("there is one instruction set only")
