@@ -33,8 +33,7 @@ import numpy as np
 
 mp.mp.dps = 60
 ROOT = Path(__file__).resolve().parent.parent
-MILLS_K = 5.0
-WHOLE_K = 2.5
+MILLS_K = {"fast": 5.0, "float": 2.5, "double": 5.0}
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,9 @@ def _gelu_slope_tail(a: mp.mpf) -> mp.mpf:
 
 
 def _mills_fit(precision: str, first: float, last: float, degree: int) -> Fit:
-    ends = ((first - MILLS_K) / (first + MILLS_K), (last - MILLS_K) / (last + MILLS_K))
-    return Fit("mills", _mills(MILLS_K), ends, lambda w, p: p, {precision: degree})
+    k = MILLS_K[precision]
+    ends = ((first - k) / (first + k), (last - k) / (last + k))
+    return Fit("mills", _mills(k), ends, lambda w, p: p, {precision: degree})
 
 
 HALF_LN2 = mp.log(2) / 2
@@ -147,17 +147,16 @@ FITS = [
     Fit("sine", _sine_tail, (0, mp.pi**2 / 4), lambda v, p: 1 + v * p, {"fast": 2, "float": 4, "double": 7}),
     Fit("tanh2", _tanh_square, (-0.18, 0.18), lambda w, p: p, {"fast": 3, "float": 5, "double": 11}),
     _mills_fit("fast", 0.0, 15.0, 6),
-    _mills_fit("float", 3.0, 15.0, 7),
+    _mills_fit("float", 0.0, 15.0, 12),
     _mills_fit("double", 3.0, 40.0, 17),
-    Fit("mills_whole", _mills(WHOLE_K), (-1, 5 / 7), lambda w, p: p, {"float": 12}),
-    Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"float": 12, "double": 23}),
+    Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"double": 23}),
     Fit("gelu_d1", _gelu_slope, (-1.125, 1.125), lambda v, p: p, {"float": 13, "double": 23}),
     Fit("gelu_tail", _gelu_tail, (0, 14), lambda a, p: mp.power(2, p), {"fast": 9}),
     Fit("gelu_slope", _gelu_slope_tail, (0, 14), lambda a, p: mp.power(2, p), {"fast": 11}),
 ]
 
 
-REFERENCE_ALONE = ("mills_whole",)
+REFERENCE = ("mills", "float")
 CPP_ALONE = ("tanh2",)
 
 
@@ -194,10 +193,9 @@ def main() -> None:
             error = worst_error(fit, table[fit.name, precision])
             print(f"{fit.name:8} {precision:7} degree {degree:2}   relative error 2^{error:.1f}")
     note = "Written by tools/fit_polynomials.py, which says what each serves. Lowest power first."
-    theirs = {key: table.pop(key) for key in list(table) if key[0] in REFERENCE_ALONE}
     (ROOT / "csrc/polynomials.h").write_text(as_cpp(table, note))
-    (ROOT / "nnkernels/triton/polynomials.py").write_text(as_python(table, note))
-    (ROOT / "nnkernels/reference/polynomials.py").write_text(as_python(theirs, note))
+    (ROOT / "nnkernels/triton/polynomials.py").write_text(as_python(table, note, roots=True))
+    (ROOT / "nnkernels/reference/polynomials.py").write_text(as_python({REFERENCE: table[REFERENCE]}, note))
 
 
 def constants(precision: str) -> dict[str, float]:
@@ -232,7 +230,7 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
             if of == precision:
                 body = ", ".join(f"{v!r}{suffix}" for v in values)
                 lines.append(f"  static constexpr {scalar} {name}[] = {{{body}}};")
-        lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K}{suffix};")
+        lines.append(f"  static constexpr {scalar} mills_k = {MILLS_K[precision]}{suffix};")
         lines += [
             f"  static constexpr {scalar} {name} = {value!r}{suffix};" for name, value in constants(precision).items()
         ]
@@ -240,17 +238,15 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
     return "\n".join([*lines, "}  // namespace nnk", ""])
 
 
-def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
+def as_python(table: dict[tuple[str, str], list[float]], note: str, roots: bool = False) -> str:
     lines = [f'"""{note}"""', "", "# fmt: off", ""]
     for (name, precision), values in table.items():
         if name not in CPP_ALONE:
             lines.append(f"{name.upper()}_{precision.upper()} = (")
             lines += [f"    {v!r}," for v in values]
             lines.append(")")
-    if ("mills", "float") not in table:  # the reference's
-        return "\n".join([*lines, f"WHOLE_K = {WHOLE_K}", ""])
-    lines.append(f"MILLS_K = {MILLS_K}")
-    for precision in ("float", "double"):
+    lines += [f"MILLS_K_{of.upper()} = {MILLS_K[of]}" for name, of in table if name == "mills"]
+    for precision in ("float", "double") if roots else ():
         for name, value in constants(precision).items():
             lines.append(f"{name.upper()}_{precision.upper()} = {value!r}")
     return "\n".join([*lines, ""])

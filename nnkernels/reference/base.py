@@ -35,8 +35,11 @@ def negated(x: Tensor) -> Tensor:
 def near(x: Tensor, bound: float = FAR) -> Tensor:
     """`x`, bounded where the result no longer depends on it, so that no infinity meets a zero.
 
-    Not `clamp`, whose derivative at its bounds and at NaN is 0.
+    Not by `clamp`, whose derivative at NaN is 0, unless a compiler traces: Inductor writes an expression out again at
+    each of its uses, and a formula that is deep in such numbers took half a minute.
     """
+    if torch.compiler.is_compiling():
+        return torch.clamp(x, -bound, bound)
     return torch.where(x > bound, bound, torch.where(x < -bound, -bound, x))
 
 
@@ -52,11 +55,12 @@ def product(a: Tensor | float, b: Tensor) -> Tensor:
 def rounded(x: Tensor) -> Tensor:
     """A product, or a quotient by a number, as what is computed of it next finds it.
 
-    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a choice lies between the two, and
-    divide by a number by multiplying.
+    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a bound lies between the two that
+    a compiler may not leave out, as it does one at infinity, and divide by a number by multiplying.
     """
     if torch.compiler.is_compiling():
-        return torch.where(x > torch.finfo(x.dtype).max, math.inf, x)
+        largest = torch.finfo(x.dtype).max
+        return torch.clamp(x, -largest, largest)
     return x
 
 

@@ -21,12 +21,9 @@ from .philox import words
 from .tiles import load, store, times
 
 _NUM_WARPS = 4
-# Of each operand: two 16-byte loads in flight for each thread, or one where random numbers or sums take registers.
-_TILE_BYTES = 4096
-_SMALL_TILE_BYTES = 2048
-# Where columns are summed: this many programs run on one multiprocessor at a time, and all of them at once. On an H100
-# such a single wave reaches 0.93 of the copy's bandwidth, programs of 64 rows, which fill 1.7 waves, 0.81.
-_WAVE = 8
+_TILE_BYTES = 4096  # of each operand: two 16-byte loads in flight for each thread
+# Where columns are summed: this many programs run on one multiprocessor at a time, and all of them at once.
+_WAVE = 6
 
 
 @triton.jit
@@ -52,9 +49,9 @@ def _pre_activation(x, bias_ptr, row, first_col, col, cols_left, channels, ALONG
 
 
 @triton.jit
-def _kept(seed_ptr, number, least, scale, ROWS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr):
+def _kept(seed, number, least, scale, ROWS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr):
     """`scale` where the element is kept, else 0."""
-    word = words(tl.load(seed_ptr), number, ROWS, COLS, EACH)
+    word = words(seed, number, ROWS, COLS, EACH)
     return tl.where(word >= tl.full((), least, tl.uint32), scale, 0.0)
 
 
@@ -97,7 +94,8 @@ def _forward(
     y = VALUE(z, tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), FAST)
     if DROPS:
         number = row * padded + first_col
-        y *= _kept(seed_ptr, number, least, tl.full((), scale, COMPUTE), BLOCK_ROWS, BLOCK_COLS, EACH)
+        seed = tl.load(seed_ptr)
+        y *= _kept(seed, number, least, tl.full((), scale, COMPUTE), BLOCK_ROWS, BLOCK_COLS, EACH)
     if ADDS:
         y += residual
     store(y_ptr + at + col, y, mask, full, EVEN)
@@ -142,6 +140,8 @@ def _backward(
     first_row = (program // tiles).to(tl.int64) * BLOCK_ROWS
     first_col = (program % tiles).to(tl.int64) * BLOCK_COLS * STEPS
     a, b, scale = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE), tl.full((), scale, COMPUTE)
+    if DROPS:
+        seed = tl.load(seed_ptr)
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
     for step in range(STEPS):
         left = first_col + step * BLOCK_COLS
@@ -150,7 +150,7 @@ def _backward(
         if HAS_X:
             x = load(x_ptr + at + col, mask, full, COMPUTE, EVEN)
         if DROPS:
-            grad_x *= _kept(seed_ptr, row * padded + left, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
+            grad_x *= _kept(seed, row * padded + left, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
         if HAS_X:
             z = _pre_activation(x, bias_ptr, row, left, col, cols_left, channels, ALONG, COMPUTE)
             grad_x = times(grad_x, D1(z, a, b, FAST), MASKS)
@@ -220,6 +220,8 @@ def _backward_down(
     if value_ptr is not None:
         value_ptr += start
     at = line * cols + col
+    if DROPS:
+        seed = tl.load(seed_ptr)
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), COMPUTE)
 
     lines_left = tl.minimum(rows - first_row, BLOCK_ROWS).to(tl.int32)
@@ -240,7 +242,7 @@ def _backward_down(
         grad_x = this_grad.to(COMPUTE)
         if DROPS:
             number = (first_row - hop + line) * padded + first_col
-            grad_x *= _kept(seed_ptr, number, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
+            grad_x *= _kept(seed, number, least, scale, BLOCK_ROWS, BLOCK_COLS, EACH)
         if HAS_X:
             z = this_x.to(COMPUTE) + bias
             grad_x = times(grad_x, D1(z, a, b, FAST), MASKS)
@@ -258,8 +260,7 @@ def bias_act(
     inner: Inner, x: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, seed: Tensor | None, matrix: Matrix
 ) -> Tensor:
     y = torch.empty_like(x)
-    tile_bytes = _TILE_BYTES if seed is None else _SMALL_TILE_BYTES
-    block_rows, block_cols = _tile(matrix, tile_bytes // x.element_size())
+    block_rows, block_cols = _tile(matrix, _TILE_BYTES // x.element_size())
     programs = -(-matrix.rows // block_rows) * -(-matrix.cols // block_cols)
     with hardware.guard(x.device):
         launch(_forward, (programs,))(
@@ -298,7 +299,7 @@ def backward(
     """What `bias_act_backward` says, and f(x + bias) again, written to `value` if that is given."""
     grad_x = torch.empty_like(grad)
     down = wants_bias and matrix.along == ALONG_COLS
-    block_rows, block_cols = _tile(matrix, _SMALL_TILE_BYTES // grad.element_size())
+    block_rows, block_cols = _tile(matrix, _TILE_BYTES // grad.element_size())
     steps = min(8, -(-matrix.cols // block_cols)) if wants_bias and not down else 1
     tiles = -(-matrix.cols // (block_cols * steps))
     chunks = -(-matrix.rows // block_rows)

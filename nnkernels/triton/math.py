@@ -14,8 +14,8 @@ EXPM1 = tl.constexpr((fitted.EXPM1_FAST, fitted.EXPM1_FLOAT, fitted.EXPM1_DOUBLE
 LOG1P = tl.constexpr((fitted.LOG1P_FAST, fitted.LOG1P_FLOAT, fitted.LOG1P_DOUBLE))
 TANHRES = tl.constexpr((fitted.TANHRES_FAST, fitted.TANHRES_FLOAT, fitted.TANHRES_DOUBLE))
 MILLS = tl.constexpr((fitted.MILLS_FAST, fitted.MILLS_FLOAT, fitted.MILLS_DOUBLE))
-MILLS_K = tl.constexpr(fitted.MILLS_K)
-NEAR = tl.constexpr((None, fitted.NEAR_FLOAT, fitted.NEAR_DOUBLE))
+MILLS_K = tl.constexpr((fitted.MILLS_K_FAST, fitted.MILLS_K_FLOAT, fitted.MILLS_K_DOUBLE))
+NEAR = tl.constexpr((None, None, fitted.NEAR_DOUBLE))
 GELU_TAIL = tl.constexpr((fitted.GELU_TAIL_FAST, None, None))
 GELU_SLOPE = tl.constexpr((fitted.GELU_SLOPE_FAST, None, None))
 GELU_D1 = tl.constexpr((None, fitted.GELU_D1_FLOAT, fitted.GELU_D1_DOUBLE))
@@ -326,16 +326,17 @@ def tanh(x, FAST: tl.constexpr):
 def normal_tail(x, FAST: tl.constexpr):
     """Phi(-a) = R p s t and exp(-a^2/2) = p s t, for a = |x|: returns a, R, p, s, t.
 
-    R, the Mills ratio over sqrt(2 pi), is smooth and falls like 1/a: a polynomial in (a - k)/(a + k), over a + k; below
-    3, where that quotient's roundings would show, a polynomial in a. The rounding error of a^2 is carried into the
-    exponential, which would magnify it by a^2/2. a is held where all is 0.
+    R, the Mills ratio over sqrt(2 pi), is smooth and falls like 1/a: a polynomial in (a - k)/(a + k), over a + k; in
+    float64 below 3, where that quotient's roundings would show, a polynomial in a. The rounding error of a^2 is carried
+    into the exponential, which would magnify it by a^2/2. a is held where all is 0.
     """
     FARTHEST: tl.constexpr = 40.0 if x.dtype == tl.float64 else 15.0
+    K: tl.constexpr = table(MILLS_K, x.dtype, FAST)
     a = tl.abs(x)
     a = tl.where(a > FARTHEST, FARTHEST, a)
-    u, _ = over_sum(1.0, a, MILLS_K, FAST)
-    ratio = u * polynomial((a - MILLS_K) * u, MILLS, FAST)
-    if not FAST:
+    u = quotient(tl.full(a.shape, 1.0, a.dtype), a + K)
+    ratio = u * polynomial((a - K) * u, MILLS, FAST)
+    if x.dtype == tl.float64:
         close = polynomial(tl.where(a < 3, a, 3.0) * (2 / 3) - 1, NEAR, FAST)
         ratio = tl.where(a < 3, close, ratio)
     square = a * a

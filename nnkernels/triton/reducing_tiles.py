@@ -291,9 +291,9 @@ def chunk_result(
     FAST: tl.constexpr,
 ):  # fmt: skip
     """The results of a chunk, whose exponentials `e` are those below its own maximum, from its row's maximum."""
-    if FAST and not LOG:
+    if not LOG:
         moved, moved_lo = exponent(own, own_lo, top, top_lo, factor, MASK, SCALED, FAST)
-        return e * exponential(moved, moved_lo, SHIFT, FAST) * (norm * (1 / UNIT))
+        return e * exponential(moved, moved_lo, SHIFT, FAST) * ((norm * (1 / UNIT)) if FAST else norm)
     else:
         d, d_lo = exponent(hi, lo, top, top_lo, factor, MASK, SCALED, FAST)
         return result(exponential(d, d_lo, SHIFT, FAST), d, d_lo, norm, LOG, FAST)

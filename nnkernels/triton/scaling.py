@@ -28,7 +28,9 @@ from .widths import power_of_two, tile_width
 
 _NUM_WARPS = 4
 _TILE_BYTES = 4096  # of each operand: two 16-byte loads in flight for each thread
-_MOST_COLS = 256  # of a tile whose columns have factors of their own: more rows of it instead
+# Of a tile whose columns have factors of their own: more rows of it instead. Sums of columns are exchanged between warps
+# through shared memory, and the wider a tile is, the more of its columns fall on one bank.
+_MOST_COLS, _MOST_SUMMED_COLS = 256, 64
 _STEPS = 8  # tiles of a program, for which it computes its factors once
 _FEW_PROGRAMS = 512  # enough for a GPU
 _PROGRAMS = 4096  # that sum; how many there are may not depend on the device, or the sums would
@@ -50,7 +52,8 @@ class _Tiles(NamedTuple):
 def _tiles(frame: Frame, size: int, sums: bool) -> _Tiles:
     """For elements of `size` bytes."""
     elements = _TILE_BYTES // size
-    block_cols = tile_width(frame.cols, min(elements, _MOST_COLS) if frame.by_columns else elements)
+    most = _MOST_SUMMED_COLS if sums else _MOST_COLS
+    block_cols = tile_width(frame.cols, min(elements, most) if frame.by_columns else elements)
     block_rows = min(power_of_two(frame.rows), elements // block_cols)
     down, across = -(-frame.rows // block_rows), -(-frame.cols // block_cols)
     along, beside = (down, across) if frame.by_columns else (across, down)
