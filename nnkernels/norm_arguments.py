@@ -55,8 +55,8 @@ def check(
     if not is_last(name, x, dim):
         if shape != [x.shape[dim]]:
             raise ShapeError(
-                f"{name}(): given dim={dim}, normalized_shape must be the one size of that dimension, {x.shape[dim]} of "
-                f"the input's {list(x.shape)}, got {shape}"
+                f"{name}(): given dim={dim}, normalized_shape must be the one size of that dimension, {x.shape[dim]} "
+                f"in an input of size {list(x.shape)}, but got {shape}"
             )
     elif list(x.shape[-len(shape) :]) != shape:
         wanted = ", ".join(map(str, ["*", *shape]))

@@ -48,7 +48,7 @@ def _shape(x: Tensor, dim: int) -> tuple[int, int, int]:
 
 
 def _channels(x: Tensor | None, shape: tuple[int, int, int]) -> Tensor | None:
-    """`x` as samples, channels and adjacent positions: itself if it lies so, whatever lies between samples and channels."""
+    """`x` as samples, channels and adjacent positions: itself if it lies so, however far apart the first two lie."""
     if x is None:
         return None
     x = x.reshape(shape)

@@ -5,7 +5,7 @@ together lies apart, and what lies side by side is normalised each by itself. Ke
 (samples, channels, positions): all in front of the channels, the channels, all behind them. Positions are adjacent;
 samples and channels may lie any distance apart. What kernels make is contiguous.
 
-The gradients, g being that of n (weight + offset), n the normalised x, h = g (weight + offset), means over the channels:
+The gradients, g being that of n (weight + offset), n the normalised x, h = g (weight + offset), means over channels:
 
     for x       (h - n mean(h n) - mean(h)) / deviation, without its last term unless centred
     for weight  the sum of g n over samples and positions, and for bias that of g

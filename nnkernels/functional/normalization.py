@@ -59,8 +59,8 @@ def layer_norm_act(
         of images does channels last: then it lies as the input does.
 
     Raises:
-        ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, or its dimension `dim` is
-            of another size; weight or bias have another shape, the residual does not broadcast.
+        ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, or has another size in
+            dimension `dim`; weight or bias have another shape, the residual does not broadcast.
         IndexError: the input has no dimension `dim`.
         ValueError: eps is negative, the activation is unknown, a tensor is on another device.
         TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor; a dtype
