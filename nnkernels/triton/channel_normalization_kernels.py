@@ -217,7 +217,7 @@ def forward_chunks(
             POSITIONS, COMPUTE,
         )  # fmt: skip
         if CENTRED:
-            is_far = tl.max(tl.where(mean_low * mean_low > 4 * square, 1, 0))
+            is_far = tl.max(tl.where(mean_low * mean_low > square, 1, 0))
             if is_far > 0:
                 mean += mean_low
                 mean_low, square = _moments(
