@@ -28,6 +28,7 @@ _FORWARD_ELEMENTS, _BACKWARD_ELEMENTS = 32, 16  # of a thread, of 32 bits
 _MOST_WARPS = 16  # on a multiprocessor
 _STAGES = 3
 _ALIGN = 16
+_FARTHEST = 2**31  # elements, within a sample, for offsets of 32 bits
 
 
 class Tile(NamedTuple):
@@ -158,5 +159,5 @@ def _layout(tile: Tile, *operands: Tensor | None) -> tuple[bool, bool, bool, boo
     _, channels, inner = given[0].shape
     apart = [inner, *(one.stride(1) for one in given)]
     align = gcd(inner, _ALIGN, *_strides(*operands))
-    is_wide = (channels + tile.channels) * max(apart) + tile.positions >= 2**31
+    is_wide = (channels + tile.channels) * max(apart) + tile.positions > _FARTHEST
     return channels % tile.channels == 0, inner % tile.positions == 0, set(apart) == {inner}, is_wide, align

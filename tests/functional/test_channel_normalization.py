@@ -34,13 +34,13 @@ LAYOUTS = {
 
 @pytest.fixture(params=["held", "chunks"])
 def tile(request, device, monkeypatch):
-    """What a program of Triton's takes at once: all channels, or a few of them."""
+    """What a program of Triton's takes at once: all channels, or a few of them, and these by wide offsets."""
     if request.param == "chunks":
         if not INTERPRETED and device == "cpu":
             pytest.skip("tiles are Triton's")
         from nnkernels.triton import channel_normalization
 
-        for name, value in {"_FORWARD_HELD": 0, "_BACKWARD_HELD": 0, "_CHUNK_ELEMENTS": 256}.items():
+        for name, value in {"_FORWARD_HELD": 0, "_BACKWARD_HELD": 0, "_CHUNK_ELEMENTS": 256, "_FARTHEST": 0}.items():
             monkeypatch.setattr(channel_normalization, name, value)
 
 
@@ -237,11 +237,10 @@ def test_tiles_have_whole_sectors_and_few_numbers_in_a_thread(channels, inner, s
     monkeypatch.setattr(hardware, "shared_memory", lambda device: 2**17)
     dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[size]
     x = torch.empty(2, channels, inner, dtype=dtype, device="meta")
-    for tile, most in ((channel_normalization.forward_tile(x, 1), 32), (channel_normalization.backward_tile(x, 3), 32)):
+    for tile, most in ((channel_normalization.forward_tile(x, 1), 32), (channel_normalization.backward_tile(x, 3), 16)):
         assert not tile.is_held or tile.channels >= channels
         assert tile.positions * size >= 64 or tile.positions >= inner
-        numbers = tile.channels * tile.positions * max(1, size // 4)
-        assert numbers <= most * 32 * tile.num_warps * (2 if size == 8 else 1)
+        assert tile.channels * tile.positions * max(1, size // 4) <= most * 32 * tile.num_warps
         assert tile.num_warps * tile.each == 16 and tile.stages >= 1
 
 
