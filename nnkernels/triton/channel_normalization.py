@@ -125,16 +125,15 @@ def _tile(x: Tensor, operands: int, most: int, of_thread: int) -> Tile:
         block = max(1, _CHUNK_ELEMENTS // scale // positions)
     num_warps = max(1, min(_MOST_WARPS, block * positions * scale // (32 * of_thread)))
     each = _MOST_WARPS // num_warps
-    stage = operands * block * positions * size
-    room = hardware.shared_memory(x.device) * 7 // 8 // each
-    return Tile(block, positions, is_held, num_warps, each, max(1, min(_STAGES, 1 + room // stage)))
+    tile = block * positions * size
+    room = hardware.shared_memory(x.device) * 7 // 8 // each - tile  # of which exchanges may take as much as a tile
+    return Tile(block, positions, is_held, num_warps, each, max(1, min(_STAGES, 1 + room // (operands * tile))))
 
 
 def _fewest_beyond(widths: list[int], inner: int) -> int:
     """The greatest width of which few positions lie beyond the end."""
     reach = {width: -(-inner // width) * width for width in widths}
-    least = min(reach.values())
-    return max(width for width in widths if reach[width] <= 1.1 * max(least, inner))
+    return max(width for width in widths if reach[width] <= 1.1 * min(reach.values()))
 
 
 def _programs(tile: Tile, tiles: int, x: Tensor) -> int:

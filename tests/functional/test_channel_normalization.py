@@ -288,7 +288,7 @@ def test_kernels_compile_without_spilling(name, shape, activation, arch, tmp_pat
     options = channel_normalization._registers(tile, x)
     sizes = channel_normalization_kernels.SIZES
     compiled = compile_ahead(kernel, arch, "bf16", constants, options.pop("num_warps"), types, uneven=sizes, **options)
-    assert spills(compiled, tmp_path) == 0
+    assert spills(compiled, tmp_path) == 0 and compiled.metadata.shared * tile.each <= hardware.shared_memory(None)
     assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
     assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
 
