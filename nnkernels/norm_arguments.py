@@ -29,8 +29,10 @@ def addend(name: str, residual: Tensor, x: Tensor) -> Tensor:
     return broadcast(name, residual, x, dtype=summed_dtype(x, residual))
 
 
-def check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None) -> int:
-    """How many dimensions a row has, if the arguments fit."""
+def check(
+    name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None, dim: int = -1
+) -> int:
+    """How many dimensions are normalised, if the arguments fit: the last ones, or one, `dim`."""
     x = given["input"]
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(x).__name__}")
@@ -50,7 +52,13 @@ def check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Se
             f"{name}(): expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "
             f"but got normalized_shape = {shape}"
         )
-    if list(x.shape[-len(shape) :]) != shape:
+    if not is_last(name, x, dim):
+        if shape != [x.shape[dim]]:
+            raise ShapeError(
+                f"{name}(): given dim={dim}, normalized_shape must be the one size of that dimension, {x.shape[dim]} "
+                f"in an input of size {list(x.shape)}, but got {shape}"
+            )
+    elif list(x.shape[-len(shape) :]) != shape:
         wanted = ", ".join(map(str, ["*", *shape]))
         raise ShapeError(
             f"{name}(): given normalized_shape={shape}, expected input with shape [{wanted}], but got input of size"
@@ -66,6 +74,14 @@ def check(name: str, given: dict[str, Tensor | None], normalized_shape: int | Se
     if eps is not None and not number(name, "eps", eps) >= 0:
         raise ValueError(f"{name}(): eps must be a number of at least 0, got {eps}")
     return len(shape)
+
+
+def is_last(name: str, x: Tensor, dim: int) -> bool:
+    """Whether `dim`, one of x's dimensions, is its last, or left to be that."""
+    dim, dims = integer(name, "dim", dim), x.dim()
+    if dim != -1 and not -dims <= dim < dims:
+        raise IndexError(f"{name}(): dim {dim} is out of range for an input of shape {tuple(x.shape)}")
+    return dim in (-1, dims - 1)
 
 
 def broadcast(

@@ -160,6 +160,9 @@ def _normalized(rng: random.Random, dtype: torch.dtype) -> Call:
     if form in ("layer_norm_act", "rms_norm_act"):
         dims = rng.randint(1, min(2, len(shape)))
         given: Any = shape[len(shape) - dims :]
+        if rng.random() < 0.3:
+            extra = {"dim": rng.randrange(-len(shape), len(shape))}
+            given = [shape[extra["dim"]]]
         weight_shape = given
     else:
         shape = [size or 2 for size in shape]
@@ -182,14 +185,14 @@ def _normalized(rng: random.Random, dtype: torch.dtype) -> Call:
             return F.batch_norm_act(running_mean=mean, running_var=var, training=not evaluates, **keywords)
         keywords["eps"] = 1e-5  # rms norm's own depends on the type
         keywords["num_groups" if form == "group_norm_act" else "normalized_shape"] = given
-        return getattr(F, form)(**keywords)
+        return getattr(F, form)(**keywords, **extra)
 
-    extra = {"given": given, "training": not evaluates} if evaluates else {"given": given}
+    told = {"given": given, **extra} | ({"training": False} if evaluates else {})
     together = torch.Size(given).numel() if isinstance(given, list) else x.numel() // (shape[1] or 1)
     if form == "group_norm_act":
         together = x.numel() // (shape[0] * groups)
     return Call(
-        f"F.{form}({', '.join(names)}, {name!r}{_named(extra | constants)})", function, operands,
+        f"F.{form}({', '.join(names)}, {name!r}{_named(told | constants)})", function, operands,
         together=together,
     )  # fmt: skip
 

@@ -33,8 +33,13 @@ def each_backend(request, monkeypatch):
         yield where
 
 
-def composition(norm, x, weight=None, bias=None, residual=None, activation="identity", dims=1, eps=1e-5, **constants):
+def composition(
+    norm, x, weight=None, bias=None, residual=None, activation="identity", dims=1, eps=1e-5, dim=-1, **constants
+):
     """In float64, by torch operations."""
+    if dim != -1:
+        rows, beside = (None if tensor is None else tensor.movedim(dim, -1) for tensor in (x, residual))
+        return composition(norm, rows, weight, bias, beside, activation, eps=eps, **constants).movedim(-1, dim)
     along = tuple(range(-dims, 0))
     z = x.double()
     if norm == "layer_norm":
@@ -47,27 +52,53 @@ def composition(norm, x, weight=None, bias=None, residual=None, activation="iden
     return z * 1 if activation == "identity" else getattr(F, activation)(z, **constants)
 
 
-def ours(norm, x, weight=None, bias=None, residual=None, activation="identity", dims=1, eps=1e-5, **constants):
-    shape = x.shape[x.dim() - dims :]
+def ours(norm, x, weight=None, bias=None, residual=None, activation="identity", dims=1, eps=1e-5, dim=-1, **constants):
+    shape = x.shape[x.dim() - dims :] if dim == -1 else x.shape[dim]
+    given = {"residual": residual, "dim": dim, **constants}
     if norm == "rms_norm":
-        return F.rms_norm_act(x, shape, weight, eps, activation, residual=residual, **constants)
-    return F.layer_norm_act(x, shape, weight, bias, eps, activation, residual=residual, **constants)
+        return F.rms_norm_act(x, shape, weight, eps, activation, **given)
+    return F.layer_norm_act(x, shape, weight, bias, eps, activation, **given)
 
 
-def leaves(norm, shape, device, dtype=torch.float64, residual=True, dims=1, parameters=None, mean=0.5):
+def leaves(norm, shape, device, dtype=torch.float64, residual=True, dims=1, parameters=None, mean=0.5, dim=-1):
     generator = torch.Generator().manual_seed(sum(shape) + 1)
 
     def one(shape, dtype=dtype, scale=1.0, shift=0.0):
         made = torch.randn(shape, generator=generator, dtype=torch.float64) * scale + shift
         return made.to(device, dtype).requires_grad_()
 
-    row = shape[len(shape) - dims :]
+    row = shape[len(shape) - dims :] if dim == -1 else (shape[dim],)
     return (
         one(shape, shift=mean),
         one(row, parameters or dtype, 0.3, 1.0),
         one(row, parameters or dtype, 0.5) if norm == "layer_norm" else None,
         one(shape) if residual else None,
     )
+
+
+def holds(norm, inputs, activation="identity", dims=1, dim=-1):
+    """Value and gradients against the composition. Gradients may be off by thrice the limit: the argument of a
+    derivative has been rounded, and terms may cancel."""
+    x, weight, bias, residual = inputs
+    y, exact = (one(norm, *inputs, activation, dims, dim=dim) for one in (ours, composition))
+    assert y.dtype == x.dtype and y.shape == x.shape
+    assert y.is_contiguous() or (dim != -1 and y.stride() == x.stride())
+    limit = accuracy.LIMITS[x.dtype]
+    terms = composition(norm, x, weight, dims=dims, dim=dim).abs()
+    if bias is not None:
+        terms = (terms.movedim(dim, -1) + bias.double().abs()).movedim(-1, dim)
+    terms = terms if residual is None else terms + residual.double().abs()
+    assert off(y, exact, terms.detach()) <= limit
+    generator = torch.Generator().manual_seed(5)
+    grad = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device, x.dtype)
+    given = [tensor for tensor in inputs if tensor is not None]
+    mine = torch.autograd.grad(y, given, grad)
+    truth = torch.autograd.grad(exact, given, grad.double())
+    for got, want, tensor in zip(mine, truth, given, strict=True):
+        assert got.dtype == tensor.dtype and got.shape == tensor.shape
+        summed = (y.numel() / got.numel()) ** 0.5 if got.numel() < y.numel() else 0.0
+        allowed = max(limit, accuracy.LIMITS[got.dtype]) * (1 if tensor.dtype.itemsize == 2 else 3)
+        assert off(got, want.double(), summed) <= allowed
 
 
 def off(got, truth, size=0.0):

@@ -61,7 +61,7 @@ def _rows(x: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
     return x if x.stride(1) == 1 or shape[1] == 1 else x.contiguous()
 
 
-def _flat(parameter: Tensor | None) -> Tensor | None:
+def flat(parameter: Tensor | None) -> Tensor | None:
     if parameter is None or (parameter.dim() == 1 and parameter.is_contiguous()):
         return parameter
     return parameter.reshape(-1).contiguous()
@@ -75,8 +75,8 @@ def _kind(norm: Norm) -> str:
     return "LayerNorm" if norm.centred else "RMSNorm"
 
 
-class _NormAct(route.Form):
-    """Of x, residual, weight and bias."""
+class NormAct(route.Form):
+    """Of x, residual, weight and bias; its spec has a `norm`."""
 
     family = "normalization"
     tensors = 4
@@ -92,7 +92,7 @@ class _NormAct(route.Form):
         x, residual, weight, bias, addend = (*tensors, None)[:5]
         shape = _shape(x, spec.dims)
         y, statistics, total = kernels.norm_act(
-            spec.norm, _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias), _rows(addend, shape)
+            spec.norm, _rows(x, shape), _rows(residual, shape), flat(weight), flat(bias), _rows(addend, shape)
         )
         outputs = (y,) if total is None else (y, total)
         return *(_shaped(output, x) for output in outputs), statistics  # type: ignore[return-value]
@@ -121,7 +121,7 @@ class _NormAct(route.Form):
             return None, grad.to(x.dtype), None, None, None
         shape = _shape(x, spec.dims)
         for_x, for_residual, for_weight, for_bias, narrowed = kernels.norm_act_backward(
-            spec.norm, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), _flat(weight), _flat(bias),
+            spec.norm, _rows(grad, shape), _rows(x, shape), _rows(residual, shape), flat(weight), flat(bias),
             statistics, _rows(grad_sum, shape), wants_residual, wants_weight or wants_bias, also,
         )  # fmt: skip
         for_residual = grad.to(x.dtype) if spec.norm.is_linear else _shaped(for_residual, x)
@@ -132,7 +132,7 @@ class _NormAct(route.Form):
         x, residual, weight, bias, _ = kept
         if spec.norm.is_linear and not any((wanted[0], *wanted[2:])):
             return None, grad.to(x.dtype), None, None
-        function = partial(_value, spec, [t is not None for t in (residual, weight, bias)])
+        function = partial(_value, self, spec, [t is not None for t in (residual, weight, bias)])
         given = [tensor for tensor in (x, residual, weight, bias) if tensor is not None]
         found = iter(differentiable_gradients(function, given, grad))
         for_x, for_residual, for_weight, for_bias = (
@@ -145,7 +145,7 @@ class _NormAct(route.Form):
 
     def again(self, kernels: ModuleType, spec: _Call, *kept: Any) -> Tensor:
         x, residual, weight, bias, _ = kept
-        return _NormAct.forward(self, kernels, spec, False, x, residual, weight, bias)[0]
+        return self.forward(kernels, spec, False, x, residual, weight, bias)[0]
 
     def elsewhere(self, spec: _Call, *tensors: Any) -> Any:
         x, residual, weight, bias = tensors
@@ -155,10 +155,14 @@ class _NormAct(route.Form):
                 lambda x, *others: call(spec.norm, x, spec.dims, *others),
                 x, [sharded.alike(x, residual), (weight, last), (bias, last)], last,
             )  # fmt: skip
-        return reference.composed(spec.norm, x, spec.dims, residual, weight, bias)
+        return self.composed(spec, x, residual, weight, bias)
+
+    def composed(self, spec: _Call, x: Tensor, *others: Tensor | None) -> Tensor:
+        """The value, of x and perhaps a residual, weight and bias, in torch operations."""
+        return reference.composed(spec.norm, x, spec.dims, *others)
 
 
-class _AddNormAct(_NormAct):
+class _AddNormAct(NormAct):
     """The same of x + addend, a fifth tensor, which backward keeps in the place of x, and whose gradient joins."""
 
     tensors = 5
@@ -213,12 +217,11 @@ def _of_operands(
     return x, for_residual, for_weight, for_bias, addend
 
 
-_NORM_ACT = _NormAct()
+_NORM_ACT = NormAct()
 _ADD_NORM_ACT = _AddNormAct()
 
 
-def _value(spec: _Call, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:
+def _value(form: NormAct, spec: Any, has: list[bool], x: Tensor, *others: Tensor) -> Tensor:
     """The value of the operands that there are."""
     left = iter(others)
-    residual, weight, bias = (next(left) if there else None for there in has)
-    return reference.composed(spec.norm, x, spec.dims, residual, weight, bias)
+    return form.composed(spec, x, *(next(left) if there else None for there in has))

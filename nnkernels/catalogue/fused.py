@@ -26,7 +26,7 @@ add(
     Fused(
         "layer_norm_act",
         "LayerNormAct",
-        formula="f((x - mean) / sqrt(var + eps) weight + bias + residual), mean and var of the last dimensions",
+        formula="f((x - mean) / sqrt(var + eps) weight + bias + residual), mean and var of the last dimensions or one",
         derivative="(d - mean(d) - n mean(d n)) / sqrt(var + eps), d what reaches the normalised x, which is n",
         range=_RANGE,
         source="Ba, Kiros & Hinton 2016, Layer Normalization",
@@ -45,7 +45,7 @@ add(
     Fused(
         "rms_norm_act",
         "RMSNormAct",
-        formula="f(x / sqrt(mean(x^2) + eps) weight + residual), the mean over the last dimensions",
+        formula="f(x / sqrt(mean(x^2) + eps) weight + residual), the mean over the last dimensions or one",
         derivative="(d - n mean(d n)) / sqrt(mean(x^2) + eps), d what reaches the normalised x, which is n",
         range=_RANGE,
         source="Zhang & Sennrich 2019, Root Mean Square Layer Normalization",

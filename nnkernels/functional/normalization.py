@@ -10,6 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import norm_arguments as arguments
 from ..arguments import integer, number
+from ..autograd import channel_normalization as channels
 from ..autograd import normalization as autograd
 from ..autograd.shortcut import shortcut
 from ..contracts.computing import wide_dtype
@@ -30,31 +31,37 @@ def layer_norm_act(
     *,
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    dim: int = -1,
     **constants: float,
 ) -> Tensor:
     """f((input - mean) / sqrt(variance + eps) weight + bias + residual), rounded once, in one pass each way.
 
-    Mean and (biased) variance are those over the last dimensions, which `normalized_shape` names. They are exact to the
-    last digits of their type also where the mean is many times the deviation.
+    Mean and (biased) variance are those over the last dimensions, which `normalized_shape` names, or over dimension
+    `dim`. They are exact to the last digits of their type also where the mean is many times the deviation.
 
     Args:
-        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
-        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        input: a tensor of shape (*, *normalized_shape), or with a dimension `dim` of that size; float64, float32,
+            bfloat16 or float16.
+        normalized_shape: the sizes of the last dimensions, or the size of the last one or of dimension `dim`.
         weight, bias: of shape `normalized_shape`; their type may differ from the input's.
         eps: added to the variance; not negative.
         activation: the name of a stateless activation, or "identity".
         residual: added before the activation; of a shape that broadcasts to the input's.
         dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
             16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
+        dim: of the input, the one dimension to be normalised: 1 for the channels of images, which then need be neither
+            permuted nor copied.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
-        A contiguous tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in
-        between is float32 (float64 for float64) in any case.
+        A tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in between is
+        float32 (float64 for float64) in any case. It is contiguous, unless dimension `dim` lies last in memory, as that
+        of images does channels last: then it lies as the input does.
 
     Raises:
-        ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, weight or bias have
-            another shape, the residual does not broadcast.
+        ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, or has another size in
+            dimension `dim`; weight or bias have another shape, the residual does not broadcast.
+        IndexError: the input has no dimension `dim`.
         ValueError: eps is negative, the activation is unknown, a tensor is on another device.
         TypeError: a constant that the activation lacks, or lacks a value for; an argument that is no tensor; a dtype
             between which and the input's there is no such pair.
@@ -73,19 +80,20 @@ def layer_norm_act(
         >>> F.layer_norm_act(x, 2, eps=0.0, activation="relu", residual=residual)
         tensor([[1., 0.],
                 [1., 0.]])
+        >>> F.layer_norm_act(torch.ones(2, 64, 7, 7), 64, dim=1).shape
+        torch.Size([2, 64, 7, 7])
     """
     tensors = (input, weight, bias, residual)
     if has_torch_function(tensors):
         return handle_torch_function(
             layer_norm_act, tensors, input, normalized_shape, weight, bias, eps, activation,
-            residual=residual, dtype=dtype, **constants,
+            residual=residual, dtype=dtype, dim=dim, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
-    dims = arguments.check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps))
+    dims = arguments.check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps), dim)
     chosen = inner("layer_norm_act", activation, constants)
     norm = Norm(chosen, float(eps), True, arguments.result_type("layer_norm_act", input.dtype, dtype))
-    residual = None if residual is None else arguments.broadcast("layer_norm_act", residual, input)
-    return autograd.call(norm, input, dims, residual, weight, bias)
+    return _normed("layer_norm_act", norm, input, dims, dim, residual, weight, bias)
 
 
 @shortcut
@@ -99,15 +107,17 @@ def rms_norm_act(
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
     offset: float = 0.0,
+    dim: int = -1,
     **constants: float,
 ) -> Tensor:
     """f(input / sqrt(mean(input^2) + eps) (weight + offset) + residual), rounded once, in one pass each way.
 
-    The mean is that over the last dimensions, which `normalized_shape` names.
+    The mean is that over the last dimensions, which `normalized_shape` names, or over dimension `dim`.
 
     Args:
-        input: a tensor of shape (*, *normalized_shape); float64, float32, bfloat16 or float16.
-        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        input: a tensor of shape (*, *normalized_shape), or with a dimension `dim` of that size; float64, float32,
+            bfloat16 or float16.
+        normalized_shape: the sizes of the last dimensions, or the size of the last one or of dimension `dim`.
         weight: of shape `normalized_shape`; its type may differ from the input's.
         eps: added to the mean square; not negative; None is the epsilon of the type in which is computed: 2^-52 for
             float64, 2^-23 for the others.
@@ -115,15 +125,17 @@ def rms_norm_act(
         residual: added before the activation; of a shape that broadcasts to the input's.
         dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
             16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
+        dim: of the input, the one dimension to be normalised, as `layer_norm_act`'s.
         offset: added to the weight, if there is one: 1 in Gemma, whose weights start at 0.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
-        A contiguous tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in
-        between is float32 (float64 for float64) in any case.
+        A tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in between is
+        float32 (float64 for float64) in any case. It is contiguous, unless dimension `dim` lies last in memory, as that
+        of images does channels last: then it lies as the input does.
 
     Raises:
-        ValueError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
+        ValueError, IndexError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
 
     Backward keeps the input and one number for each row (and the residual where f is not "identity"), computes the
     normalised values again, and adds up the weight's gradient in the same pass, as `layer_norm_act`'s.
@@ -135,19 +147,21 @@ def rms_norm_act(
         >>> F.rms_norm_act(torch.tensor([[1.0, -7.0], [3.0, 3.0]]), 2, activation="relu")
         tensor([[0.2000, 0.0000],
                 [1.0000, 1.0000]])
+        >>> F.rms_norm_act(torch.tensor([[1.0, 3.0], [-7.0, 3.0]]), 2, dim=0)
+        tensor([[ 0.2000,  1.0000],
+                [-1.4000,  1.0000]])
     """
     tensors = (input, weight, residual)
     if has_torch_function(tensors):
         return handle_torch_function(
             rms_norm_act, tensors, input, normalized_shape, weight, eps, activation,
-            residual=residual, dtype=dtype, offset=offset, **constants,
+            residual=residual, dtype=dtype, offset=offset, dim=dim, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "residual": residual}
-    dims = arguments.check("rms_norm_act", given, normalized_shape, eps)
+    dims = arguments.check("rms_norm_act", given, normalized_shape, eps, dim)
     chosen = inner("rms_norm_act", activation, constants)
     norm = _rms_norm("rms_norm_act", chosen, input.dtype, eps, dtype, offset)
-    residual = None if residual is None else arguments.broadcast("rms_norm_act", residual, input)
-    return autograd.call(norm, input, dims, residual, weight, None)
+    return _normed("rms_norm_act", norm, input, dims, dim, residual, weight, None)
 
 
 @shortcut
@@ -312,6 +326,23 @@ def gated_rms_norm(
     if group_size is None or (dims == 1 and group_size == input.shape[-1]):
         return autograd.call(norm, input, dims, beside, weight, None)
     return _in_groups(norm, input, beside, weight, dims, integer("gated_rms_norm", "group_size", group_size))
+
+
+def _normed(
+    name: str,
+    norm: Norm,
+    x: Tensor,
+    dims: int,
+    dim: int,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """The norm over the last `dims` dimensions, or over `dim`, if that is another."""
+    residual = None if residual is None else arguments.broadcast(name, residual, x)
+    if arguments.is_last(name, x, dim):
+        return autograd.call(norm, x, dims, residual, weight, bias)
+    return channels.call(norm, x, dim % x.dim(), residual, weight, bias)
 
 
 def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims: int, size: int) -> Tensor:

@@ -18,15 +18,17 @@ class LayerNormAct(torch.nn.LayerNorm):
     """f(layer_norm(x) weight + bias + residual) in one pass; see `nnkernels.functional.layer_norm_act`.
 
     Args:
-        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        normalized_shape: the sizes of the last dimensions, or the size of the last one or of dimension `dim`.
         eps: added to the variance; not negative.
         elementwise_affine: whether there is a weight, which starts at 1, and a bias.
         bias: whether there is a bias, which starts at 0.
         device, dtype: of weight and bias.
         activation: the name of a stateless activation, or "identity".
+        dim: the one dimension to be normalised, if it is not the last: 1 for the channels of images.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
-    Shape: input and output alike, `(*, *normalized_shape)`. The optional `residual` of `forward` broadcasts to it.
+    Shape: input and output alike, `(*, *normalized_shape)`, or with dimension `dim` of that size. The optional
+    `residual` of `forward` broadcasts to it.
     Source: Ba, Kiros & Hinton 2016, Layer Normalization.
 
     Raises:
@@ -40,6 +42,8 @@ class LayerNormAct(torch.nn.LayerNorm):
         LayerNormAct((8,), eps=1e-05, elementwise_affine=True, ...activation='gelu')
         >>> norm(torch.randn(4, 8), residual=torch.ones(4, 8)).shape
         torch.Size([4, 8])
+        >>> nnkernels.nn.LayerNormAct(8, dim=1)(torch.randn(2, 8, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
     """
 
     def __init__(
@@ -51,37 +55,42 @@ class LayerNormAct(torch.nn.LayerNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         activation: str = "identity",
+        *,
+        dim: int = -1,
         **constants: float,
     ) -> None:
         inner("LayerNormAct", activation, constants)
         _check_eps("LayerNormAct", eps)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self.activation = activation
+        self.dim = dim
         self.constants: dict[str, Any] = constants
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         return functional.layer_norm_act(
             input, self.normalized_shape, self.weight, self.bias, self.eps, self.activation,
-            residual=residual, **self.constants,
+            residual=residual, dim=self.dim, **self.constants,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + _shown(self.activation, self.constants)
+        return super().extra_repr() + _shown_dim(self) + _shown(self.activation, self.constants)
 
 
 class RMSNormAct(torch.nn.RMSNorm):
     """f(rms_norm(x) weight + residual) in one pass; see `nnkernels.functional.rms_norm_act`.
 
     Args:
-        normalized_shape: the sizes of the last dimensions, or the size of the last one.
+        normalized_shape: the sizes of the last dimensions, or the size of the last one or of dimension `dim`.
         eps: added to the mean square; not negative; None is the epsilon of the type in which is computed.
         elementwise_affine: whether there is a weight, which starts at 1.
         device, dtype: of the weight.
         offset: added to the weight, which then starts at 1 - offset: 1 in Gemma.
         activation: the name of a stateless activation, or "identity".
+        dim: the one dimension to be normalised, if it is not the last: 1 for the channels of images.
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
-    Shape: input and output alike, `(*, *normalized_shape)`. The optional `residual` of `forward` broadcasts to it.
+    Shape: input and output alike, `(*, *normalized_shape)`, or with dimension `dim` of that size. The optional
+    `residual` of `forward` broadcasts to it.
     Source: Zhang & Sennrich 2019, Root Mean Square Layer Normalization.
 
     Raises:
@@ -107,6 +116,7 @@ class RMSNormAct(torch.nn.RMSNorm):
         activation: str = "identity",
         *,
         offset: float = 0.0,
+        dim: int = -1,
         **constants: float,
     ) -> None:
         inner("RMSNormAct", activation, constants)
@@ -114,6 +124,7 @@ class RMSNormAct(torch.nn.RMSNorm):
         self.offset = offset
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
         self.activation = activation
+        self.dim = dim
         self.constants: dict[str, Any] = constants
 
     def reset_parameters(self) -> None:
@@ -122,11 +133,11 @@ class RMSNormAct(torch.nn.RMSNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return functional.rms_norm_act(
             input, self.normalized_shape, self.weight, self.eps, self.activation,
-            residual=residual, offset=self.offset, **self.constants,
+            residual=residual, offset=self.offset, dim=self.dim, **self.constants,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + _shown_offset(self) + _shown(self.activation, self.constants)
+        return super().extra_repr() + _shown_offset(self) + _shown_dim(self) + _shown(self.activation, self.constants)
 
 
 class AddLayerNorm(torch.nn.LayerNorm):
@@ -283,6 +294,10 @@ def _start(norm: RMSNormAct | AddRMSNorm) -> None:
 
 def _shown_offset(norm: RMSNormAct | AddRMSNorm) -> str:
     return f", offset={norm.offset}" if norm.offset else ""
+
+
+def _shown_dim(norm: LayerNormAct | RMSNormAct) -> str:
+    return "" if norm.dim == -1 else f", dim={norm.dim}"
 
 
 def _check_eps(name: str, eps: float | None) -> None:

@@ -141,13 +141,19 @@ def norm_act_backward(
             *given, grad_sum, grad_x, narrowed, grad_residual, *partials, *places, _row_stride(grad_sum), splits,
             *formula, cols == tiles * walk.cols, power_of_two(splits), walk.stages, *walk[:3], num_warps=walk.num_warps,
         )  # fmt: skip
-        wanted = sum(parameter is not None for parameter in parameters)
-        if wanted and programs > 1:
-            block = min(_PARTIALS_TILE[0], power_of_two(programs))
-            block_cols = _PARTIALS_TILE[1]
-            grid = (-(-cols // block_cols), wanted)
-            launch(gradients.add_partials, grid)(*partials, *found, programs, cols, block, block_cols, num_warps=4)
+        if programs > 1:
+            add_up(partials, found)
     return grad_x, grad_residual, found[0], found[1], narrowed
+
+
+def add_up(partials: list[Tensor | None], found: list[Tensor | None]) -> None:
+    """The sums over rows of partial sums for weight and bias, where there are any, into what is to have them."""
+    given = [partial for partial in partials if partial is not None]
+    if given:
+        rows, cols = given[0].shape
+        block, block_cols = min(_PARTIALS_TILE[0], power_of_two(rows)), _PARTIALS_TILE[1]
+        grid = (-(-cols // block_cols), len(given))
+        launch(gradients.add_partials, grid)(*partials, *found, rows, cols, block, block_cols, num_warps=4)
 
 
 def _row_stride(x: Tensor | None) -> int:

@@ -4,64 +4,9 @@ import triton
 import triton.language as tl
 
 from .math import compute_type, is_fast
-from .normalization_kernels import (
-    AFTER,
-    BEFORE,
-    argument_of,
-    gated,
-    load_weight,
-    row_sum,
-    row_sums,
-    tile_columns,
-    tile_rows,
-)
+from .normalization_formulas import BEFORE, gated, load_weight, normalise, slope_of
+from .normalization_kernels import row_sum, row_sums, tile_columns, tile_rows
 from .tiles import load_inside, store_inside, times
-
-
-@triton.jit
-def _normalised(x, statistics_ptr, row, rows, rows_inside, CENTRED: tl.constexpr, COMPUTE: tl.constexpr):
-    """x normalised by the statistics that forward kept, and 1 / deviation."""
-    KEPT: tl.constexpr = statistics_ptr.dtype.element_ty
-    if CENTRED:
-        mean = tl.load(statistics_ptr + row, mask=rows_inside, other=0.0)
-        high = mean.to(COMPUTE)
-        x -= high
-        if KEPT != COMPUTE:
-            x -= (mean - high.to(KEPT)).to(COMPUTE)
-        statistics_ptr += rows
-    deviation = tl.load(statistics_ptr + row, mask=rows_inside, other=0.0).to(COMPUTE)
-    return x * deviation, deviation
-
-
-@triton.jit
-def _slope(
-    grad,
-    normalised,
-    weight,
-    bias,
-    residual,
-    a,
-    b,
-    GATES: tl.constexpr,
-    VALUE: tl.constexpr,
-    D1: tl.constexpr,
-    MASKS: tl.constexpr,
-    FAST: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """The gradients of what the weight gives and of the residual; D1 is None where f is nothing."""
-    if D1 is None or GATES == BEFORE:
-        return grad, grad
-    else:
-        a, b = tl.full((), a, COMPUTE), tl.full((), b, COMPUTE)
-        if GATES != AFTER:
-            slope = D1(argument_of(normalised, weight, bias, residual), a, b, FAST)
-            grad = times(grad, slope, MASKS)
-            return grad, grad
-        else:
-            gate = residual.to(COMPUTE)
-            affine = argument_of(normalised, weight, bias, None)
-            return grad * VALUE(gate, a, b, FAST), times(grad * affine, D1(gate, a, b, FAST), MASKS)
 
 
 @triton.jit
@@ -117,8 +62,8 @@ def sums_long(
             residual = load_inside(residual_ptr + row * residual_stride + here, inside)
         if GATES == BEFORE:
             x, _ = gated(x, residual, a, b, VALUE, FAST)
-        normalised, _ = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
-        grad, _ = _slope(grad, normalised, weight, bias, residual, a, b, GATES, VALUE, D1, MASKS, FAST, COMPUTE)
+        normalised, _ = normalise(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
+        grad, _ = slope_of(grad, normalised, weight, bias, residual, a, b, GATES, VALUE, D1, MASKS, FAST, COMPUTE)
         if weight is not None:
             grad *= weight
         grad = tl.where(inside, grad, 0.0)
@@ -209,8 +154,8 @@ def backward(
         factor = x
         if GATES == BEFORE:
             x, factor = gated(x, residual, a, b, VALUE, FAST)
-        normalised, deviation = _normalised(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
-        grad, for_residual = _slope(
+        normalised, deviation = normalise(x, statistics_ptr, row, rows, row < rows, CENTRED, COMPUTE)
+        grad, for_residual = slope_of(
             grad, normalised, weight, bias, residual, a, b, GATES, VALUE, D1, MASKS, FAST, COMPUTE
         )
         if inside is not None:

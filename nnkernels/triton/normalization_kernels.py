@@ -8,19 +8,10 @@ the result.
 import triton
 import triton.language as tl
 
-from ..contracts.normalization import Gate
 from .math import compute_type, is_fast
+from .normalization_formulas import BEFORE, add_both, gated, inverse_deviation, keep, load_weight, result
 from .tiles import load_inside, store_inside
 from .waiting import publish, wait
-
-AFTER, BEFORE = tl.constexpr(int(Gate.AFTER)), tl.constexpr(int(Gate.BEFORE))
-
-
-@triton.jit
-def _inverse_deviation(square, eps):
-    # A tiny square may have been rounded below 0; NaN stays.
-    square = tl.where(square < 0, 0.0, square) + eps
-    return tl.div_rn(1.0, tl.sqrt_rn(square)) if square.dtype == tl.float32 else 1.0 / tl.sqrt(square)
 
 
 @triton.jit
@@ -38,59 +29,6 @@ def _load_sum(
 
 
 @triton.jit
-def gated(x, gate, a, b, VALUE: tl.constexpr, FAST: tl.constexpr):
-    """x f(gate), and f(gate)."""
-    factor = VALUE(gate.to(x.dtype), tl.full((), a, x.dtype), tl.full((), b, x.dtype), FAST)
-    return x * factor, factor
-
-
-@triton.jit
-def load_weight(weight_ptr, inside, offset, COMPUTE: tl.constexpr):
-    return load_inside(weight_ptr, inside).to(COMPUTE) + tl.full((), offset, COMPUTE)
-
-
-@triton.jit
-def argument_of(normalised, weight, bias, residual):
-    """The activation's argument."""
-    z = normalised
-    if weight is not None:
-        z *= weight
-    if bias is not None:
-        z += bias.to(z.dtype)
-    if residual is not None:
-        z += residual.to(z.dtype)
-    return z
-
-
-@triton.jit
-def _result(
-    normalised, weight, bias, residual, a, b, VALUE: tl.constexpr, GATES: tl.constexpr, FAST: tl.constexpr
-):  # fmt: skip
-    a, b = tl.full((), a, normalised.dtype), tl.full((), b, normalised.dtype)
-    if GATES == AFTER:
-        return argument_of(normalised, weight, bias, None) * VALUE(residual.to(normalised.dtype), a, b, FAST)
-    elif GATES == BEFORE:
-        return argument_of(normalised, weight, bias, None)
-    else:
-        return VALUE(argument_of(normalised, weight, bias, residual), a, b, FAST)
-
-
-@triton.jit
-def _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED: tl.constexpr):
-    if statistics_ptr is not None:
-        KEPT: tl.constexpr = statistics_ptr.dtype.element_ty
-        if CENTRED:
-            tl.store(statistics_ptr + row, mean.to(KEPT) + mean_low.to(KEPT), mask=row < rows)
-            statistics_ptr += rows
-        tl.store(statistics_ptr + row, deviation.to(KEPT), mask=row < rows)
-
-
-@triton.jit
-def _add_both(a, b, c, d):
-    return a + c, b + d
-
-
-@triton.jit
 def row_sum(x):
     """The rows' sums of a tile, over the parts first, which lie in one thread."""
     return tl.sum(tl.sum(x, 1, keep_dims=True), 2, keep_dims=True)
@@ -99,8 +37,8 @@ def row_sum(x):
 @triton.jit
 def row_sums(x, y):
     """The rows' sums of both, with one exchange between the threads."""
-    x, y = tl.reduce((x, y), 1, _add_both, keep_dims=True)
-    return tl.reduce((x, y), 2, _add_both, keep_dims=True)
+    x, y = tl.reduce((x, y), 1, add_both, keep_dims=True)
+    return tl.reduce((x, y), 2, add_both, keep_dims=True)
 
 
 @triton.jit
@@ -188,10 +126,10 @@ def forward_rows(
             square = square / count - mean_low * mean_low
         else:
             square = row_sum(x * x) / count
-        deviation = _inverse_deviation(square, tl.full((), eps, COMPUTE))
-        y = _result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
+        deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
+        y = result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
         store_inside(y_ptr + row * cols + col, y, inside)
-        _keep(statistics_ptr, mean, mean_low, deviation, row, rows, CENTRED)
+        keep(statistics_ptr, mean, mean_low, deviation, row, rows, row < rows, CENTRED)
 
 
 @triton.jit
@@ -294,7 +232,7 @@ def forward_long(
             mean, square, partial_ptr + 2 * splits * row, number % splits, counts_ptr + 1 + row, splits, share, cols,
             SPLITS,
         )  # fmt: skip
-    deviation = _inverse_deviation((square / cols).to(COMPUTE), tl.full((), eps, COMPUTE))
+    deviation = inverse_deviation((square / cols).to(COMPUTE), tl.full((), eps, COMPUTE))
     high = mean.to(COMPUTE)
     low = (mean - high.to(tl.float64)).to(COMPUTE)
     for start in tl.range(begin, end, BLOCK_COLS, num_stages=STAGES):
@@ -312,7 +250,7 @@ def forward_long(
             residual = load_inside(residual_ptr + row * residual_stride + here, inside)
         if GATES == BEFORE:
             x, _ = gated(x, residual, a, b, VALUE, FAST)
-        y = _result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
+        y = result(((x - high) - low) * deviation, weight, bias, residual, a, b, VALUE, GATES, FAST)
         store_inside(y_ptr + row * cols + here, y, inside)
     if begin == 0:
-        _keep(statistics_ptr, high, low, deviation, row, rows, CENTRED)
+        keep(statistics_ptr, high, low, deviation, row, rows, row < rows, CENTRED)

@@ -48,6 +48,10 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
         lambda x, w, b, r: F.layer_norm_act(x, (4, 6), w, b, activation="gelu", residual=r),
         (SHAPE, (4, 6), (4, 6), SHAPE),
     ),
+    "layer_norm_act-channels": (
+        lambda x, w, b, r: F.layer_norm_act(x, 4, w, b, activation="gelu", residual=r, dim=1),
+        (SHAPE, (4,), (4,), SHAPE),
+    ),
     "bias_act": (lambda x, b, r: F.bias_act(x, b, "gelu", residual=r), (SHAPE, (4, 1), SHAPE)),
     "layer-scale": (lambda x, gamma, r: F.scale_act(x, gamma, residual=r), (SHAPE, (6,), SHAPE)),
     "gate": (lambda x, gate: F.scale_act(x, gate, "sigmoid"), (SHAPE, (*SHAPE[:-1], 1))),

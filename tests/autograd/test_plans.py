@@ -52,6 +52,7 @@ CALLS = {
     "layer scale": (lambda x, gamma, r: F.scale_act(x, gamma, residual=r), ((10,), (6, 8, 10))),
     "gate": (lambda x, gate: F.scale_act(x, gate, "sigmoid"), ((8, 1),)),
     "layer norm": (lambda x, w, b: F.layer_norm_act(x, 10, w, b, activation="silu"), ((10,), (10,))),
+    "layer norm of channels": (lambda x, w, b: F.layer_norm_act(x, 8, w, b, activation="silu", dim=1), ((8,), (8,))),
     "rms norm": (lambda x, w: F.rms_norm_act(x, (8, 10), w), ((8, 10),)),
     "gated rms norm": (lambda x, z, w: F.gated_rms_norm(x, z, (8, 10), w), ((6, 8, 10), (8, 10))),
     "rms norm of a sum": (lambda x, r, w: sum(F.add_rms_norm(x, r, (8, 10), w)), ((6, 8, 10), (8, 10))),

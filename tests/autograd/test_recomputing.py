@@ -25,6 +25,10 @@ MADE_AGAIN = {
     "gate": (lambda x, gate: F.scale_act(x, gate, "sigmoid"), ((4, 6, 1, 1),)),
     "linear and silu": (lambda x, weight, bias: F.linear_act(x, weight, bias, "silu"), ((16, 8), (16,))),
     "layer norm and gelu": (lambda x, w, b: F.layer_norm_act(x, 8, w, b, activation="gelu"), ((8,), (8,))),
+    "layer norm of channels and gelu": (
+        lambda x, w, b: F.layer_norm_act(x, 6, w, b, activation="gelu", dim=1),
+        ((6,), (6,)),
+    ),
     "rms norm": (lambda x, w: F.rms_norm_act(x, 8, w), ((8,),)),
     "gated rms norm": (lambda x, gate, w: F.gated_rms_norm(x, gate, 8, w), (WIDE, (8,))),
     "rms norm of a sum": (lambda x, y, w: F.add_rms_norm(x, y, 8, w)[0], (WIDE, (8,))),

@@ -14,34 +14,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_norms import DTYPES, EVERY_DTYPE, composition, each_backend, leaves, off, on_torch_alone, ours  # noqa: F401
+from row_norms import (
+    DTYPES,
+    EVERY_DTYPE,
+    composition,
+    holds,
+    leaves,
+    off,
+    on_torch_alone,
+    ours,
+)  # fmt: skip
 from triton_tools import INTERPRETED, compiles, interpret
 
 import nnkernels.functional as F
 from nnkernels import accuracy, nn
 from nnkernels.registry import Activation, catalogue
-
-
-def holds(norm, inputs, activation="identity", dims=1):
-    """Value and gradients against the composition. Gradients may be off by thrice the limit: the argument of a
-    derivative has been rounded, and terms may cancel."""
-    x, weight, bias, residual = inputs
-    y, exact = ours(norm, *inputs, activation, dims), composition(norm, *inputs, activation, dims)
-    assert y.dtype == x.dtype and y.is_contiguous() and y.shape == x.shape
-    limit = accuracy.LIMITS[x.dtype]
-    terms = composition(norm, x, weight, dims=dims).abs()
-    terms += sum(tensor.double().abs() for tensor in (bias, residual) if tensor is not None)
-    assert off(y, exact, terms.detach()) <= limit
-    generator = torch.Generator().manual_seed(5)
-    grad = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device, x.dtype)
-    given = [tensor for tensor in inputs if tensor is not None]
-    mine = torch.autograd.grad(y, given, grad)
-    truth = torch.autograd.grad(exact, given, grad.double())
-    for got, want, tensor in zip(mine, truth, given, strict=True):
-        assert got.dtype == tensor.dtype and got.shape == tensor.shape
-        summed = (y.numel() / got.numel()) ** 0.5 if got.numel() < y.numel() else 0.0
-        allowed = max(limit, accuracy.LIMITS[got.dtype]) * (1 if tensor.dtype.itemsize == 2 else 3)
-        assert off(got, want.double(), summed) <= allowed
 
 
 @EVERY_DTYPE

@@ -105,6 +105,30 @@ def test_every_class_that_an_adapter_names_exists_with_a_known_source(library):
         assert adapting.source(getattr(importlib.import_module(module), kind)) in adapting._of_source, name
 
 
+IMAGE_NORMS = ["torchvision.models.convnext.LayerNorm2d", "timm.layers.LayerNorm2d", "timm.layers.RmsNorm2d"]
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=lambda one: str(one)[6:])
+@pytest.mark.parametrize("name", IMAGE_NORMS)
+def test_norms_over_the_channels_of_images(name, layout, autocast):
+    library, _, kind = name.rpartition(".")
+    pytest.importorskip(library.partition(".")[0])
+    norm = getattr(importlib.import_module(library), kind)(6)
+    x = torch.randn(2, 6, 4, 5).to(memory_format=layout).requires_grad_()
+    plain = copy.deepcopy(norm)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        report = nnkernels.optimize(norm, x, always=True, verbose=False)
+        found, expected = norm(x), plain(x)
+    assert is_adapted(norm), str(report)
+    assert found.dtype == expected.dtype and found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(found)
+    mine, theirs = (torch.autograd.grad(y, (x, *of.parameters()), grad) for y, of in ((found, norm), (expected, plain)))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_batch_norms_frozen_afterwards_keep_their_activation():
     timm = pytest.importorskip("timm")
     from timm.utils.model import freeze_batch_norm_2d

@@ -113,6 +113,25 @@ class LayerNorm2d(_LayerNorm, OnImages):
         return self.normalized_shape[0]
 
 
+@adapter_of_source("timm.layers.norm.RmsNorm2d", "c7879d78ed77")
+class RmsNorm2d(OnImages):
+    """The channels' rms norm, which the class composes of operations."""
+
+    def examine(self: Any) -> str:
+        if self._fast_norm:
+            return "it computes by timm's fast norm"
+        return "" if self.eps >= 0 else "ours takes no such eps"
+
+    def fused(self: Any, x: Tensor) -> Any:
+        dtype = type_with(x if self.weight is None else self.weight, x)
+        if self._fast_norm or dtype not in (x.dtype, torch.float32) or x.dim() != 4:
+            return NotImplemented
+        return functional.rms_norm_act(x, self.normalized_shape, self.weight, self.eps, dtype=dtype, dim=1)
+
+    def sample_channels(self: Any) -> int:
+        return self.normalized_shape[0]
+
+
 class _SqueezeExcite(OnImages):
     """x f(gate), one gate for each channel of each image, with one pass over the data in backward."""
 

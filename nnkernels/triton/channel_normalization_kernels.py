@@ -1,0 +1,240 @@
+"""Layer and rms norm over channels that lie apart, in tiles of channels and adjacent positions.
+
+A program goes over every n-th tile of positions, of n programs; a tile lies in one sample. All channels of a tile in
+registers are read once: the mean first, then what remains of it together with the squares, as `normalization_kernels`
+does. Of more channels than registers hold a program reads chunks, twice, the second time from the cache.
+
+FULL says that CHANNELS, or whole chunks of as many, are all channels, EVEN that whole tiles are all positions, DENSE
+that channels lie one behind the other in every operand, WIDE that offsets within a sample may need 64 bits. Distances
+between samples and channels, and the number of positions, are multiples of ALIGN.
+"""
+
+import triton
+import triton.language as tl
+
+from .math import compute_type, is_fast
+from .normalization_formulas import add_both, inverse_deviation, keep, load_weight, result
+from .reducing_tiles import aligned
+from .tiles import load_inside, store_inside
+
+SIZES = (
+    "numbers", "tiles", "rows", "channels", "inner", "grad_sample", "grad_channel", "x_sample", "x_channel",
+    "residual_sample", "residual_channel",
+)  # fmt: skip
+"""Of which ALIGN says all that the compiler has to know."""
+
+
+@triton.jit
+def of_position(x):
+    """The sum over a tile's channels."""
+    return tl.sum(x, 0, keep_dims=True)
+
+
+@triton.jit
+def of_position_both(x, y):
+    """The sums of both, with one exchange between the threads."""
+    return tl.reduce((x, y), 0, add_both, keep_dims=True)
+
+
+@triton.jit
+def tile_of(number, tiles, inner, POSITIONS: tl.constexpr):
+    """A tile's sample, first position and positions, [1, POSITIONS], and the numbers of these among all samples'."""
+    sample, first = (number // tiles).to(tl.int64), number % tiles * POSITIONS
+    position = first + tl.arange(0, POSITIONS)[None, :]
+    return sample, first, position, sample * inner + position
+
+
+@triton.jit
+def channels_from(first, CHANNELS: tl.constexpr):
+    """The channels of a tile, [CHANNELS, 1]."""
+    return first + tl.arange(0, CHANNELS)[:, None]
+
+
+@triton.jit
+def existing(index, size, WHOLE: tl.constexpr):
+    """Which of the channels or positions exist; None if all of them do."""
+    if WHOLE:
+        return None
+    else:
+        return index < size
+
+
+@triton.jit
+def both(there, exists):
+    """Where both masks hold, each None if it holds everywhere."""
+    if there is None:
+        return exists
+    elif exists is None:
+        return there
+    else:
+        return there & exists
+
+
+@triton.jit
+def offsets(channel, inner, channel_stride, DENSE: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr,
+            POSITIONS: tl.constexpr):  # fmt: skip
+    """How far a tile's elements lie from the first channel's first. DENSE operands have one offset for all of them,
+    whose registers are many."""
+    stride = aligned(inner if DENSE else channel_stride, ALIGN)
+    if WIDE:
+        channel = channel.to(tl.int64)
+    return channel * stride + tl.arange(0, POSITIONS)[None, :]
+
+
+@triton.jit
+def start(pointer, sample, first, sample_stride, ALIGN: tl.constexpr):
+    """Where a tile begins; None of an operand that is missing."""
+    if pointer is None:
+        return None
+    else:
+        return pointer + sample * aligned(sample_stride, ALIGN) + first
+
+
+@triton.jit
+def load_given(pointer, offset, inside):
+    """What lies there; None of an operand that is missing."""
+    if pointer is None:
+        return None
+    else:
+        return load_inside(pointer + offset, inside)
+
+
+@triton.jit
+def weight_of(weight_ptr, channel, there, offset, COMPUTE: tl.constexpr):
+    if weight_ptr is None:
+        return None
+    else:
+        return load_weight(weight_ptr + channel, there, offset, COMPUTE)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, statistics_ptr, a: tl.float64, b: tl.float64, added: tl.float64,
+    eps: tl.float64, numbers, tiles, rows, channels, inner, x_sample, x_channel, residual_sample, residual_channel,
+    VALUE: tl.constexpr, CENTRED: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, DENSE: tl.constexpr,
+    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Of tiles of all channels. `numbers` is how many there are, `tiles` how many a sample has."""
+    FAST: tl.constexpr = is_fast(x_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    channel = channels_from(0, CHANNELS)
+    there = existing(channel, channels, FULL)
+    weight = weight_of(weight_ptr, channel, there, added, COMPUTE)
+    bias = load_given(bias_ptr, channel, there)
+    x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS)
+    residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, POSITIONS)
+    y_at = offsets(channel, inner, inner, True, WIDE, ALIGN, POSITIONS)
+    count = tl.full((), channels, COMPUTE)
+    for number in tl.range(tl.program_id(0), numbers, tl.num_programs(0), num_stages=STAGES):
+        sample, first, position, row = tile_of(number, tiles, inner, POSITIONS)
+        exists = existing(position, aligned(inner, ALIGN), EVEN)
+        inside = both(there, exists)
+        x = load_inside(start(x_ptr, sample, first, x_sample, ALIGN) + x_at, inside).to(COMPUTE)
+        residual = load_given(start(residual_ptr, sample, first, residual_sample, ALIGN), residual_at, inside)
+        mean = tl.zeros((1, POSITIONS), COMPUTE)
+        mean_low = mean
+        if CENTRED:
+            mean = of_position(x) / count
+            x -= mean
+            if there is not None:
+                x = tl.where(there, x, 0.0)
+            mean_low, square = of_position_both(x, x * x)
+            mean_low /= count
+            square = square / count - mean_low * mean_low
+        else:
+            square = of_position(x * x) / count
+        deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
+        y = result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
+        store_inside(start(y_ptr, sample * channels, first, inner, ALIGN) + y_at, y, inside)
+        keep(statistics_ptr, mean, mean_low, deviation, row, rows, exists, CENTRED)
+
+
+@triton.jit
+def _first_mean(
+    x_ptr, exists, channels, inner, x_channel, FULL: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+    ALIGN: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """The positions' means over the first chunk."""
+    channel = channels_from(0, CHANNELS)
+    inside = both(existing(channel, channels, FULL), exists)
+    x = load_inside(x_ptr + offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS), inside)
+    return of_position(x.to(COMPUTE)) / tl.minimum(channels, CHANNELS)
+
+
+@triton.jit
+def _moments(
+    x_ptr, exists, channels, inner, x_channel, shift, CENTRED: tl.constexpr, FULL: tl.constexpr, DENSE: tl.constexpr,
+    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """How far the positions' means are from `shift`, and their mean squares about the means; about 0 unless CENTRED."""
+    total = tl.zeros((CHANNELS, POSITIONS), COMPUTE)
+    squares = total
+    for chunk in tl.range(0, channels, CHANNELS, num_stages=STAGES):
+        channel = channels_from(chunk, CHANNELS)
+        there = existing(channel, channels, FULL)
+        at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS)
+        x = load_inside(x_ptr + at, both(there, exists)).to(COMPUTE)
+        if CENTRED:
+            x -= shift
+            if there is not None:
+                x = tl.where(there, x, 0.0)
+            total += x
+        squares += x * x
+    count = tl.full((), channels, COMPUTE)
+    if CENTRED:
+        mean_low, square = of_position_both(total, squares)
+        mean_low /= count
+        return mean_low, square / count - mean_low * mean_low
+    else:
+        return shift, of_position(squares) / count
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward_chunks(
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, statistics_ptr, a: tl.float64, b: tl.float64, added: tl.float64,
+    eps: tl.float64, numbers, tiles, rows, channels, inner, x_sample, x_channel, residual_sample, residual_channel,
+    VALUE: tl.constexpr, CENTRED: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, DENSE: tl.constexpr,
+    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Of tiles whose channels are read in chunks. Squares are taken about the mean of the first chunk; where that turns
+    out to be far from the whole mean, so that digits were lost, they are taken again about what was found."""
+    FAST: tl.constexpr = is_fast(x_ptr.dtype)
+    COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    for number in tl.range(tl.program_id(0), numbers, tl.num_programs(0)):
+        sample, first, position, row = tile_of(number, tiles, inner, POSITIONS)
+        exists = existing(position, aligned(inner, ALIGN), EVEN)
+        x_start = start(x_ptr, sample, first, x_sample, ALIGN)
+        residual_start = start(residual_ptr, sample, first, residual_sample, ALIGN)
+        y_start = start(y_ptr, sample * channels, first, inner, ALIGN)
+        mean = tl.zeros((1, POSITIONS), COMPUTE)
+        if CENTRED:
+            mean = _first_mean(
+                x_start, exists, channels, inner, x_channel, FULL, DENSE, WIDE, ALIGN, CHANNELS, POSITIONS, COMPUTE
+            )
+        mean_low, square = _moments(
+            x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES, CHANNELS,
+            POSITIONS, COMPUTE,
+        )  # fmt: skip
+        if CENTRED:
+            is_far = tl.max(tl.where(mean_low * mean_low > square, 1, 0))
+            if is_far > 0:
+                mean += mean_low
+                mean_low, square = _moments(
+                    x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES,
+                    CHANNELS, POSITIONS, COMPUTE,
+                )  # fmt: skip
+        deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
+        for chunk in tl.range(0, channels, CHANNELS, num_stages=STAGES):
+            channel = channels_from(chunk, CHANNELS)
+            there = existing(channel, channels, FULL)
+            inside = both(there, exists)
+            weight = weight_of(weight_ptr, channel, there, added, COMPUTE)
+            bias = load_given(bias_ptr, channel, there)
+            x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS)
+            residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, POSITIONS)
+            x = load_inside(x_start + x_at, inside).to(COMPUTE)
+            residual = load_given(residual_start, residual_at, inside)
+            y = result(((x - mean) - mean_low) * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
+            store_inside(y_start + offsets(channel, inner, inner, True, WIDE, ALIGN, POSITIONS), y, inside)
+        keep(statistics_ptr, mean, mean_low, deviation, row, rows, exists, CENTRED)
