@@ -240,8 +240,8 @@ struct gelu_tanh : Gate<M, CubicArgument<M>> {
   NNK_HD gelu_tanh(double, double) {}
 };
 
-// x Phi(x) through Phi(-a) = R(a) exp(-a^2/2), a = |x|, R = t P((a - k) t), t = 1 / (a + k), or for doubles near 0, where
-// that quotient's roundings would show, a polynomial in a. The derivative has one of its own around its root.
+// x Phi(x) through Phi(-a) = R(a) exp(-a^2/2), a = |x|, R = t P((a - k) t), t = 1 / (a + k), or for doubles near 0,
+// where that quotient's roundings would show, a polynomial in a. The derivative has one of its own around its root.
 template <class M>
 struct gelu {
   using T = typename M::T;
@@ -264,7 +264,7 @@ struct gelu {
 
     NNK_HD T mills() const {
       constexpr T k = M::Table::mills_k;
-      const T t = reciprocal<M>(a + k);
+      const T t = reciprocal_of_sum<M>(a, k);
       const T far = t * polynomial<M::Table::mills>((a - k) * t);
       if constexpr (sizeof(T) == 8) {
         const T near = polynomial<M::Table::near>(madd(T(2.0 / 3), a, T(-1)));

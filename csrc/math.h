@@ -201,6 +201,26 @@ NNK_HD typename M::T reciprocal(typename M::T y) {
   return typename M::T(1) / y;
 }
 
+// 1 / (x + k), as exact as one rounding allows unless M is fast: what rounding takes from the sum is not lost. k has
+// few bits, and x + k is like reciprocal's argument.
+template <class M>
+NNK_HD typename M::T reciprocal_of_sum(typename M::T x, typename M::T k) {
+  using T = typename M::T;
+  const T d = x + k;
+#if defined(__CUDA_ARCH__)
+  T r;
+  if constexpr (sizeof(T) == 4) {
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+  } else {
+    r = T(1) / d;
+  }
+#else
+  const T r = T(1) / d;
+#endif
+  if constexpr (!M::precise) return r;
+  return madd(r, madd(-r, x - (d - k), madd(-r, d, T(1))), r);
+}
+
 // 2^z, or 0 where that is subnormal.
 NNK_HD float flushed_power(float z) {
 #if defined(__CUDA_ARCH__)

@@ -1,6 +1,6 @@
 // Philox4x32 (Salmon, Moraes, Dror & Shaw 2011, Parallel random numbers: as easy as 1, 2, 3): four random 32-bit words
-// for each counter and seed. Counter i serves the elements 4i to 4i + 3 (8i to 8i + 7 of 16-bit tensors), so any element
-// can be drawn again, by any thread and in any order. nnkernels/triton/philox.py draws the same words.
+// for each counter and seed. Counter i serves the elements 4i to 4i + 3 (8i to 8i + 7 of 16-bit tensors), so any
+// element can be drawn again, by any thread and in any order. nnkernels/triton/philox.py draws the same words.
 #pragma once
 
 #include <cstdint>
@@ -105,8 +105,8 @@ inline void philox(uint64_t seed, uint64_t first, int64_t count, void* words) {
   }
 }
 
-// A word for each of the eight elements that each of `count` counters serves: the 32 bits from the element's own half of
-// a word on, where behind the last word the first one follows again.
+// A word for each of the eight elements that each of `count` counters serves: the 32 bits from the element's own half
+// of a word on, where behind the last word the first one follows again.
 inline void philox_of_halves(uint64_t seed, uint64_t first, int64_t count, uint32_t* words) {
   constexpr int64_t kCounters = 64;
   alignas(64) uint32_t drawn[kPhiloxWords * kCounters];

@@ -239,12 +239,15 @@ def _rrelu(rng: random.Random, dtype: torch.dtype) -> Call:
 
 
 def _dropout(rng: random.Random, dtype: torch.dtype) -> Call:
-    """Of dense tensors in their own order, so that every type draws for the same elements."""
+    """Of dense tensors in their own order; what is exact has to keep what this type, which draws in its way, keeps."""
     p, x = rng.choice((0.1, 0.5, 0.9)), values(rng, shape_of(rng), dtype)
 
-    def function(x: Tensor) -> Tensor:
+    def drawn(x: Tensor) -> Tensor:
         torch.manual_seed(11)
         return F.dropout(x, p)
+
+    def function(x: Tensor) -> Tensor:
+        return drawn(x) if x.dtype == dtype else x * (drawn(torch.ones_like(x, dtype=dtype)) != 0) / (1 - p)
 
     return Call(f"F.dropout(x, {p})", function, [x], True, layouts=("contiguous",))
 

@@ -33,7 +33,7 @@ import numpy as np
 
 mp.mp.dps = 60
 ROOT = Path(__file__).resolve().parent.parent
-MILLS_K = {"fast": 5.0, "float": 2.5, "double": 5.0}
+MILLS_K = {"fast": 5.0, "float": 1.5, "double": 5.0}
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ void random_run(const RandomJob& job, int64_t begin, int64_t end) {
   const bool keeps = job.pass == RandomPass::rrelu_kept, again = job.pass == RandomPass::rrelu_backward;
   const int operands = keeps || again ? 3 : 2;
   const bool slopes = keeps || again || job.pass == RandomPass::rrelu;
-  const int64_t bytes = size == 2 && slopes ? 2 : 4;  // of random bits for an element
+  const int64_t bytes = size == 2 && slopes ? 2 : 4;      // of random bits for an element
   const int64_t elements = size == 2 ? 8 : kPhiloxWords;  // that a counter serves
   bool flat = true;
   for (int o = 0; o < operands; ++o) flat &= job.operands[o].row_stride == job.cols;

@@ -53,10 +53,8 @@ def channels_from(first, CHANNELS: tl.constexpr):
 @triton.jit
 def existing(index, size, WHOLE: tl.constexpr):
     """Which of the channels or positions exist; None if all of them do."""
-    if WHOLE:
-        return None
-    else:
-        return index < size
+    exists = None if WHOLE else index < size
+    return exists
 
 
 @triton.jit
@@ -85,7 +83,7 @@ def offsets(channel, inner, channel_stride, DENSE: tl.constexpr, WIDE: tl.conste
 def start(pointer, sample, first, sample_stride, ALIGN: tl.constexpr):
     """Where a tile begins; None of an operand that is missing."""
     if pointer is None:
-        return None
+        return pointer
     else:
         return pointer + sample * aligned(sample_stride, ALIGN) + first
 
@@ -94,7 +92,7 @@ def start(pointer, sample, first, sample_stride, ALIGN: tl.constexpr):
 def load_given(pointer, offset, inside):
     """What lies there; None of an operand that is missing."""
     if pointer is None:
-        return None
+        return pointer
     else:
         return load_inside(pointer + offset, inside)
 
@@ -102,7 +100,7 @@ def load_given(pointer, offset, inside):
 @triton.jit
 def weight_of(weight_ptr, channel, there, offset, COMPUTE: tl.constexpr):
     if weight_ptr is None:
-        return None
+        return weight_ptr
     else:
         return load_weight(weight_ptr + channel, there, offset, COMPUTE)
 

@@ -22,8 +22,9 @@ from .tiles import load, store, times
 
 _NUM_WARPS = 4
 _TILE_BYTES = 4096  # of each operand: two 16-byte loads in flight for each thread
-# Where columns are summed: this many programs run on one multiprocessor at a time, and all of them at once.
-_WAVE = 6
+# The same of backward, without and with random numbers, whose keys cost each thread as much for a small tile; and where
+# columns are summed, how many programs run on one multiprocessor at a time, and all of them at once.
+_BACKWARD_TILE_BYTES, _WAVE = (2048, 4096), (8, 5)
 
 
 @triton.jit
@@ -298,13 +299,14 @@ def backward(
 ) -> tuple[Tensor, Tensor | None]:
     """What `bias_act_backward` says, and f(x + bias) again, written to `value` if that is given."""
     grad_x = torch.empty_like(grad)
+    drops = seed is not None
     down = wants_bias and matrix.along == ALONG_COLS
-    block_rows, block_cols = _tile(matrix, _TILE_BYTES // grad.element_size())
+    block_rows, block_cols = _tile(matrix, _BACKWARD_TILE_BYTES[drops] // grad.element_size())
     steps = min(8, -(-matrix.cols // block_cols)) if wants_bias and not down else 1
     tiles = -(-matrix.cols // (block_cols * steps))
     chunks = -(-matrix.rows // block_rows)
     if down:
-        steps = -(-chunks // max(1, _WAVE * hardware.multiprocessors(grad.device) // tiles))
+        steps = -(-chunks // max(1, _WAVE[drops] * hardware.multiprocessors(grad.device) // tiles))
         chunks = -(-chunks // steps)
     wide = wide_dtype(grad.dtype)
     shape = () if not wants_bias else (chunks, matrix.cols) if down else (matrix.rows, tiles)
@@ -312,7 +314,7 @@ def backward(
     tensors = (grad, x, bias, seed, grad_x, partial, value)
     numbers = (inner.a, inner.b, threshold(p), 1 / (1 - p), matrix.rows, matrix.cols, matrix.padded)
     formula = (*FORMULAS[inner.name][:2], elementwise(inner.name).masks, x is not None)
-    drops, even = seed is not None, matrix.cols % 16 == 0
+    even = matrix.cols % 16 == 0
     with hardware.guard(grad.device):
         if down:
             launch(_backward_down, (chunks * tiles,))(

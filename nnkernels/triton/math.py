@@ -334,7 +334,9 @@ def normal_tail(x, FAST: tl.constexpr):
     K: tl.constexpr = table(MILLS_K, x.dtype, FAST)
     a = tl.abs(x)
     a = tl.where(a > FARTHEST, FARTHEST, a)
-    u = quotient(tl.full(a.shape, 1.0, a.dtype), a + K)
+    d = a + K
+    u = 1.0 / d
+    u = tl.fma(u, tl.fma(-u, a - (d - K), tl.fma(-u, d, tl.full(a.shape, 1.0, a.dtype))), u)
     ratio = u * polynomial((a - K) * u, MILLS, FAST)
     if x.dtype == tl.float64:
         close = polynomial(tl.where(a < 3, a, 3.0) * (2 / 3) - 1, NEAR, FAST)
