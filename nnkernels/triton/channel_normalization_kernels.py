@@ -60,12 +60,10 @@ def existing(index, size, WHOLE: tl.constexpr):
 @triton.jit
 def both(there, exists):
     """Where both masks hold, each None if it holds everywhere."""
-    if there is None:
-        return exists
-    elif exists is None:
-        return there
-    else:
-        return there & exists
+    inside = exists
+    if there is not None:
+        inside = there if exists is None else there & exists
+    return inside
 
 
 @triton.jit
@@ -82,27 +80,27 @@ def offsets(channel, inner, channel_stride, DENSE: tl.constexpr, WIDE: tl.conste
 @triton.jit
 def start(pointer, sample, first, sample_stride, ALIGN: tl.constexpr):
     """Where a tile begins; None of an operand that is missing."""
-    if pointer is None:
-        return pointer
-    else:
-        return pointer + sample * aligned(sample_stride, ALIGN) + first
+    begin = pointer
+    if pointer is not None:
+        begin = pointer + sample * aligned(sample_stride, ALIGN) + first
+    return begin
 
 
 @triton.jit
 def load_given(pointer, offset, inside):
     """What lies there; None of an operand that is missing."""
-    if pointer is None:
-        return pointer
-    else:
-        return load_inside(pointer + offset, inside)
+    given = pointer
+    if pointer is not None:
+        given = load_inside(pointer + offset, inside)
+    return given
 
 
 @triton.jit
 def weight_of(weight_ptr, channel, there, offset, COMPUTE: tl.constexpr):
-    if weight_ptr is None:
-        return weight_ptr
-    else:
-        return load_weight(weight_ptr + channel, there, offset, COMPUTE)
+    weight = weight_ptr
+    if weight_ptr is not None:
+        weight = load_weight(weight_ptr + channel, there, offset, COMPUTE)
+    return weight
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -22,7 +22,8 @@ _ROW_ELEMENTS, _ROW_BYTES = 16384, 65536  # longer rows go in chunks
 _TILE_BYTES = 8192  # of several short rows, or of columns, in one program
 _SIBLINGS = 4  # as many rows in work at once have to fit on the device, one program to an SM
 _CHUNK_BYTES, _ODD_CHUNK_BYTES = 16384, 8192  # of a long row, and of one whose elements are loaded alone
-_LONG_FORWARD, _LONG_BACKWARD = {2: 64, 4: 16, 8: 16}, 32  # elements of such a chunk in a thread, by their bytes
+_LONG_FORWARD, _LONG_BACKWARD = {2: 64, 4: 32, 8: 16}, 32  # elements of such a chunk in a thread, by their bytes
+_LONG_ODD_FORWARD = {2: 64, 4: 16}  # beside a row's ends
 _LINE_BYTES, _WORD_BYTES, _VECTOR_BYTES = 128, 4, 16
 _LEAST_VECTORS = 4  # of a row of odd length, for it to be moved in vectors
 _WARP_THREADS = 32
@@ -82,12 +83,13 @@ def _forward(
     tops, norms = (y, y) if statistics is None else statistics
     flags = _logit_flags(scale, kind) | {"LOG": log, "CAUSAL": causal, "KEEPS": statistics is not None}
     given = (float(scale), max(1, queries(shape, dim, causal)), *along)
-    each = _LONG_FORWARD[y.element_size()]
     if cols := _odd_cols((x, y), sizes, (stride,), kind != _NONE or causal):
         told = {name: flags[name] for name in ("LOG", "SCALED", "NEGATIVE", "KEEPS")}
+        each = _LONG_ODD_FORWARD[y.element_size()]
         _launch_odd(reducing_odd, (x, y, tops, norms), *sizes[:2], cols, scale, told, each, _ODD_WARPS)
         return y
     tensors = (x, y, mask, tops, norms)
+    each = _LONG_FORWARD[y.element_size()]
     _launch(reducing_kernels, tensors, sizes, (stride,), given, (inner_stride,), flags, each)
     return y
 
