@@ -1,16 +1,22 @@
 """Products with an activation behind them, beside the bare product, torch's composition and torch.compile of it.
 
     python benchmarks/products.py      # on a GPU, in bfloat16; the kernels' own time, from replayed CUDA graphs
+    python benchmarks/products.py --first   # seconds of a first call, with nothing compiled
 
 A figure is a median; the sides take turns, since a GPU that is busy with products slows down. Forward and backward
-together are shown against eager's composition, and what backward keeps of gated blocks.
+together are shown against eager's composition, and what backward keeps of gated blocks. Where Liger-Kernel is installed
+its gated block takes its turn as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -74,9 +80,38 @@ def kept(function: Callable[..., Tensor], given: tuple[Tensor, ...]) -> float:
     return (torch.cuda.memory_allocated() - before - y.numel() * y.element_size()) / 2**20
 
 
+def liger_gated_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    return linear(LigerSiLUMulFunction.apply(linear(x, gate), linear(x, up)), down)
+
+
+def first_calls(only: str) -> None:
+    """Of each kind in a process without compiled kernels, after torch's own first product."""
+    for case in cases.CASES:
+        if case.device != "cuda" or only not in case.name:
+            continue
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            with tempfile.TemporaryDirectory() as folder:
+                os.environ["TRITON_CACHE_DIR"] = folder
+                given = case.inputs("cuda", torch.bfloat16)
+                case.eager(*given).sum().backward()
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                case.ours(*given).sum().backward()
+                torch.cuda.synchronize()
+                print(f"{case.name:32} {time.perf_counter() - began:.2f} s", flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
 def compare(name: str, ours: Callable[..., Tensor], eager: Callable[..., Tensor], given: tuple[Tensor, ...]) -> None:
     torch._dynamo.reset()
     sides = {"eager": eager, "compile": torch.compile(eager), "ours": ours}
+    if len(given) == 4 and find_spec("liger_kernel"):
+        sides["liger"] = liger_gated_mlp
     forward = {side: without_grad(call, given) for side, call in sides.items()}
     if len(given) == 3:
         forward["bare"] = without_grad(linear, given)
@@ -92,7 +127,11 @@ def compare(name: str, ours: Callable[..., Tensor], eager: Callable[..., Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="only names that contain this")
-    chosen = parser.parse_args().only
+    parser.add_argument("--first", action="store_true", help="the seconds of a first call, forward and backward")
+    arguments = parser.parse_args()
+    chosen = arguments.only
+    if arguments.first:
+        return first_calls(chosen)
     for case in cases.CASES:
         if case.device == "cuda" and chosen in case.name:
             compare(case.name, case.ours, case.eager, case.inputs("cuda", torch.bfloat16))
