@@ -104,13 +104,14 @@ def first_calls(only: str) -> None:
                 torch.cuda.synchronize()
                 print(f"{case.name:32} {time.perf_counter() - began:.2f} s", flush=True)
             os._exit(0)
-        os.waitpid(child, 0)
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{case.name} failed")
 
 
 def compare(name: str, ours: Callable[..., Tensor], eager: Callable[..., Tensor], given: tuple[Tensor, ...]) -> None:
     torch._dynamo.reset()
     sides = {"eager": eager, "compile": torch.compile(eager), "ours": ours}
-    if len(given) == 4 and find_spec("liger_kernel"):
+    if name.startswith("gated_mlp") and find_spec("liger_kernel"):
         sides["liger"] = liger_gated_mlp
     forward = {side: without_grad(call, given) for side, call in sides.items()}
     if len(given) == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +30,21 @@ def addend(name: str, residual: Tensor, x: Tensor) -> Tensor:
     return broadcast(name, residual, x, dtype=summed_dtype(x, residual))
 
 
+class Over(NamedTuple):
+    """What is normalised together: so many last dimensions, or dimension `dim`, which is not the last one."""
+
+    dims: int
+    dim: int | None = None
+
+
 def check(
-    name: str, given: dict[str, Tensor | None], normalized_shape: int | Sequence[int], eps: float | None, dim: int = -1
-) -> int:
-    """How many dimensions are normalised, if the arguments fit: the last ones, or one, `dim`."""
+    name: str,
+    given: dict[str, Tensor | None],
+    normalized_shape: int | Sequence[int],
+    eps: float | None,
+    dim: int | None = None,
+) -> Over:
+    """What is normalised together, if the arguments fit."""
     x = given["input"]
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(x).__name__}")
@@ -52,16 +64,18 @@ def check(
             f"{name}(): expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "
             f"but got normalized_shape = {shape}"
         )
-    if not is_last(name, x, dim):
-        if shape != [x.shape[dim]]:
+    if dim is not None:
+        of_input = _dimension(name, x, dim)
+        if shape != [x.shape[of_input]]:
             raise ShapeError(
-                f"{name}(): given dim={dim}, normalized_shape must be the one size of that dimension, {x.shape[dim]} "
-                f"in an input of size {list(x.shape)}, but got {shape}"
+                f"{name}(): given dim={dim}, normalized_shape must be the one size of that dimension, "
+                f"{x.shape[of_input]} in an input of size {list(x.shape)}, but got {shape}"
             )
+        dim = None if of_input == x.dim() - 1 else of_input
     elif list(x.shape[-len(shape) :]) != shape:
         wanted = ", ".join(map(str, ["*", *shape]))
         raise ShapeError(
-            f"{name}(): given normalized_shape={shape}, expected input with shape [{wanted}], but got input of size"
+            f"{name}(): given normalized_shape={shape}, expected input with shape [{wanted}], but got input of size "
             f"{list(x.shape)}"
         )
     for argument in ("weight", "bias"):
@@ -73,15 +87,15 @@ def check(
             )
     if eps is not None and not number(name, "eps", eps) >= 0:
         raise ValueError(f"{name}(): eps must be a number of at least 0, got {eps}")
-    return len(shape)
+    return Over(len(shape), dim)
 
 
-def is_last(name: str, x: Tensor, dim: int) -> bool:
-    """Whether `dim`, one of x's dimensions, is its last, or left to be that."""
+def _dimension(name: str, x: Tensor, dim: int) -> int:
+    """`dim` counted from the first dimension."""
     dim, dims = integer(name, "dim", dim), x.dim()
-    if dim != -1 and not -dims <= dim < dims:
+    if not -dims <= dim < dims:
         raise IndexError(f"{name}(): dim {dim} is out of range for an input of shape {tuple(x.shape)}")
-    return dim in (-1, dims - 1)
+    return dim % dims
 
 
 def broadcast(

@@ -34,6 +34,7 @@ import numpy as np
 mp.mp.dps = 60
 ROOT = Path(__file__).resolve().parent.parent
 MILLS_K = {"fast": 5.0, "float": 1.5, "double": 5.0}
+WHOLE_K = 2.5
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ FITS = [
     _mills_fit("fast", 0.0, 15.0, 6),
     _mills_fit("float", 0.0, 15.0, 12),
     _mills_fit("double", 3.0, 40.0, 17),
+    Fit("mills_whole", _mills(WHOLE_K), (-1, 5 / 7), lambda w, p: p, {"float": 12}),
     Fit("near", _mills_near, (-1, 1), lambda w, p: p, {"double": 23}),
     Fit("gelu_d1", _gelu_slope, (-1.125, 1.125), lambda v, p: p, {"float": 13, "double": 23}),
     Fit("gelu_tail", _gelu_tail, (0, 14), lambda a, p: mp.power(2, p), {"fast": 9}),
@@ -156,7 +158,7 @@ FITS = [
 ]
 
 
-REFERENCE = ("mills", "float")
+REFERENCE_ALONE = ("mills_whole",)
 CPP_ALONE = ("tanh2",)
 
 
@@ -193,9 +195,10 @@ def main() -> None:
             error = worst_error(fit, table[fit.name, precision])
             print(f"{fit.name:8} {precision:7} degree {degree:2}   relative error 2^{error:.1f}")
     note = "Written by tools/fit_polynomials.py, which says what each serves. Lowest power first."
+    theirs = {key: table.pop(key) for key in list(table) if key[0] in REFERENCE_ALONE}
     (ROOT / "csrc/polynomials.h").write_text(as_cpp(table, note))
-    (ROOT / "nnkernels/triton/polynomials.py").write_text(as_python(table, note, roots=True))
-    (ROOT / "nnkernels/reference/polynomials.py").write_text(as_python({REFERENCE: table[REFERENCE]}, note))
+    (ROOT / "nnkernels/triton/polynomials.py").write_text(as_python(table, note))
+    (ROOT / "nnkernels/reference/polynomials.py").write_text(as_python(theirs, note))
 
 
 def constants(precision: str) -> dict[str, float]:
@@ -238,15 +241,17 @@ def as_cpp(table: dict[tuple[str, str], list[float]], note: str) -> str:
     return "\n".join([*lines, "}  // namespace nnk", ""])
 
 
-def as_python(table: dict[tuple[str, str], list[float]], note: str, roots: bool = False) -> str:
+def as_python(table: dict[tuple[str, str], list[float]], note: str) -> str:
     lines = [f'"""{note}"""', "", "# fmt: off", ""]
     for (name, precision), values in table.items():
         if name not in CPP_ALONE:
             lines.append(f"{name.upper()}_{precision.upper()} = (")
             lines += [f"    {v!r}," for v in values]
             lines.append(")")
+    if ("mills", "float") not in table:  # the reference's
+        return "\n".join([*lines, f"WHOLE_K = {WHOLE_K}", ""])
     lines += [f"MILLS_K_{of.upper()} = {MILLS_K[of]}" for name, of in table if name == "mills"]
-    for precision in ("float", "double") if roots else ():
+    for precision in ("float", "double"):
         for name, value in constants(precision).items():
             lines.append(f"{name.upper()}_{precision.upper()} = {value!r}")
     return "\n".join([*lines, ""])

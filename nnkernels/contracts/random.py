@@ -3,8 +3,9 @@
 A counter gives four words of 32 bits, which serve four elements, or eight of a 16-bit tensor. There a slope takes half
 a word. A decision or unit takes a whole one, the 32 bits from its own half on, behind the last of which the first ones
 follow again: the upper half is no other element's upper half, and all but decides; the lower one, the upper one of the
-element before, gives the probability its last digits. So each probability is right to 2^-32, and what neighbours have
-in common is at most 2^-16.
+element before, gives the probability its last digits. So each probability is right to 2^-32. Neighbours in a counter
+depend on each other by 2^-16 at most: behind an element whose own half decided nothing, once in 2^16 times, the next
+one's digits are known, so that two neighbouring events of probability p come together with about max(p, 2^-16) p.
 """
 
 from __future__ import annotations

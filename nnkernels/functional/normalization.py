@@ -31,7 +31,7 @@ def layer_norm_act(
     *,
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
-    dim: int = -1,
+    dim: int | None = None,
     **constants: float,
 ) -> Tensor:
     """f((input - mean) / sqrt(variance + eps) weight + bias + residual), rounded once, in one pass each way.
@@ -49,14 +49,14 @@ def layer_norm_act(
         residual: added before the activation; of a shape that broadcasts to the input's.
         dtype: of the result, None for the input's. float32 of 16-bit numbers is what autocast makes of torch's norms;
             16 bits of float32 are what it makes of a norm before a product, in one pass instead of two.
-        dim: of the input, the one dimension to be normalised: 1 for the channels of images, which then need be neither
-            permuted nor copied.
+        dim: of the input, the one dimension to be normalised, if it is not the last: 1 for the channels of images,
+            which a GPU then neither permutes nor copies (the CPU's kernels copy them).
         **constants: those of the activation, such as `negative_slope` of leaky_relu.
 
     Returns:
         A tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in between is
-        float32 (float64 for float64) in any case. It is contiguous, unless dimension `dim` lies last in memory, as that
-        of images does channels last: then it lies as the input does.
+        float32 (float64 for float64) in any case. It is contiguous, or, where dimension `dim` lies last in memory, as
+        that of images does channels last, a view of rows with that dimension moved back.
 
     Raises:
         ValueError (and RuntimeError, as torch's): the input does not end in `normalized_shape`, or has another size in
@@ -90,10 +90,10 @@ def layer_norm_act(
             residual=residual, dtype=dtype, dim=dim, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "bias": bias, "residual": residual}
-    dims = arguments.check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps), dim)
+    over = arguments.check("layer_norm_act", given, normalized_shape, number("layer_norm_act", "eps", eps), dim)
     chosen = inner("layer_norm_act", activation, constants)
     norm = Norm(chosen, float(eps), True, arguments.result_type("layer_norm_act", input.dtype, dtype))
-    return _normed("layer_norm_act", norm, input, dims, dim, residual, weight, bias)
+    return _normed("layer_norm_act", norm, input, over, residual, weight, bias)
 
 
 @shortcut
@@ -107,7 +107,7 @@ def rms_norm_act(
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
     offset: float = 0.0,
-    dim: int = -1,
+    dim: int | None = None,
     **constants: float,
 ) -> Tensor:
     """f(input / sqrt(mean(input^2) + eps) (weight + offset) + residual), rounded once, in one pass each way.
@@ -131,8 +131,8 @@ def rms_norm_act(
 
     Returns:
         A tensor of the input's shape and of the type `dtype`, also under autocast: what is computed in between is
-        float32 (float64 for float64) in any case. It is contiguous, unless dimension `dim` lies last in memory, as that
-        of images does channels last: then it lies as the input does.
+        float32 (float64 for float64) in any case. It is contiguous, or, where dimension `dim` lies last in memory, as
+        that of images does channels last, a view of rows with that dimension moved back.
 
     Raises:
         ValueError, IndexError, TypeError, NotImplementedError, RuntimeError: as `layer_norm_act`.
@@ -158,10 +158,10 @@ def rms_norm_act(
             residual=residual, dtype=dtype, offset=offset, dim=dim, **constants,
         )  # fmt: skip
     given = {"input": input, "weight": weight, "residual": residual}
-    dims = arguments.check("rms_norm_act", given, normalized_shape, eps, dim)
+    over = arguments.check("rms_norm_act", given, normalized_shape, eps, dim)
     chosen = inner("rms_norm_act", activation, constants)
     norm = _rms_norm("rms_norm_act", chosen, input.dtype, eps, dtype, offset)
-    return _normed("rms_norm_act", norm, input, dims, dim, residual, weight, None)
+    return _normed("rms_norm_act", norm, input, over, residual, weight, None)
 
 
 @shortcut
@@ -206,7 +206,7 @@ def add_layer_norm(
             add_layer_norm, tensors, input, residual, normalized_shape, weight, bias, eps, dtype=dtype
         )
     given = {"input": input, "residual": residual, "weight": weight, "bias": bias}
-    dims = arguments.check("add_layer_norm", given, normalized_shape, number("add_layer_norm", "eps", eps))
+    dims = arguments.check("add_layer_norm", given, normalized_shape, number("add_layer_norm", "eps", eps)).dims
     addend = arguments.addend("add_layer_norm", residual, input)
     dtype = arguments.result_type("add_layer_norm", summed_dtype(input, addend), dtype)
     norm = Norm(inner("add_layer_norm", "identity", {}), float(eps), True, dtype)
@@ -256,7 +256,7 @@ def add_rms_norm(
             add_rms_norm, tensors, input, residual, normalized_shape, weight, eps, dtype=dtype, offset=offset
         )
     given = {"input": input, "residual": residual, "weight": weight}
-    dims = arguments.check("add_rms_norm", given, normalized_shape, eps)
+    dims = arguments.check("add_rms_norm", given, normalized_shape, eps).dims
     addend = arguments.addend("add_rms_norm", residual, input)
     of = summed_dtype(input, addend)
     norm = _rms_norm("add_rms_norm", inner("add_rms_norm", "identity", {}), of, eps, dtype, offset)
@@ -317,7 +317,7 @@ def gated_rms_norm(
             norm_before_gate=norm_before_gate, group_size=group_size, dtype=dtype, offset=offset, **constants,
         )  # fmt: skip
     given = {"input": input, "gate": gate, "weight": weight}
-    dims = arguments.check("gated_rms_norm", given, normalized_shape, eps)
+    dims = arguments.check("gated_rms_norm", given, normalized_shape, eps).dims
     chosen = inner("gated_rms_norm", activation, constants)
     where = Gate.AFTER if norm_before_gate else Gate.BEFORE
     norm = _rms_norm("gated_rms_norm", chosen, input.dtype, eps, dtype, offset)._replace(gates=where)
@@ -332,17 +332,15 @@ def _normed(
     name: str,
     norm: Norm,
     x: Tensor,
-    dims: int,
-    dim: int,
+    over: arguments.Over,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    """The norm over the last `dims` dimensions, or over `dim`, if that is another."""
     residual = None if residual is None else arguments.broadcast(name, residual, x)
-    if arguments.is_last(name, x, dim):
-        return autograd.call(norm, x, dims, residual, weight, bias)
-    return channels.call(norm, x, dim % x.dim(), residual, weight, bias)
+    if over.dim is None:
+        return autograd.call(norm, x, over.dims, residual, weight, bias)
+    return channels.call(norm, x, over.dim, residual, weight, bias)
 
 
 def _in_groups(norm: Norm, x: Tensor, gate: Tensor, weight: Tensor | None, dims: int, size: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ..arguments import integer
 from ..fusing import inner
 
 __all__ = ["AddLayerNorm", "AddRMSNorm", "GatedRMSNorm", "LayerNormAct", "RMSNormAct"]
@@ -32,8 +33,8 @@ class LayerNormAct(torch.nn.LayerNorm):
     Source: Ba, Kiros & Hinton 2016, Layer Normalization.
 
     Raises:
-        ValueError: eps is negative, or the activation is unknown.
-        TypeError: a constant that the activation lacks, or lacks a value for.
+        ValueError: eps is negative, the activation is unknown, or there is a `dim` beside several sizes.
+        TypeError: a constant that the activation lacks, or lacks a value for; a `dim` that is no whole number.
 
     Example:
         >>> import torch, nnkernels
@@ -46,6 +47,8 @@ class LayerNormAct(torch.nn.LayerNorm):
         torch.Size([2, 8, 5, 5])
     """
 
+    dim: int | None = None  # of modules that were pickled before there was one
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
@@ -56,11 +59,12 @@ class LayerNormAct(torch.nn.LayerNorm):
         dtype: torch.dtype | None = None,
         activation: str = "identity",
         *,
-        dim: int = -1,
+        dim: int | None = None,
         **constants: float,
     ) -> None:
         inner("LayerNormAct", activation, constants)
         _check_eps("LayerNormAct", eps)
+        _check_dim("LayerNormAct", normalized_shape, dim)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self.activation = activation
         self.dim = dim
@@ -94,8 +98,8 @@ class RMSNormAct(torch.nn.RMSNorm):
     Source: Zhang & Sennrich 2019, Root Mean Square Layer Normalization.
 
     Raises:
-        ValueError: eps is negative, or the activation is unknown.
-        TypeError: a constant that the activation lacks, or lacks a value for.
+        ValueError: eps is negative, the activation is unknown, or there is a `dim` beside several sizes.
+        TypeError: a constant that the activation lacks, or lacks a value for; a `dim` that is no whole number.
 
     Example:
         >>> import torch, nnkernels
@@ -105,6 +109,8 @@ class RMSNormAct(torch.nn.RMSNorm):
         >>> norm(torch.randn(4, 8)).shape
         torch.Size([4, 8])
     """
+
+    dim: int | None = None  # of modules that were pickled before there was one
 
     def __init__(
         self,
@@ -116,11 +122,12 @@ class RMSNormAct(torch.nn.RMSNorm):
         activation: str = "identity",
         *,
         offset: float = 0.0,
-        dim: int = -1,
+        dim: int | None = None,
         **constants: float,
     ) -> None:
         inner("RMSNormAct", activation, constants)
         _check_eps("RMSNormAct", eps)
+        _check_dim("RMSNormAct", normalized_shape, dim)
         self.offset = offset
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
         self.activation = activation
@@ -296,8 +303,16 @@ def _shown_offset(norm: RMSNormAct | AddRMSNorm) -> str:
     return f", offset={norm.offset}" if norm.offset else ""
 
 
+def _check_dim(name: str, normalized_shape: int | Sequence[int], dim: int | None) -> None:
+    if dim is None:
+        return
+    dim = integer(name, "dim", dim)
+    if isinstance(normalized_shape, Sequence) and len(normalized_shape) != 1:
+        raise ValueError(f"{name}(): dim={dim} is one dimension, but there are several: {tuple(normalized_shape)}")
+
+
 def _shown_dim(norm: LayerNormAct | RMSNormAct) -> str:
-    return "" if norm.dim == -1 else f", dim={norm.dim}"
+    return "" if norm.dim is None else f", dim={norm.dim}"
 
 
 def _check_eps(name: str, eps: float | None) -> None:

@@ -114,13 +114,7 @@ def _group(
 
 
 def layer(
-    norm: Any,
-    x: Tensor,
-    named: Named,
-    residual: Tensor | None,
-    dtype: torch.dtype | None,
-    addend: Tensor | None = None,
-    dim: int = -1,
+    norm: Any, x: Tensor, named: Named, residual: Tensor | None, dtype: torch.dtype | None, addend: Tensor | None = None
 ) -> Any:
     dtype = dtype or _type_of(torch.nn.functional.layer_norm, ((2,),), x, addend)
     if addend is not None:
@@ -129,7 +123,7 @@ def layer(
         )
     return functional.layer_norm_act(
         x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, named[0],
-        residual=residual, dtype=dtype, dim=dim, **named[1],
+        residual=residual, dtype=dtype, **named[1],
     )  # fmt: skip
 
 

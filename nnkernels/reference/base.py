@@ -35,11 +35,12 @@ def negated(x: Tensor) -> Tensor:
 def near(x: Tensor, bound: float = FAR) -> Tensor:
     """`x`, bounded where the result no longer depends on it, so that no infinity meets a zero.
 
-    Not by `clamp`, whose derivative at NaN is 0, unless a compiler traces: Inductor writes an expression out again at
-    each of its uses, and a formula that is deep in such numbers took half a minute.
+    Not by `clamp`, whose derivative at NaN is 0. Under a compiler not by choices either: Inductor writes an expression
+    out again at each of its uses, of which they have three, and a formula deep in such numbers took half a minute.
     """
     if torch.compiler.is_compiling():
-        return torch.clamp(x, -bound, bound)
+        low, high = (torch.full((), end, dtype=x.dtype, device=x.device) for end in (-bound, bound))
+        return torch.minimum(torch.maximum(x, low), high)
     return torch.where(x > bound, bound, torch.where(x < -bound, -bound, x))
 
 
@@ -55,13 +56,10 @@ def product(a: Tensor | float, b: Tensor) -> Tensor:
 def rounded(x: Tensor) -> Tensor:
     """A product, or a quotient by a number, as what is computed of it next finds it.
 
-    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a bound lies between the two that
-    a compiler may not leave out, as it does one at infinity, and divide by a number by multiplying.
+    Inductor's kernels for GPUs contract a product into the sum that takes it, and divide by a number by multiplying. A
+    sum with 0 takes the product for itself; it may not be left out, since it makes 0 of -0.
     """
-    if torch.compiler.is_compiling():
-        largest = torch.finfo(x.dtype).max
-        return torch.clamp(x, -largest, largest)
-    return x
+    return x + 0.0 if torch.compiler.is_compiling() else x
 
 
 def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:

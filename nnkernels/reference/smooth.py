@@ -22,7 +22,7 @@ from .base import (
     product,
     product_error,
 )
-from .polynomials import MILLS_FLOAT, MILLS_K_FLOAT
+from .polynomials import MILLS_WHOLE_FLOAT, WHOLE_K
 
 _GELU_SIGMOID = 1.702
 _INV_SQRT_2PI = 0.3989422804014326779399460599344
@@ -222,10 +222,10 @@ class gelu_tanh(_Gate):
 
 def _mills(a: Tensor) -> Tensor:
     """R(a), a >= 0: what remains of the normal tail Phi(-a) = R(a) exp(-a^2/2) without its exponential."""
-    t = 1 / (a + MILLS_K_FLOAT)
-    w = (a - MILLS_K_FLOAT) * t
-    p = torch.full_like(w, MILLS_FLOAT[-1])
-    for c in reversed(MILLS_FLOAT[:-1]):
+    t = 1 / (a + WHOLE_K)
+    w = (a - WHOLE_K) * t
+    p = torch.full_like(w, MILLS_WHOLE_FLOAT[-1])
+    for c in reversed(MILLS_WHOLE_FLOAT[:-1]):
         p = p * w + c
     return p * t
 

@@ -28,8 +28,8 @@ from .widths import power_of_two, tile_width
 
 _NUM_WARPS = 4
 _TILE_BYTES = 4096  # of each operand: two 16-byte loads in flight for each thread
-# Of a tile whose columns have factors of their own: more rows of it instead. Sums of columns are exchanged between warps
-# through shared memory, and the wider a tile is, the more of its columns fall on one bank.
+# Of a tile whose columns have factors of their own: more rows of it instead. Sums of columns are exchanged between
+# warps through shared memory, and the wider a tile is, the more of its columns fall on one bank.
 _MOST_COLS, _MOST_SUMMED_COLS = 256, 64
 _STEPS = 8  # tiles of a program, for which it computes its factors once
 _FEW_PROGRAMS = 512  # enough for a GPU

@@ -181,10 +181,18 @@ def test_compilers_transforms_and_modes(layout):
     torch._dynamo.reset()
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")(x, *others)
     assert torch.allclose(compiled, f(x, *others), rtol=1e-5, atol=1e-6) and compiled.stride() == x.stride()
-    batch = torch.func.vmap(lambda x: f(x, *others), in_dims=1)(torch.stack([x, -x], 1))
-    assert torch.allclose(batch[1], f(-x, *others), rtol=1e-5, atol=1e-6)
-    _, along = torch.func.jvp(lambda x: f(x, *others), (x,), (torch.ones_like(x),))
-    assert torch.allclose(along, torch.zeros_like(x), atol=1e-5)  # a shift of the input changes nothing
+    both = torch.stack([x, -x], 1)
+    for of in (f, torch.func.grad(lambda *given: f(*given).square().sum())):
+        batch = torch.func.vmap(lambda x: of(x, *others), in_dims=1)(both)  # noqa: B023
+        for one, alone in zip(batch, (x, -x), strict=True):
+            assert torch.allclose(one, of(alone, *others), rtol=1e-4, atol=1e-5)
+    tangent = torch.randn_like(x)
+    _, along = torch.func.jvp(lambda x: f(x, *others), (x,), (tangent,))
+    _, exact = torch.func.jvp(
+        lambda x: composition("layer_norm", x, *(one.double() for one in others), activation="gelu", dim=1),
+        (x.double(),), (tangent.double(),),
+    )  # fmt: skip
+    assert torch.allclose(along.double(), exact, rtol=1e-4, atol=1e-5)
     kept = torch.utils.checkpoint.checkpoint(f, x, *others, use_reentrant=False)
     for mine, other in zip(*(torch.autograd.grad(y.sum(), (x, *others)) for y in (kept, f(x, *others))), strict=True):
         assert torch.equal(mine, other)
@@ -204,6 +212,9 @@ def test_compilers_transforms_and_modes(layout):
         (ValueError, r"weight of shape \[6\].*\[4\]", lambda x: F.layer_norm_act(x, 4, torch.ones(6), dim=1)),
         (ValueError, r"\(3, 6\).*\(2, 4, 6\)", lambda x: F.rms_norm_act(x, 4, residual=torch.zeros(3, 6), dim=1)),
         (IndexError, "dim 5", lambda x: nn.LayerNormAct(4, dim=5)(x)),
+        (ValueError, r"dim=2.*got \[4, 6\]", lambda x: F.layer_norm_act(x, (4, 6), dim=2)),
+        (ValueError, r"dim=1.*\(4, 6\)", lambda x: nn.RMSNormAct((4, 6), dim=1)),
+        (TypeError, "dim must be an int, got str", lambda x: nn.LayerNormAct(4, dim="x")),
     ],
 )
 def test_bad_input_is_named(error, says, call):

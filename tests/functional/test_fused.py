@@ -265,7 +265,7 @@ def test_accuracy_in_16_bits(device):
 def test_programs_of_a_wave_share_the_rows_of_a_strip(shape, dtype, name, monkeypatch):
     from nnkernels.triton import fused, hardware
 
-    monkeypatch.setattr(fused, "_WAVE", (3, 3))
+    monkeypatch.setattr(fused, "_DRAWING_WAVE", 3)
     monkeypatch.setattr(hardware, "multiprocessors", lambda device: 1)
     x, bias, _ = leaves(shape, shape[-1:], DEVICE, dtype, residual=False)
     grad = torch.randn(shape, dtype=torch.float64).to(DEVICE, dtype)

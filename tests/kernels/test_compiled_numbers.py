@@ -140,3 +140,19 @@ def test_compiled_forms_keep_the_tails(form):
         (got,) = torch.autograd.grad(compiled(leaf)[i].sum(), leaf)
         exact = accuracy.truth_of(activation(name), "d1", x, *accuracy.constants_of(activation(name))).float()
         torch.testing.assert_close(got, exact, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["snake", "snake_beta", "dyt", "softplus", "logsigmoid", "gelu", "mish"])
+def test_nan_and_infinity_are_what_they_are_without_a_compiler(name):
+    at = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, 0.5])
+    parameters = {
+        "snake": [torch.ones(1)],
+        "snake_beta": [torch.ones(1), torch.ones(1)],
+        "dyt": [torch.ones(()), torch.ones(1), torch.zeros(1)],
+    }
+
+    def f(x):
+        return getattr(F, name)(x, *parameters.get(name, []))
+
+    found, expected = ((of(at), slopes(of, at)) for of in (torch.compile(f, fullgraph=True, backend="aot_eager"), f))
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-5, atol=1e-6)

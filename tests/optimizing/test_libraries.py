@@ -121,7 +121,7 @@ def test_norms_over_the_channels_of_images(name, layout, autocast):
         report = nnkernels.optimize(norm, x, always=True, verbose=False)
         found, expected = norm(x), plain(x)
     assert is_adapted(norm), str(report)
-    assert found.dtype == expected.dtype and found.is_contiguous(memory_format=layout)
+    assert found.dtype == expected.dtype and found.stride() == expected.stride()
     torch.testing.assert_close(found, expected)
     grad = torch.randn_like(found)
     mine, theirs = (torch.autograd.grad(y, (x, *of.parameters()), grad) for y, of in ((found, norm), (expected, plain)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -199,11 +198,11 @@ class GatedMlp(_Block):
 
 
 def image_layer_norm(norm: Any, x: Tensor) -> Any:
-    """A layer norm over the channels of images (N, C, H, W), however these lie."""
-    return applied(_layer_of_channels, norm, x) if x.dim() == 4 else NotImplemented
-
-
-_layer_of_channels = partial(layer, dim=1)
+    """A layer norm over the channels of images (N, C, H, W), which is one over rows where they lie channels last."""
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return NotImplemented
+    made = applied(layer, norm, x.permute(0, 2, 3, 1))
+    return made if made is NotImplemented else made.permute(0, 3, 1, 2)
 
 
 def norm_input(norm: Any, elements: int, device: torch.device, dtype: torch.dtype) -> Tensor:
