@@ -1,12 +1,17 @@
 """Layer and rms norm over channels that lie apart, in tiles of channels and adjacent positions.
 
-A program goes over every n-th tile of positions, of n programs; a tile lies in one sample. All channels of a tile in
-registers are read once: the mean first, then what remains of it together with the squares, as `normalization_kernels`
-does. Of more channels than registers hold a program reads chunks, twice, the second time from the cache.
+A tile has four dimensions, [LANES, GROUPS, STEPS, WIDTH]: WIDTH adjacent positions of each of GROUPS groups, of which a
+program goes over every n-th GROUPS, of n programs; a group lies in one sample. Triton gives neighbouring threads the
+last dimension, then LANES channels, then the groups, so that a thread has a vector of each of STEPS channels and one
+warp, or few, all channels of a group: the fewer warps share a position, the less they have to exchange.
 
-FULL says that CHANNELS, or whole chunks of as many, are all channels, EVEN that whole tiles are all positions, DENSE
-that channels lie one behind the other in every operand, WIDE that offsets within a sample may need 64 bits. Distances
-between samples and channels, and the number of positions, are multiples of ALIGN.
+All channels of a tile in registers are read once: the mean first, then what remains of it together with the squares, as
+`normalization_kernels` does. Of more channels than registers hold a program reads chunks, twice, the second time from
+the cache.
+
+FULL says that STEPS * LANES channels, or whole chunks of as many, are all channels, EVEN that whole tiles are all
+positions, DENSE that channels lie one behind the other in every operand, WIDE that offsets within a sample may need 64
+bits. Distances between samples and channels, and the number of positions, are multiples of ALIGN.
 """
 
 import triton
@@ -26,33 +31,40 @@ SIZES = (
 
 @triton.jit
 def of_position(x):
-    """The sum over a tile's channels."""
-    return tl.sum(x, 0, keep_dims=True)
+    """The sums over a tile's channels, over those of one thread first."""
+    return tl.sum(tl.sum(x, 2, keep_dims=True), 0, keep_dims=True)
 
 
 @triton.jit
 def of_position_both(x, y):
     """The sums of both, with one exchange between the threads."""
+    x, y = tl.reduce((x, y), 2, add_both, keep_dims=True)
     return tl.reduce((x, y), 0, add_both, keep_dims=True)
 
 
 @triton.jit
-def tile_of(number, tiles, inner, POSITIONS: tl.constexpr):
-    """A tile's sample, first position and positions, [1, POSITIONS], and the numbers of these among all samples'."""
-    sample, first = (number // tiles).to(tl.int64), number % tiles * POSITIONS
-    position = first + tl.arange(0, POSITIONS)[None, :]
-    return sample, first, position, sample * inner + position
+def tile_of(first, tiles, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
+    """The groups from the first on, their samples and first positions, [1, GROUPS, 1, 1], and all their positions."""
+    group = first + tl.arange(0, GROUPS)[None, :, None, None]
+    sample, begin = (group // tiles).to(tl.int64), group % tiles * WIDTH
+    return group, sample, begin, begin + columns(WIDTH)
 
 
 @triton.jit
-def channels_from(first, CHANNELS: tl.constexpr):
-    """The channels of a tile, [CHANNELS, 1]."""
-    return first + tl.arange(0, CHANNELS)[:, None]
+def columns(WIDTH: tl.constexpr):
+    """The positions of a group, [1, 1, 1, WIDTH]."""
+    return tl.arange(0, WIDTH)[None, None, None, :]
+
+
+@triton.jit
+def channels_from(first, STEPS: tl.constexpr, LANES: tl.constexpr):
+    """The channels of a tile, [LANES, 1, STEPS, 1]."""
+    return first + tl.arange(0, STEPS)[None, None, :, None] * LANES + tl.arange(0, LANES)[:, None, None, None]
 
 
 @triton.jit
 def existing(index, size, WHOLE: tl.constexpr):
-    """Which of the channels or positions exist; None if all of them do."""
+    """Which of the channels exist; None if all of them do."""
     exists = None if WHOLE else index < size
     return exists
 
@@ -68,22 +80,22 @@ def both(there, exists):
 
 @triton.jit
 def offsets(channel, inner, channel_stride, DENSE: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr,
-            POSITIONS: tl.constexpr):  # fmt: skip
+            WIDTH: tl.constexpr):  # fmt: skip
     """How far a tile's elements lie from the first channel's first. DENSE operands have one offset for all of them,
     whose registers are many."""
     stride = aligned(inner if DENSE else channel_stride, ALIGN)
     if WIDE:
         channel = channel.to(tl.int64)
-    return channel * stride + tl.arange(0, POSITIONS)[None, :]
+    return channel * stride + columns(WIDTH)
 
 
 @triton.jit
-def start(pointer, sample, first, sample_stride, ALIGN: tl.constexpr):
-    """Where a tile begins; None of an operand that is missing."""
-    begin = pointer
+def start(pointer, sample, begin, sample_stride, ALIGN: tl.constexpr):
+    """Where the groups of a tile begin; None of an operand that is missing."""
+    at = pointer
     if pointer is not None:
-        begin = pointer + sample * aligned(sample_stride, ALIGN) + first
-    return begin
+        at = pointer + sample * aligned(sample_stride, ALIGN) + begin
+    return at
 
 
 @triton.jit
@@ -103,31 +115,43 @@ def weight_of(weight_ptr, channel, there, offset, COMPUTE: tl.constexpr):
     return weight
 
 
+@triton.jit
+def spread(of_channel, LANES: tl.constexpr, GROUPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr):
+    """For all positions, before the loop over tiles, which would otherwise hand it from thread to thread each time."""
+    spread = of_channel
+    if of_channel is not None:
+        spread = tl.broadcast_to(of_channel, (LANES, GROUPS, STEPS, WIDTH))
+    return spread
+
+
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, statistics_ptr, a: tl.float64, b: tl.float64, added: tl.float64,
     eps: tl.float64, numbers, tiles, rows, channels, inner, x_sample, x_channel, residual_sample, residual_channel,
     VALUE: tl.constexpr, CENTRED: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, DENSE: tl.constexpr,
-    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, STEPS: tl.constexpr, GROUPS: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Of tiles of all channels. `numbers` is how many there are, `tiles` how many a sample has."""
+    """Of tiles of all channels. `numbers` is how many groups there are, `tiles` how many a sample has."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    channel = channels_from(0, CHANNELS)
+    channel = channels_from(0, STEPS, LANES)
     there = existing(channel, channels, FULL)
-    weight = weight_of(weight_ptr, channel, there, added, COMPUTE)
-    bias = load_given(bias_ptr, channel, there)
-    x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS)
-    residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, POSITIONS)
-    y_at = offsets(channel, inner, inner, True, WIDE, ALIGN, POSITIONS)
+    weight = spread(weight_of(weight_ptr, channel, there, added, COMPUTE), LANES, GROUPS, STEPS, WIDTH)
+    bias = spread(load_given(bias_ptr, channel, there), LANES, GROUPS, STEPS, WIDTH)
+    x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
+    residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, WIDTH)
+    y_at = offsets(channel, inner, inner, True, WIDE, ALIGN, WIDTH)
     count = tl.full((), channels, COMPUTE)
-    for number in tl.range(tl.program_id(0), numbers, tl.num_programs(0), num_stages=STAGES):
-        sample, first, position, row = tile_of(number, tiles, inner, POSITIONS)
-        exists = existing(position, aligned(inner, ALIGN), EVEN)
+    for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS, num_stages=STAGES):
+        group, sample, begin, position = tile_of(first, tiles, GROUPS, WIDTH)
+        row, exists = sample * inner + position, None
+        if not EVEN:
+            exists = (group < numbers) & (position < aligned(inner, ALIGN))
         inside = both(there, exists)
-        x = load_inside(start(x_ptr, sample, first, x_sample, ALIGN) + x_at, inside).to(COMPUTE)
-        residual = load_given(start(residual_ptr, sample, first, residual_sample, ALIGN), residual_at, inside)
-        mean = tl.zeros((1, POSITIONS), COMPUTE)
+        x = load_inside(start(x_ptr, sample, begin, x_sample, ALIGN) + x_at, inside).to(COMPUTE)
+        residual = load_given(start(residual_ptr, sample, begin, residual_sample, ALIGN), residual_at, inside)
+        mean = tl.zeros((1, GROUPS, 1, WIDTH), COMPUTE)
         mean_low = mean
         if CENTRED:
             mean = of_position(x) / count
@@ -140,43 +164,43 @@ def forward(
         else:
             square = of_position(x * x) / count
         deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
-        y = result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
-        store_inside(start(y_ptr, sample * channels, first, inner, ALIGN) + y_at, y, inside)
         keep(statistics_ptr, mean, mean_low, deviation, row, rows, exists, CENTRED)
+        y = result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
+        store_inside(start(y_ptr, sample * channels, begin, inner, ALIGN) + y_at, y, inside)
 
 
 @triton.jit
 def _first_mean(
     x_ptr, exists, channels, inner, x_channel, FULL: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    ALIGN: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, COMPUTE: tl.constexpr,
+    ALIGN: tl.constexpr, STEPS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The positions' means over the first chunk."""
-    channel = channels_from(0, CHANNELS)
+    channel = channels_from(0, STEPS, LANES)
     inside = both(existing(channel, channels, FULL), exists)
-    x = load_inside(x_ptr + offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS), inside)
-    return of_position(x.to(COMPUTE)) / tl.minimum(channels, CHANNELS)
+    x = load_inside(x_ptr + offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH), inside)
+    return of_position(x.to(COMPUTE)) / tl.minimum(channels, STEPS * LANES)
 
 
 @triton.jit
 def _moments(
     x_ptr, exists, channels, inner, x_channel, shift, CENTRED: tl.constexpr, FULL: tl.constexpr, DENSE: tl.constexpr,
-    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, STEPS: tl.constexpr, GROUPS: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """How far the positions' means are from `shift`, and their mean squares about the means; about 0 unless CENTRED."""
-    total = tl.zeros((CHANNELS, POSITIONS), COMPUTE)
+    total = tl.zeros((LANES, GROUPS, 1, WIDTH), COMPUTE)
     squares = total
-    for chunk in tl.range(0, channels, CHANNELS, num_stages=STAGES):
-        channel = channels_from(chunk, CHANNELS)
+    for chunk in tl.range(0, channels, STEPS * LANES, num_stages=STAGES):
+        channel = channels_from(chunk, STEPS, LANES)
         there = existing(channel, channels, FULL)
-        at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS)
+        at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
         x = load_inside(x_ptr + at, both(there, exists)).to(COMPUTE)
         if CENTRED:
             x -= shift
             if there is not None:
                 x = tl.where(there, x, 0.0)
-            total += x
-        squares += x * x
+            total += tl.sum(x, 2, keep_dims=True)
+        squares += tl.sum(x * x, 2, keep_dims=True)
     count = tl.full((), channels, COMPUTE)
     if CENTRED:
         mean_low, square = of_position_both(total, squares)
@@ -191,26 +215,29 @@ def forward_chunks(
     x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, statistics_ptr, a: tl.float64, b: tl.float64, added: tl.float64,
     eps: tl.float64, numbers, tiles, rows, channels, inner, x_sample, x_channel, residual_sample, residual_channel,
     VALUE: tl.constexpr, CENTRED: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, DENSE: tl.constexpr,
-    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, STEPS: tl.constexpr, GROUPS: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Of tiles whose channels are read in chunks. Squares are taken about the mean of the first chunk; where that turns
     out to be far from the whole mean, so that digits were lost, they are taken again about what was found."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    for number in tl.range(tl.program_id(0), numbers, tl.num_programs(0)):
-        sample, first, position, row = tile_of(number, tiles, inner, POSITIONS)
-        exists = existing(position, aligned(inner, ALIGN), EVEN)
-        x_start = start(x_ptr, sample, first, x_sample, ALIGN)
-        residual_start = start(residual_ptr, sample, first, residual_sample, ALIGN)
-        y_start = start(y_ptr, sample * channels, first, inner, ALIGN)
-        mean = tl.zeros((1, POSITIONS), COMPUTE)
+    for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS):
+        group, sample, begin, position = tile_of(first, tiles, GROUPS, WIDTH)
+        row, exists = sample * inner + position, None
+        if not EVEN:
+            exists = (group < numbers) & (position < aligned(inner, ALIGN))
+        x_start = start(x_ptr, sample, begin, x_sample, ALIGN)
+        residual_start = start(residual_ptr, sample, begin, residual_sample, ALIGN)
+        y_start = start(y_ptr, sample * channels, begin, inner, ALIGN)
+        mean = tl.zeros((1, GROUPS, 1, WIDTH), COMPUTE)
         if CENTRED:
             mean = _first_mean(
-                x_start, exists, channels, inner, x_channel, FULL, DENSE, WIDE, ALIGN, CHANNELS, POSITIONS, COMPUTE
+                x_start, exists, channels, inner, x_channel, FULL, DENSE, WIDE, ALIGN, STEPS, LANES, WIDTH, COMPUTE
             )
         mean_low, square = _moments(
-            x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES, CHANNELS,
-            POSITIONS, COMPUTE,
+            x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES, STEPS,
+            GROUPS, LANES, WIDTH, COMPUTE,
         )  # fmt: skip
         if CENTRED:
             is_far = tl.max(tl.where(mean_low * mean_low > square, 1, 0))
@@ -218,19 +245,19 @@ def forward_chunks(
                 mean += mean_low
                 mean_low, square = _moments(
                     x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES,
-                    CHANNELS, POSITIONS, COMPUTE,
+                    STEPS, GROUPS, LANES, WIDTH, COMPUTE,
                 )  # fmt: skip
         deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
-        for chunk in tl.range(0, channels, CHANNELS, num_stages=STAGES):
-            channel = channels_from(chunk, CHANNELS)
+        for chunk in tl.range(0, channels, STEPS * LANES, num_stages=STAGES):
+            channel = channels_from(chunk, STEPS, LANES)
             there = existing(channel, channels, FULL)
             inside = both(there, exists)
             weight = weight_of(weight_ptr, channel, there, added, COMPUTE)
             bias = load_given(bias_ptr, channel, there)
-            x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, POSITIONS)
-            residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, POSITIONS)
+            x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
+            residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, WIDTH)
             x = load_inside(x_start + x_at, inside).to(COMPUTE)
             residual = load_given(residual_start, residual_at, inside)
             y = result(((x - mean) - mean_low) * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
-            store_inside(y_start + offsets(channel, inner, inner, True, WIDE, ALIGN, POSITIONS), y, inside)
+            store_inside(y_start + offsets(channel, inner, inner, True, WIDE, ALIGN, WIDTH), y, inside)
         keep(statistics_ptr, mean, mean_low, deviation, row, rows, exists, CENTRED)
