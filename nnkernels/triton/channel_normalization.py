@@ -20,14 +20,13 @@ from .normalization import add_up
 from .widths import power_of_two
 
 _LEAST_SEGMENT_BYTES, _SEGMENT_BYTES = 32, 128  # of a channel that lie side by side in a group
-_VECTOR_BYTES = 16  # of these a thread's
 _ALONE_ELEMENTS, _ELEMENTS = 64, 32  # of a thread, of 32 bits, of one operand and of each of several
 _LEAST_ELEMENTS = 16  # of a thread where channels are few
 _NUM_WARPS = 4
 _SHARING = 4  # warps, a position of which all channels are held
 _PROGRAMS = 3  # on a multiprocessor
 _STAGES = 1  # of chunks
-_ALIGN = 16
+_ALIGN = 16  # elements, which limit how many of a segment a thread takes at once, of 16 bytes at most
 _FARTHEST = 2**31  # elements, within a sample, for offsets of 32 bits
 
 
@@ -111,7 +110,7 @@ def tile_of(*operands: Tensor) -> Tile:
     size, scale = x.element_size(), max(1, x.element_size() // 4)
     samples, channels, inner = x.shape
     block, whole = power_of_two(channels), power_of_two(inner)
-    vector = gcd(_alignment(*operands), max(1, _VECTOR_BYTES // size))
+    vector = gcd(_alignment(*operands), 16 // size)
     least, widest = (min(whole, 32 * vector, segment // size) for segment in (_LEAST_SEGMENT_BYTES, _SEGMENT_BYTES))
     of_thread = _ALONE_ELEMENTS if len(operands) == 1 else _ELEMENTS
     width = _fewest_beyond(least, max(least, min(widest, 32 * of_thread // scale // block)), inner)
@@ -128,9 +127,8 @@ def tile_of(*operands: Tensor) -> Tile:
     least_groups = _NUM_WARPS * 32 * max(vector, _LEAST_ELEMENTS // scale) // (block * width)
     groups = max(_NUM_WARPS // sharing, least_groups)
     tile = block * groups * width * size
-    room = (
-        hardware.shared_memory(x.device) * 7 // 8 // _PROGRAMS - tile
-    )  # of which exchanges may take as much as a tile
+    room = hardware.shared_memory(x.device) * 7 // 8 // _PROGRAMS - tile  # which exchanges may take as much of
+    # Of what is on its way into shared memory the compiler forgets the layout, and takes that of the parameters.
     stages = 1 if is_held else max(1, min(_STAGES, 1 + room // (len(operands) * tile)))
     return Tile(block // lanes, groups, lanes, width, is_held, _PROGRAMS, stages)
 

@@ -1,9 +1,10 @@
 """Layer and rms norm over channels that lie apart, in tiles of channels and adjacent positions.
 
-A tile has four dimensions, [LANES, GROUPS, STEPS, WIDTH]: WIDTH adjacent positions of each of GROUPS groups, of which a
-program goes over every n-th GROUPS, of n programs; a group lies in one sample. Triton gives neighbouring threads the
-last dimension, then LANES channels, then the groups, so that a thread has a vector of each of STEPS channels and one
-warp, or few, all channels of a group: the fewer warps share a position, the less they have to exchange.
+A tile has four dimensions, [STEPS, GROUPS, LANES, WIDTH]: WIDTH adjacent positions of each of GROUPS groups, of which a
+program goes over every n-th GROUPS, of n programs; a group lies in one sample. In memory a tile is lines, [STEPS *
+GROUPS * LANES, WIDTH]: Triton gives neighbouring threads neighbouring lines, and of more dimensions each version of it
+takes another one first. So LANES channels are those of one warp, or of few, and a thread has STEPS vectors, or some
+times as many: the fewer warps share a position, the less they have to exchange.
 
 All channels of a tile in registers are read once: the mean first, then what remains of it together with the squares, as
 `normalization_kernels` does. Of more channels than registers hold a program reads chunks, twice, the second time from
@@ -32,34 +33,41 @@ SIZES = (
 @triton.jit
 def of_position(x):
     """The sums over a tile's channels, over those of one thread first."""
-    return tl.sum(tl.sum(x, 2, keep_dims=True), 0, keep_dims=True)
+    return tl.sum(tl.sum(x, 0, keep_dims=True), 2, keep_dims=True)
 
 
 @triton.jit
 def of_position_both(x, y):
     """The sums of both, with one exchange between the threads."""
-    x, y = tl.reduce((x, y), 2, add_both, keep_dims=True)
-    return tl.reduce((x, y), 0, add_both, keep_dims=True)
+    x, y = tl.reduce((x, y), 0, add_both, keep_dims=True)
+    return tl.reduce((x, y), 2, add_both, keep_dims=True)
 
 
 @triton.jit
-def tile_of(first, tiles, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """The groups from the first on, their samples and first positions, [1, GROUPS, 1, 1], and all their positions."""
-    group = first + tl.arange(0, GROUPS)[None, :, None, None]
-    sample, begin = (group // tiles).to(tl.int64), group % tiles * WIDTH
-    return group, sample, begin, begin + columns(WIDTH)
+def lines(STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr):
+    """The channels and groups of a tile's lines, [STEPS * GROUPS * LANES, 1]."""
+    line = tl.arange(0, STEPS * GROUPS * LANES)[:, None]
+    return line // (GROUPS * LANES) * LANES + line % LANES, line // LANES % GROUPS
 
 
 @triton.jit
-def columns(WIDTH: tl.constexpr):
-    """The positions of a group, [1, 1, 1, WIDTH]."""
-    return tl.arange(0, WIDTH)[None, None, None, :]
+def dimensions(STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr):
+    """The channels of a tile, [STEPS, 1, LANES, 1], and its groups, [1, GROUPS, 1, 1]."""
+    step, lane = tl.arange(0, STEPS)[:, None, None, None], tl.arange(0, LANES)[None, None, :, None]
+    return step * LANES + lane, tl.arange(0, GROUPS)[None, :, None, None]
 
 
 @triton.jit
-def channels_from(first, STEPS: tl.constexpr, LANES: tl.constexpr):
-    """The channels of a tile, [LANES, 1, STEPS, 1]."""
-    return first + tl.arange(0, STEPS)[None, None, :, None] * LANES + tl.arange(0, LANES)[:, None, None, None]
+def located(group, tiles, WIDTH: tl.constexpr):
+    """The groups' samples and first positions."""
+    return (group // tiles).to(tl.int64), group % tiles * WIDTH
+
+
+@triton.jit
+def reached(group, numbers, position, inner, EVEN: tl.constexpr, ALIGN: tl.constexpr):
+    """Which of the groups' positions exist; None if all of them do."""
+    exists = None if EVEN else (group < numbers) & (position < aligned(inner, ALIGN))
+    return exists
 
 
 @triton.jit
@@ -79,14 +87,14 @@ def both(there, exists):
 
 
 @triton.jit
-def offsets(channel, inner, channel_stride, DENSE: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr,
+def offsets(line, inner, channel_stride, DENSE: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr,
             WIDTH: tl.constexpr):  # fmt: skip
     """How far a tile's elements lie from the first channel's first. DENSE operands have one offset for all of them,
     whose registers are many."""
     stride = aligned(inner if DENSE else channel_stride, ALIGN)
     if WIDE:
-        channel = channel.to(tl.int64)
-    return channel * stride + columns(WIDTH)
+        line = line.to(tl.int64)
+    return line * stride + tl.arange(0, WIDTH)[None, :]
 
 
 @triton.jit
@@ -108,6 +116,21 @@ def load_given(pointer, offset, inside):
 
 
 @triton.jit
+def load_tile(pointer, offset, inside, STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
+              WIDTH: tl.constexpr):  # fmt: skip
+    """A tile that lies there; None of an operand that is missing."""
+    tile = load_given(pointer, offset, inside)
+    if pointer is not None:
+        tile = tl.reshape(tile, (STEPS, GROUPS, LANES, WIDTH))
+    return tile
+
+
+@triton.jit
+def store_tile(pointer, offset, tile, inside):
+    store_inside(pointer + offset, tl.reshape(tile, offset.shape), inside)
+
+
+@triton.jit
 def weight_of(weight_ptr, channel, there, offset, COMPUTE: tl.constexpr):
     weight = weight_ptr
     if weight_ptr is not None:
@@ -116,11 +139,11 @@ def weight_of(weight_ptr, channel, there, offset, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def spread(of_channel, LANES: tl.constexpr, GROUPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr):
+def spread(of_channel, STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr):
     """For all positions, before the loop over tiles, which would otherwise hand it from thread to thread each time."""
     spread = of_channel
     if of_channel is not None:
-        spread = tl.broadcast_to(of_channel, (LANES, GROUPS, STEPS, WIDTH))
+        spread = tl.broadcast_to(of_channel, (STEPS, GROUPS, LANES, WIDTH))
     return spread
 
 
@@ -135,22 +158,29 @@ def forward(
     """Of tiles of all channels. `numbers` is how many groups there are, `tiles` how many a sample has."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
-    channel = channels_from(0, STEPS, LANES)
+    line, line_group = lines(STEPS, GROUPS, LANES)
+    channel, tile_group = dimensions(STEPS, GROUPS, LANES)
+    line_there = existing(line, channels, FULL)
     there = existing(channel, channels, FULL)
-    weight = spread(weight_of(weight_ptr, channel, there, added, COMPUTE), LANES, GROUPS, STEPS, WIDTH)
-    bias = spread(load_given(bias_ptr, channel, there), LANES, GROUPS, STEPS, WIDTH)
-    x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
-    residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, WIDTH)
-    y_at = offsets(channel, inner, inner, True, WIDE, ALIGN, WIDTH)
+    weight = spread(weight_of(weight_ptr, channel, there, added, COMPUTE), STEPS, GROUPS, LANES, WIDTH)
+    bias = spread(load_given(bias_ptr, channel, there), STEPS, GROUPS, LANES, WIDTH)
+    x_at = offsets(line, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
+    residual_at = offsets(line, inner, residual_channel, DENSE, WIDE, ALIGN, WIDTH)
+    y_at = offsets(line, inner, inner, True, WIDE, ALIGN, WIDTH)
     count = tl.full((), channels, COMPUTE)
     for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS, num_stages=STAGES):
-        group, sample, begin, position = tile_of(first, tiles, GROUPS, WIDTH)
-        row, exists = sample * inner + position, None
-        if not EVEN:
-            exists = (group < numbers) & (position < aligned(inner, ALIGN))
-        inside = both(there, exists)
-        x = load_inside(start(x_ptr, sample, begin, x_sample, ALIGN) + x_at, inside).to(COMPUTE)
-        residual = load_given(start(residual_ptr, sample, begin, residual_sample, ALIGN), residual_at, inside)
+        sample, begin = located(first + tile_group, tiles, WIDTH)
+        position = begin + tl.arange(0, WIDTH)[None, None, None, :]
+        row = sample * inner + position
+        exists = reached(first + tile_group, numbers, position, inner, EVEN, ALIGN)
+        sample, begin = located(first + line_group, tiles, WIDTH)
+        position = begin + tl.arange(0, WIDTH)[None, :]
+        line_exists = reached(first + line_group, numbers, position, inner, EVEN, ALIGN)
+        inside = both(line_there, line_exists)
+        x_start = start(x_ptr, sample, begin, x_sample, ALIGN)
+        x = load_tile(x_start, x_at, inside, STEPS, GROUPS, LANES, WIDTH).to(COMPUTE)
+        residual_start = start(residual_ptr, sample, begin, residual_sample, ALIGN)
+        residual = load_tile(residual_start, residual_at, inside, STEPS, GROUPS, LANES, WIDTH)
         mean = tl.zeros((1, GROUPS, 1, WIDTH), COMPUTE)
         mean_low = mean
         if CENTRED:
@@ -166,41 +196,42 @@ def forward(
         deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
         keep(statistics_ptr, mean, mean_low, deviation, row, rows, exists, CENTRED)
         y = result(x * deviation - mean_low * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
-        store_inside(start(y_ptr, sample * channels, begin, inner, ALIGN) + y_at, y, inside)
+        store_tile(start(y_ptr, sample * channels, begin, inner, ALIGN), y_at, y, inside)
 
 
 @triton.jit
 def _first_mean(
-    x_ptr, exists, channels, inner, x_channel, FULL: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    ALIGN: tl.constexpr, STEPS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
+    x_ptr, line, line_exists, channels, inner, x_channel, FULL: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+    ALIGN: tl.constexpr, STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The positions' means over the first chunk."""
-    channel = channels_from(0, STEPS, LANES)
-    inside = both(existing(channel, channels, FULL), exists)
-    x = load_inside(x_ptr + offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH), inside)
+    inside = both(existing(line, channels, FULL), line_exists)
+    at = offsets(line, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
+    x = load_tile(x_ptr, at, inside, STEPS, GROUPS, LANES, WIDTH)
     return of_position(x.to(COMPUTE)) / tl.minimum(channels, STEPS * LANES)
 
 
 @triton.jit
 def _moments(
-    x_ptr, exists, channels, inner, x_channel, shift, CENTRED: tl.constexpr, FULL: tl.constexpr, DENSE: tl.constexpr,
-    WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, STEPS: tl.constexpr, GROUPS: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
+    x_ptr, line, channel, line_exists, channels, inner, x_channel, shift, CENTRED: tl.constexpr, FULL: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr, STAGES: tl.constexpr, STEPS: tl.constexpr,
+    GROUPS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """How far the positions' means are from `shift`, and their mean squares about the means; about 0 unless CENTRED."""
-    total = tl.zeros((LANES, GROUPS, 1, WIDTH), COMPUTE)
+    total = tl.zeros((1, GROUPS, LANES, WIDTH), COMPUTE)
     squares = total
     for chunk in tl.range(0, channels, STEPS * LANES, num_stages=STAGES):
-        channel = channels_from(chunk, STEPS, LANES)
-        there = existing(channel, channels, FULL)
-        at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
-        x = load_inside(x_ptr + at, both(there, exists)).to(COMPUTE)
+        there = existing(chunk + channel, channels, FULL)
+        inside = both(existing(chunk + line, channels, FULL), line_exists)
+        at = offsets(chunk + line, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
+        x = load_tile(x_ptr, at, inside, STEPS, GROUPS, LANES, WIDTH).to(COMPUTE)
         if CENTRED:
             x -= shift
             if there is not None:
                 x = tl.where(there, x, 0.0)
-            total += tl.sum(x, 2, keep_dims=True)
-        squares += tl.sum(x * x, 2, keep_dims=True)
+            total += tl.sum(x, 0, keep_dims=True)
+        squares += tl.sum(x * x, 0, keep_dims=True)
     count = tl.full((), channels, COMPUTE)
     if CENTRED:
         mean_low, square = of_position_both(total, squares)
@@ -222,42 +253,47 @@ def forward_chunks(
     out to be far from the whole mean, so that digits were lost, they are taken again about what was found."""
     FAST: tl.constexpr = is_fast(x_ptr.dtype)
     COMPUTE: tl.constexpr = compute_type(x_ptr.dtype)
+    line, line_group = lines(STEPS, GROUPS, LANES)
+    channel, tile_group = dimensions(STEPS, GROUPS, LANES)
     for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS):
-        group, sample, begin, position = tile_of(first, tiles, GROUPS, WIDTH)
-        row, exists = sample * inner + position, None
-        if not EVEN:
-            exists = (group < numbers) & (position < aligned(inner, ALIGN))
+        sample, begin = located(first + tile_group, tiles, WIDTH)
+        position = begin + tl.arange(0, WIDTH)[None, None, None, :]
+        row = sample * inner + position
+        exists = reached(first + tile_group, numbers, position, inner, EVEN, ALIGN)
+        sample, begin = located(first + line_group, tiles, WIDTH)
+        position = begin + tl.arange(0, WIDTH)[None, :]
+        line_exists = reached(first + line_group, numbers, position, inner, EVEN, ALIGN)
         x_start = start(x_ptr, sample, begin, x_sample, ALIGN)
         residual_start = start(residual_ptr, sample, begin, residual_sample, ALIGN)
         y_start = start(y_ptr, sample * channels, begin, inner, ALIGN)
         mean = tl.zeros((1, GROUPS, 1, WIDTH), COMPUTE)
         if CENTRED:
             mean = _first_mean(
-                x_start, exists, channels, inner, x_channel, FULL, DENSE, WIDE, ALIGN, STEPS, LANES, WIDTH, COMPUTE
-            )
+                x_start, line, line_exists, channels, inner, x_channel, FULL, DENSE, WIDE, ALIGN, STEPS, GROUPS, LANES,
+                WIDTH, COMPUTE,
+            )  # fmt: skip
         mean_low, square = _moments(
-            x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES, STEPS,
-            GROUPS, LANES, WIDTH, COMPUTE,
+            x_start, line, channel, line_exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN,
+            STAGES, STEPS, GROUPS, LANES, WIDTH, COMPUTE,
         )  # fmt: skip
         if CENTRED:
             is_far = tl.max(tl.where(mean_low * mean_low > square, 1, 0))
             if is_far > 0:
                 mean += mean_low
                 mean_low, square = _moments(
-                    x_start, exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE, ALIGN, STAGES,
-                    STEPS, GROUPS, LANES, WIDTH, COMPUTE,
+                    x_start, line, channel, line_exists, channels, inner, x_channel, mean, CENTRED, FULL, DENSE, WIDE,
+                    ALIGN, STAGES, STEPS, GROUPS, LANES, WIDTH, COMPUTE,
                 )  # fmt: skip
         deviation = inverse_deviation(square, tl.full((), eps, COMPUTE))
         for chunk in tl.range(0, channels, STEPS * LANES, num_stages=STAGES):
-            channel = channels_from(chunk, STEPS, LANES)
-            there = existing(channel, channels, FULL)
-            inside = both(there, exists)
-            weight = weight_of(weight_ptr, channel, there, added, COMPUTE)
-            bias = load_given(bias_ptr, channel, there)
-            x_at = offsets(channel, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
-            residual_at = offsets(channel, inner, residual_channel, DENSE, WIDE, ALIGN, WIDTH)
-            x = load_inside(x_start + x_at, inside).to(COMPUTE)
-            residual = load_given(residual_start, residual_at, inside)
+            there = existing(chunk + channel, channels, FULL)
+            inside = both(existing(chunk + line, channels, FULL), line_exists)
+            weight = weight_of(weight_ptr, chunk + channel, there, added, COMPUTE)
+            bias = load_given(bias_ptr, chunk + channel, there)
+            x_at = offsets(chunk + line, inner, x_channel, DENSE, WIDE, ALIGN, WIDTH)
+            residual_at = offsets(chunk + line, inner, residual_channel, DENSE, WIDE, ALIGN, WIDTH)
+            x = load_tile(x_start, x_at, inside, STEPS, GROUPS, LANES, WIDTH).to(COMPUTE)
+            residual = load_tile(residual_start, residual_at, inside, STEPS, GROUPS, LANES, WIDTH)
             y = result(((x - mean) - mean_low) * deviation, weight, bias, residual, a, b, VALUE, 0, FAST)
-            store_inside(y_start + offsets(channel, inner, inner, True, WIDE, ALIGN, WIDTH), y, inside)
+            store_tile(y_start, offsets(chunk + line, inner, inner, True, WIDE, ALIGN, WIDTH), y, inside)
         keep(statistics_ptr, mean, mean_low, deviation, row, rows, exists, CENTRED)

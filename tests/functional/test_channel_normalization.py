@@ -40,7 +40,7 @@ def tile(request, device, monkeypatch):
             pytest.skip("tiles are Triton's")
         from nnkernels.triton import channel_normalization
 
-        for name, value in {"_SHARING": 0, "_ELEMENTS": 1, "_FARTHEST": 0}.items():
+        for name, value in {"_SHARING": 0, "_ELEMENTS": 2, "_FARTHEST": 0}.items():
             monkeypatch.setattr(channel_normalization, name, value)
 
 
