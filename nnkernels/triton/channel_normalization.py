@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import gcd
+from math import ceil, gcd
 from typing import NamedTuple
 
 import torch
@@ -23,8 +23,8 @@ _LEAST_SEGMENT_BYTES, _SEGMENT_BYTES = 32, 128  # of a channel that lie side by 
 _ALONE_ELEMENTS, _ELEMENTS = 64, 32  # of a thread, of 32 bits, of one operand and of each of several
 _LEAST_ELEMENTS = 16  # of a thread where channels are few
 _NUM_WARPS = 4
-_SHARING = 4  # warps, a position of which all channels are held
-_PROGRAMS = 3  # on a multiprocessor
+_SHARING = 4  # warps, or fewer, a position of which all channels are held
+_PROGRAMS, _MORE_PROGRAMS = 3, 4  # on a multiprocessor, and where registers suffice
 _STAGES = 1  # of chunks
 _ALIGN = 16  # elements, which limit how many of a segment a thread takes at once, of 16 bytes at most
 _FARTHEST = 2**31  # elements, within a sample, for offsets of 32 bits
@@ -105,7 +105,7 @@ def norm_act_backward(
 
 def tile_of(*operands: Tensor) -> Tile:
     """Of all channels if registers of a few warps hold them, else of a chunk of them. Warps share a group's channels
-    where one alone does not hold them or groups are too few for all multiprocessors."""
+    where one alone does not hold them or groups are too few to occupy all multiprocessors alike."""
     x = operands[0]
     size, scale = x.element_size(), max(1, x.element_size() // 4)
     samples, channels, inner = x.shape
@@ -118,25 +118,34 @@ def tile_of(*operands: Tensor) -> Tile:
     is_held = sharing <= _SHARING
     if not is_held:
         sharing, of_thread = 1, _ELEMENTS
-    groups = samples * -(-inner // width)
-    while sharing < _NUM_WARPS and 2 * groups * sharing <= _PROGRAMS * _NUM_WARPS * hardware.multiprocessors(x.device):
-        sharing *= 2
+    each = _PROGRAMS if is_held or len(operands) > 2 else _MORE_PROGRAMS
+    sharing = _fullest(samples * -(-inner // width), sharing, each * hardware.multiprocessors(x.device))
     if not is_held:
         block = max(1, min(block, sharing * 32 * of_thread // scale // width))
     lanes = min(block, sharing * max(1, 32 * vector // width))
     least_groups = _NUM_WARPS * 32 * max(vector, _LEAST_ELEMENTS // scale) // (block * width)
     groups = max(_NUM_WARPS // sharing, least_groups)
     tile = block * groups * width * size
-    room = hardware.shared_memory(x.device) * 7 // 8 // _PROGRAMS - tile  # which exchanges may take as much of
+    room = hardware.shared_memory(x.device) * 7 // 8 // each - tile  # which exchanges may take as much of
     # Of what is on its way into shared memory the compiler forgets the layout, and takes that of the parameters.
     stages = 1 if is_held else max(1, min(_STAGES, 1 + room // (len(operands) * tile)))
-    return Tile(block // lanes, groups, lanes, width, is_held, _PROGRAMS, stages)
+    return Tile(block // lanes, groups, lanes, width, is_held, each, stages)
 
 
 def _fewest_beyond(least: int, widest: int, inner: int) -> int:
     """The greatest width between these of which few positions lie beyond the end."""
     reach = {1 << bit: -(-inner >> bit << bit) for bit in range(least.bit_length() - 1, widest.bit_length())}
     return max(width for width in reach if reach[width] <= 1.1 * min(reach.values()))
+
+
+def _fullest(groups: int, least: int, programs: int) -> int:
+    """How many warps share a group, at least so many: as few as leave hardly more of the programs idle at the end."""
+    busy = {}
+    for sharing in (1 << bit for bit in range(_NUM_WARPS.bit_length())):
+        if sharing >= least:
+            rounds = groups * sharing / _NUM_WARPS / programs
+            busy[sharing] = rounds / max(1, ceil(rounds))
+    return next(sharing for sharing in busy if busy[sharing] >= 0.9 * max(busy.values()))
 
 
 def _programs(tile: Tile, groups: int, x: Tensor) -> int:
