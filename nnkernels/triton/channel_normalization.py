@@ -118,7 +118,7 @@ def tile_of(*operands: Tensor) -> Tile:
     is_held = sharing <= _SHARING
     if not is_held:
         sharing, of_thread = 1, _ELEMENTS
-    each = _PROGRAMS if is_held or len(operands) > 2 else _MORE_PROGRAMS
+    each = _PROGRAMS if is_held or len(operands) > 1 else _MORE_PROGRAMS
     sharing = _fullest(samples * -(-inner // width), sharing, each * hardware.multiprocessors(x.device))
     if not is_held:
         block = max(1, min(block, sharing * 32 * of_thread // scale // width))

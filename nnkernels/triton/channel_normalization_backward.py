@@ -26,7 +26,7 @@ from .channel_normalization_kernels import (
     weight_of,
 )
 from .math import compute_type, is_fast
-from .normalization_formulas import add_both, normalise, slope_of
+from .normalization_formulas import add_both, kept, normalise_by, slope_of
 from .tiles import store_inside
 
 
@@ -37,10 +37,12 @@ def _sloped(
     COMPUTE: tl.constexpr, STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Of a tile, the gradient of the activation's argument, 0 where nothing is, what was normalised, 1 / deviation."""
+    # Before the tile, whose layout is otherwise that of the statistics.
+    mean, deviation = kept(statistics_ptr, row, rows, exists, CENTRED)
     grad = load_tile(grad_ptr, grad_at, inside, STEPS, GROUPS, LANES, WIDTH).to(COMPUTE)
     x = load_tile(x_ptr, x_at, inside, STEPS, GROUPS, LANES, WIDTH).to(COMPUTE)
     residual = load_tile(residual_ptr, residual_at, inside, STEPS, GROUPS, LANES, WIDTH)
-    normalised, deviation = normalise(x, statistics_ptr, row, rows, exists, CENTRED, COMPUTE)
+    normalised, deviation = normalise_by(x, mean, deviation, CENTRED, COMPUTE)
     grad, _ = slope_of(grad, normalised, weight, bias, residual, a, b, 0, None, D1, MASKS, FAST, COMPUTE)
     inside = both(there, exists)
     if inside is not None:
