@@ -258,6 +258,7 @@ def test_tiles_have_whole_sectors_and_few_numbers_in_a_thread(channels, inner, s
         ("backward", (32, 256, 3136), "identity", "sm_80"),
         ("backward", (64, 96, 3136), "gelu", "sm_90"),
         ("backward", (32, 256, 3136), "silu", "sm_100"),
+        ("backward", (64, 32, 3136), "silu", "sm_90"),
         ("backward_chunks", (32, 768, 1024), "gelu", "sm_90"),
         ("backward_chunks", (32, 768, 1024), "identity", "sm_100"),
     ],
@@ -294,6 +295,9 @@ def test_kernels_compile_without_spilling(name, shape, activation, arch, tmp_pat
     assert spills(compiled, tmp_path) == 0 and compiled.metadata.shared * tile.each <= hardware.shared_memory(None)
     assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
     assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
+    # A warp keeps what it loads: whole tiles never go from thread to thread.
+    whole = f"tensor<{tile.steps}x{tile.groups}x{tile.lanes}x{tile.width}x"
+    assert not any("convert_layout" in line and whole in line for line in compiled.asm["ttgir"].splitlines())
 
 
 @compiles
