@@ -71,18 +71,32 @@ def add_both(a, b, c, d):
 
 
 @triton.jit
-def normalise(x, statistics_ptr, row, rows, inside, CENTRED: tl.constexpr, COMPUTE: tl.constexpr):
-    """x normalised by the statistics that forward kept, and 1 / deviation."""
-    KEPT: tl.constexpr = statistics_ptr.dtype.element_ty
+def kept(statistics_ptr, row, rows, inside, CENTRED: tl.constexpr):
+    """What forward kept: the mean, anything unless CENTRED, and 1 / deviation."""
+    mean = load_inside(statistics_ptr + row, inside)
+    deviation = mean
     if CENTRED:
-        mean = load_inside(statistics_ptr + row, inside)
+        deviation = load_inside(statistics_ptr + rows + row, inside)
+    return mean, deviation
+
+
+@triton.jit
+def normalise_by(x, mean, deviation, CENTRED: tl.constexpr, COMPUTE: tl.constexpr):
+    """x normalised by what forward kept, and 1 / deviation."""
+    if CENTRED:
         high = mean.to(COMPUTE)
         x -= high
-        if KEPT != COMPUTE:
-            x -= (mean - high.to(KEPT)).to(COMPUTE)
-        statistics_ptr += rows
-    deviation = load_inside(statistics_ptr + row, inside).to(COMPUTE)
+        if mean.dtype != COMPUTE:
+            x -= (mean - high.to(mean.dtype)).to(COMPUTE)
+    deviation = deviation.to(COMPUTE)
     return x * deviation, deviation
+
+
+@triton.jit
+def normalise(x, statistics_ptr, row, rows, inside, CENTRED: tl.constexpr, COMPUTE: tl.constexpr):
+    """x normalised by the statistics that forward kept, and 1 / deviation."""
+    mean, deviation = kept(statistics_ptr, row, rows, inside, CENTRED)
+    return normalise_by(x, mean, deviation, CENTRED, COMPUTE)
 
 
 @triton.jit

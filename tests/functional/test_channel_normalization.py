@@ -40,7 +40,7 @@ def tile(request, device, monkeypatch):
             pytest.skip("tiles are Triton's")
         from nnkernels.triton import channel_normalization
 
-        for name, value in {"_FORWARD_HELD": 0, "_BACKWARD_HELD": 0, "_CHUNK_ELEMENTS": 256, "_FARTHEST": 0}.items():
+        for name, value in {"_SHARING": 0, "_ELEMENTS": 2, "_FARTHEST": 0}.items():
             monkeypatch.setattr(channel_normalization, name, value)
 
 
@@ -246,13 +246,15 @@ def test_tiles_have_whole_sectors_and_few_numbers_in_a_thread(channels, inner, s
     from nnkernels.triton import channel_normalization, hardware
 
     monkeypatch.setattr(hardware, "shared_memory", lambda device: 2**17)
+    monkeypatch.setattr(hardware, "multiprocessors", lambda device: 132)
     dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[size]
     x = torch.empty(2, channels, inner, dtype=dtype, device="meta")
-    for tile, most in ((channel_normalization.forward_tile(x, 1), 32), (channel_normalization.backward_tile(x, 3), 16)):
+    for operands, most in ((1, 64), (2, 32), (3, 32)):
+        tile = channel_normalization.tile_of(*[x] * operands)
         assert not tile.is_held or tile.channels >= channels
-        assert tile.positions * size >= 64 or tile.positions >= inner
-        assert tile.channels * tile.positions * max(1, size // 4) <= most * 32 * tile.num_warps
-        assert tile.num_warps * tile.each == 16 and tile.stages >= 1
+        assert tile.width * size >= 32 or tile.width >= inner
+        assert tile.channels * tile.groups * tile.width * max(1, size // 4) <= most * 32 * 4
+        assert tile.lanes <= tile.channels and min(tile.groups, tile.stages) >= 1
 
 
 @compiles
@@ -267,6 +269,7 @@ def test_tiles_have_whole_sectors_and_few_numbers_in_a_thread(channels, inner, s
         ("backward", (32, 256, 3136), "identity", "sm_80"),
         ("backward", (64, 96, 3136), "gelu", "sm_90"),
         ("backward", (32, 256, 3136), "silu", "sm_100"),
+        ("backward", (64, 32, 3136), "silu", "sm_90"),
         ("backward_chunks", (32, 768, 1024), "gelu", "sm_90"),
         ("backward_chunks", (32, 768, 1024), "identity", "sm_100"),
     ],
@@ -282,16 +285,17 @@ def test_kernels_compile_without_spilling(name, shape, activation, arch, tmp_pat
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(hardware, "shared_memory", lambda device: 160 * 1024)
+    monkeypatch.setattr(hardware, "multiprocessors", lambda device: 132)
     forward, identity = name.startswith("forward"), activation == "identity"
     kernel = getattr(channel_normalization_kernels if forward else channel_normalization_backward, name)
     x = torch.empty(shape, dtype=torch.bfloat16, device="meta")
     residual = None if identity else x
-    plan = channel_normalization.forward_tile if forward else channel_normalization.backward_tile
-    tile = plan(x, 2 - forward + (not identity))
+    tile = channel_normalization.tile_of(*[x] * (2 - forward + (not identity)))
     assert tile.is_held == ("chunks" not in name)
     names = ("FULL", "EVEN", "DENSE", "WIDE", "ALIGN")
     constants = dict(zip(names, channel_normalization._layout(tile, x, residual), strict=True))
-    constants |= {"STAGES": tile.stages, "CHANNELS": tile.channels, "POSITIONS": tile.positions}
+    constants |= {"STAGES": tile.stages, "STEPS": tile.steps, "GROUPS": tile.groups}
+    constants |= {"LANES": tile.lanes, "WIDTH": tile.width}
     constants |= {"VALUE": FORMULAS[activation].value, "D1": None if identity else FORMULAS[activation].d1}
     constants |= {"MASKS": False, "CENTRED": True}
     constants |= dict.fromkeys(("residual_ptr", "grad_residual_ptr") if identity else ())
@@ -302,6 +306,9 @@ def test_kernels_compile_without_spilling(name, shape, activation, arch, tmp_pat
     assert spills(compiled, tmp_path) == 0 and compiled.metadata.shared * tile.each <= hardware.shared_memory(None)
     assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
     assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
+    # A warp keeps what it loads: whole tiles never go from thread to thread.
+    whole = f"tensor<{tile.steps}x{tile.groups}x{tile.lanes}x{tile.width}x"
+    assert not any("convert_layout" in line and whole in line for line in compiled.asm["ttgir"].splitlines())
 
 
 @compiles
