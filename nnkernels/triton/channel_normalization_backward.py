@@ -86,11 +86,11 @@ def backward(
     for_weight = tl.zeros((STEPS, GROUPS, LANES, 1), COMPUTE)
     for_bias = for_weight
     for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS, num_stages=STAGES):
-        sample, begin = located(first + tile_group, tiles, WIDTH)
+        sample, begin = located(first + tile_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, None, None, :]
         row = sample * inner + position
         exists = reached(first + tile_group, numbers, position, inner, EVEN, ALIGN)
-        sample, begin = located(first + line_group, tiles, WIDTH)
+        sample, begin = located(first + line_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, :]
         line_exists = reached(first + line_group, numbers, position, inner, EVEN, ALIGN)
         inside = both(line_there, line_exists)
@@ -147,11 +147,11 @@ def backward_chunks(
     line, line_group = lines(STEPS, GROUPS, LANES)
     channel, tile_group = dimensions(STEPS, GROUPS, LANES)
     for first in tl.range(program * GROUPS, numbers, tl.num_programs(0) * GROUPS):
-        sample, begin = located(first + tile_group, tiles, WIDTH)
+        sample, begin = located(first + tile_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, None, None, :]
         row = sample * inner + position
         exists = reached(first + tile_group, numbers, position, inner, EVEN, ALIGN)
-        sample, begin = located(first + line_group, tiles, WIDTH)
+        sample, begin = located(first + line_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, :]
         line_exists = reached(first + line_group, numbers, position, inner, EVEN, ALIGN)
         grad_start = start(grad_ptr, sample, begin, grad_sample, ALIGN)

@@ -58,9 +58,10 @@ def dimensions(STEPS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
-def located(group, tiles, WIDTH: tl.constexpr):
+def located(group, tiles, WIDE: tl.constexpr, WIDTH: tl.constexpr):
     """The groups' samples and first positions."""
-    return (group // tiles).to(tl.int64), group % tiles * WIDTH
+    number = (group % tiles).to(tl.int64) if WIDE else group % tiles
+    return (group // tiles).to(tl.int64), number * WIDTH
 
 
 @triton.jit
@@ -169,11 +170,11 @@ def forward(
     y_at = offsets(line, inner, inner, True, WIDE, ALIGN, WIDTH)
     count = tl.full((), channels, COMPUTE)
     for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS, num_stages=STAGES):
-        sample, begin = located(first + tile_group, tiles, WIDTH)
+        sample, begin = located(first + tile_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, None, None, :]
         row = sample * inner + position
         exists = reached(first + tile_group, numbers, position, inner, EVEN, ALIGN)
-        sample, begin = located(first + line_group, tiles, WIDTH)
+        sample, begin = located(first + line_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, :]
         line_exists = reached(first + line_group, numbers, position, inner, EVEN, ALIGN)
         inside = both(line_there, line_exists)
@@ -256,11 +257,11 @@ def forward_chunks(
     line, line_group = lines(STEPS, GROUPS, LANES)
     channel, tile_group = dimensions(STEPS, GROUPS, LANES)
     for first in tl.range(tl.program_id(0) * GROUPS, numbers, tl.num_programs(0) * GROUPS):
-        sample, begin = located(first + tile_group, tiles, WIDTH)
+        sample, begin = located(first + tile_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, None, None, :]
         row = sample * inner + position
         exists = reached(first + tile_group, numbers, position, inner, EVEN, ALIGN)
-        sample, begin = located(first + line_group, tiles, WIDTH)
+        sample, begin = located(first + line_group, tiles, WIDE, WIDTH)
         position = begin + tl.arange(0, WIDTH)[None, :]
         line_exists = reached(first + line_group, numbers, position, inner, EVEN, ALIGN)
         x_start = start(x_ptr, sample, begin, x_sample, ALIGN)
