@@ -20,13 +20,14 @@ from .normalization import add_up
 from .widths import power_of_two
 
 _LEAST_SEGMENT_BYTES, _SEGMENT_BYTES = 32, 128  # of a channel that lie side by side in a group
+_CHUNK_SEGMENT_BYTES = 64  # where channels are taken in chunks
 _ALONE_ELEMENTS, _ELEMENTS = 64, 32  # of a thread, of 32 bits, of one operand and of each of several
 _LEAST_ELEMENTS = 16  # of a thread where channels are few
 _NUM_WARPS = 4
 _SHARING = 4  # warps, or fewer, a position of which all channels are held
 _PROGRAMS, _MORE_PROGRAMS = 3, 4  # on a multiprocessor, and where registers suffice
 _STAGES = 1  # of chunks
-_ALIGN = 16  # elements, which limit how many of a segment a thread takes at once, of 16 bytes at most
+_ALIGN = 4  # elements, which limit how many of a segment a thread takes at once: more exchange more
 _FARTHEST = 2**31  # elements, within a sample, for offsets of 32 bits
 
 
@@ -118,6 +119,7 @@ def tile_of(*operands: Tensor) -> Tile:
     is_held = sharing <= _SHARING
     if not is_held:
         sharing, of_thread = 1, _ELEMENTS
+        width = min(whole, 32 * vector, _CHUNK_SEGMENT_BYTES // size)
     each = _PROGRAMS if is_held or len(operands) > 1 else _MORE_PROGRAMS
     sharing = _fullest(samples * -(-inner // width), sharing, each * hardware.multiprocessors(x.device))
     if not is_held:
