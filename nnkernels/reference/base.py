@@ -56,10 +56,12 @@ def product(a: Tensor | float, b: Tensor) -> Tensor:
 def rounded(x: Tensor) -> Tensor:
     """A product, or a quotient by a number, as what is computed of it next finds it.
 
-    Inductor's kernels for GPUs contract a product into the sum that takes it, and divide by a number by multiplying. A
-    sum with 0 takes the product for itself; it may not be left out, since it makes 0 of -0.
+    Inductor's kernels for GPUs contract a product into the sum that takes it, unless a choice lies between the two, and
+    divide by a number by multiplying. Its C++ does neither, and is spared the choice, which uses the number twice.
     """
-    return x + 0.0 if torch.compiler.is_compiling() else x
+    if torch.compiler.is_compiling() and x.device.type != "cpu":
+        return torch.where(x > torch.finfo(x.dtype).max, math.inf, x)
+    return x
 
 
 def product_error(a: Tensor, b: Tensor | float, product: Tensor) -> Tensor:

@@ -37,13 +37,16 @@ class Tiles(NamedTuple):
 
 
 SMALL = Tiles(128, 128, 64, 8, 2, True, 4, 3, 2)
+THRICE = Tiles(128, 128, 64, 8, 4, True, 4, 2, 3)
 LARGE = Tiles(128, 256, 64, 8, 2, True, 8, 3, 1)
 
 # On an H200 a product that sums more numbers is as fast by cuBLAS and a kernel in its place, and so is a smaller one.
 _DEPTHS = range(256, 1025)
+_FEW = 512  # numbers in a sum, so that a tile's end takes as long as the rest and three programs take turns
 _LEAST_SIDE = 1024
 _LEAST = 2**23
 _LEAST_STORED = 2**24
+_SHORT = frozenset({"hardtanh", "leaky_relu", "relu6", "relu_squared", "threshold", "thresholded_relu"})
 # Whose instructions outweigh what the second pass would cost: in large tiles and if nothing but the result is stored.
 _LONG = frozenset({"celu", "elu", "mish", "selu", "softplus", "sqrtsoftplus", "tanh"})
 _LONGEST = frozenset({"softcap", "tanhshrink"})
@@ -66,7 +69,9 @@ def of_activation(inner: Inner, stores: bool, rows: int, cols: int, depth: int) 
     if not _pays(rows, cols, depth) or inner.name in _LONGEST:
         return None
     if not stores:
-        return LARGE if inner.name in _LONG else SMALL
+        if inner.name in _LONG:
+            return LARGE
+        return THRICE if depth <= _FEW and inner.name not in _SHORT else SMALL
     return SMALL if rows * cols >= _LEAST_STORED and inner.name not in _LONG else None
 
 

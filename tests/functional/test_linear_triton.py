@@ -220,11 +220,12 @@ class TestTable:
             assert of_activation(inner, False, *sizes) is of_activation(inner, True, *sizes) is None
 
     def test_what_is_stored_besides_and_long_formulas_need_larger_products(self):
-        from nnkernels.triton.linear_table import LARGE, SMALL, of_activation, of_maxout
+        from nnkernels.triton.linear_table import LARGE, SMALL, THRICE, of_activation, of_maxout
 
         mish = Inner("mish", 0.0, 0.0)
         assert (
             of_activation(SILU, False, 4096, 3072, 768) == SMALL
+            and of_activation(SILU, False, 65536, 1024, 256) == THRICE
             and of_activation(mish, False, 4096, 3072, 768) == LARGE
         )
         assert (
@@ -245,11 +246,12 @@ def test_compiles_for_every_gpu(arch, fresh_cache, tmp_path):
     """As the table cuts them; on its own chip the copy engine serves, and next to nothing spills."""
     from nnkernels.triton import linear_kernels as kernels
     from nnkernels.triton.activations import FORMULAS
-    from nnkernels.triton.linear_table import LARGE, SMALL
+    from nnkernels.triton.linear_table import LARGE, SMALL, THRICE
 
     cases: list[tuple[Any, Any, dict[str, Any]]] = [
         (kernels.forward, SMALL, {"VALUE": FORMULAS["gelu"].value, "KEEPS": True}),
         (kernels.forward, LARGE, {"VALUE": FORMULAS["mish"].value, "KEEPS": False, "bias_ptr": None}),
+        (kernels.forward, THRICE, {"VALUE": FORMULAS["gelu"].value, "KEEPS": False}),
         (kernels.maxout, LARGE, {"PIECES": 4, "BITS": 2, "RECORD": True}),
     ]
     for kernel, tiles, constants in cases:
