@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -10,26 +12,34 @@ from ..contracts.normalization import Norm
 from . import normalization as rows
 
 
-def norm_act(
-    norm: Norm, x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    return norm_act_of_rows(rows, norm, x, residual, weight, bias)
+def of_rows(kernels: ModuleType) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`norm_act` and `norm_act_backward` by kernels of rows."""
 
+    def norm_act(
+        norm: Norm, x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        y, statistics, _ = kernels.norm_act(norm, _as_rows(x), _as_rows(residual), weight, bias, None)
+        return _as_channels(y, x), statistics
 
-def norm_act_backward(
-    norm: Norm,
-    grad: Tensor,
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor,
-    wants_residual: bool,
-    wants_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    return norm_act_backward_of_rows(
-        rows, norm, grad, x, residual, weight, bias, statistics, wants_residual, wants_parameters
-    )
+    def norm_act_backward(
+        norm: Norm,
+        grad: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        statistics: Tensor,
+        wants_residual: bool,
+        wants_parameters: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        grad_x, grad_residual, *parameters, _ = kernels.norm_act_backward(
+            norm, _as_rows(grad), _as_rows(x), _as_rows(residual), weight, bias, statistics, None, wants_residual,
+            wants_parameters,
+        )  # fmt: skip
+        grad_residual = grad_residual if grad_residual is None else _as_channels(grad_residual, x)
+        return _as_channels(grad_x, x), grad_residual, parameters[0], parameters[1]
+
+    return norm_act, norm_act_backward
 
 
 def composed(
@@ -40,40 +50,6 @@ def composed(
     return rows.composed(norm, x.movedim(dim, -1), 1, residual, weight, bias).movedim(-1, dim)
 
 
-def norm_act_of_rows(
-    kernels: ModuleType,
-    norm: Norm,
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """`norm_act` by kernels of rows."""
-    y, statistics, _ = kernels.norm_act(norm, _as_rows(x), _as_rows(residual), weight, bias, None)
-    return _as_channels(y, x), statistics
-
-
-def norm_act_backward_of_rows(
-    kernels: ModuleType,
-    norm: Norm,
-    grad: Tensor,
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor,
-    wants_residual: bool,
-    wants_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """`norm_act_backward` by kernels of rows."""
-    grad_x, grad_residual, *parameters, _ = kernels.norm_act_backward(
-        norm, _as_rows(grad), _as_rows(x), _as_rows(residual), weight, bias, statistics, None, wants_residual,
-        wants_parameters,
-    )  # fmt: skip
-    grad_residual = grad_residual if grad_residual is None else _as_channels(grad_residual, x)
-    return _as_channels(grad_x, x), grad_residual, parameters[0], parameters[1]
-
-
 def _as_rows(x: Tensor | None) -> Tensor | None:
     return x if x is None else x.transpose(1, 2).reshape(-1, x.shape[1]).contiguous()
 
@@ -81,3 +57,6 @@ def _as_rows(x: Tensor | None) -> Tensor | None:
 def _as_channels(rows: Tensor, like: Tensor) -> Tensor:
     samples, channels, positions = like.shape
     return rows.view(samples, positions, channels).transpose(1, 2).contiguous()
+
+
+norm_act, norm_act_backward = of_rows(rows)

@@ -19,6 +19,7 @@ from triton_tools import HAS_TRITON, INTERPRETED, compile_ahead, compiles, inter
 
 import nnkernels.functional as F
 from nnkernels import nn
+from nnkernels.autograd import channel_normalization
 
 NORMS = pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 LAYOUTS = {
@@ -91,6 +92,14 @@ def test_every_layout_is_read_where_it_lies(norm, layout, device, tile):
         y = ours(norm, x, weight, bias, residual, dim=1)
         (found,) = torch.autograd.grad(y, x, torch.ones_like(y))
         assert y.stride() == found.stride() == x.stride()
+
+
+@on_torch_alone
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "last"])
+def test_only_positions_that_lie_apart_are_copied(layout):
+    x = LAYOUTS[layout](torch.randn(2, 12, 3, 8))
+    given = channel_normalization._channels(x, (2, 12, 24))
+    assert (given.data_ptr() == x.data_ptr()) == (layout != "positions apart")
 
 
 @on_torch_alone
