@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .math import compute_type, is_fast
 from .normalization_formulas import BEFORE, gated, load_weight, normalise, slope_of
-from .normalization_kernels import row_sum, row_sums, tile_columns, tile_rows
+from .normalization_kernels import ROWS_DIM, row_sum, row_sums, tile_columns, tile_rows
 from .tiles import load_inside, store_inside, times
 
 
@@ -138,7 +138,7 @@ def backward(
     bias = bias_ptr
     if bias_ptr is not None:
         bias = load_inside(bias_ptr + col, col_inside)
-    for_weight = tl.zeros((ROWS, PARTS, WIDTH), COMPUTE)
+    for_weight = tl.zeros((PARTS, ROWS, WIDTH) if ROWS_DIM == 1 else (ROWS, PARTS, WIDTH), COMPUTE)
     for_bias = for_weight
     for first in tl.range(program * ROWS, rows, programs * ROWS, num_stages=STAGES):
         row = tile_rows(first, ROWS)
@@ -192,9 +192,9 @@ def backward(
             store_inside(narrowed_ptr + row * cols + col, grad_x, inside)
     at = program.to(tl.int64) * cols + col
     if for_weight_ptr is not None:
-        store_inside(for_weight_ptr + at, tl.sum(for_weight, 0, keep_dims=True), col_inside)
+        store_inside(for_weight_ptr + at, tl.sum(for_weight, ROWS_DIM, keep_dims=True), col_inside)
     if for_bias_ptr is not None:
-        store_inside(for_bias_ptr + at, tl.sum(for_bias, 0, keep_dims=True), col_inside)
+        store_inside(for_bias_ptr + at, tl.sum(for_bias, ROWS_DIM, keep_dims=True), col_inside)
 
 
 @triton.jit

@@ -13,6 +13,10 @@ from .normalization_formulas import BEFORE, add_both, gated, inverse_deviation, 
 from .tiles import load_inside, store_inside
 from .waiting import publish, wait
 
+# A tile has three dimensions, of which the last one is adjacent columns. Neighbouring threads get those and then the
+# first dimension, since Triton 3.7 the middle one: that has to be the rows.
+ROWS_DIM = tl.constexpr(0 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) else 1)
+
 
 @triton.jit
 def _load_sum(
@@ -31,27 +35,29 @@ def _load_sum(
 @triton.jit
 def row_sum(x):
     """The rows' sums of a tile, over the parts first, which lie in one thread."""
-    return tl.sum(tl.sum(x, 1, keep_dims=True), 2, keep_dims=True)
+    return tl.sum(tl.sum(x, 1 - ROWS_DIM, keep_dims=True), 2, keep_dims=True)
 
 
 @triton.jit
 def row_sums(x, y):
     """The rows' sums of both, with one exchange between the threads."""
-    x, y = tl.reduce((x, y), 1, add_both, keep_dims=True)
+    x, y = tl.reduce((x, y), 1 - ROWS_DIM, add_both, keep_dims=True)
     return tl.reduce((x, y), 2, add_both, keep_dims=True)
 
 
 @triton.jit
 def tile_columns(PARTS: tl.constexpr, WIDTH: tl.constexpr):
-    """The columns of a tile, [1, PARTS, WIDTH]. Triton gives neighbouring threads the last dimension, then the rows, so
-    that a thread has a vector of each part: the fewer threads share a row, the less they have to exchange."""
-    return tl.arange(0, PARTS)[None, :, None] * WIDTH + tl.arange(0, WIDTH)[None, None, :]
+    """The columns of a tile. Triton gives neighbouring threads the last dimension, WIDTH, and then the rows, so that a
+    thread has a vector of each part: the fewer threads share a row, the less they have to exchange."""
+    part = tl.arange(0, PARTS)
+    parts = part[:, None, None] if ROWS_DIM == 1 else part[None, :, None]
+    return parts * WIDTH + tl.arange(0, WIDTH)[None, None, :]
 
 
 @triton.jit
 def tile_rows(first, ROWS: tl.constexpr):
-    """The rows of a tile, [ROWS, 1, 1]."""
-    return tl.arange(0, ROWS)[:, None, None].to(tl.int64) + first
+    row = tl.arange(0, ROWS).to(tl.int64) + first
+    return row[None, :, None] if ROWS_DIM == 1 else row[:, None, None]
 
 
 @triton.jit
@@ -114,7 +120,7 @@ def forward_rows(
             x, _ = gated(x, residual, a, b, VALUE, FAST)
             if inside is not None:
                 x = tl.where(inside, x, 0.0)  # whatever f(0) is
-        mean = tl.zeros((ROWS, 1, 1), COMPUTE)
+        mean = tl.zeros(row.shape, COMPUTE)
         mean_low = mean
         if CENTRED:
             mean = row_sum(x) / count

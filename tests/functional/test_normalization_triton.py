@@ -14,6 +14,7 @@ from triton_tools import compile_ahead, compiles, spills
     ("name", "cols", "activation", "arch", "beside"),  # a gate, or the type of a sum of which bfloat16 is a part
     [
         ("forward_rows", 4096, "gelu", "sm_90", ""),
+        ("forward_rows", 256, "identity", "sm_90", ""),
         ("forward_rows", 4096, "identity", "sm_100", ""),
         ("forward_long", 32768, "silu", "sm_90", ""),
         ("sums_long", 32768, "silu", "sm_90", ""),
@@ -77,3 +78,5 @@ def test_kernels_compile_without_spilling(name, cols, activation, arch, beside, 
     assert re.search(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*, 0x10", compiled.asm["ptx"])
     if name != "add_partials" and name != "sums_long":
         assert re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])
+    if cols == 256:  # a row is eight threads', which exchange three sums; 32 threads, or a tile's, exchange far more
+        assert compiled.asm["ptx"].count("shfl") <= 9
