@@ -68,8 +68,10 @@ constexpr int kPhiloxLanes = sizeof(Lanes) / sizeof(uint64_t);
 // GCC's and Clang's own vectors, for the operators that intrinsics lack.
 #if defined(__GNUC__)
 typedef uint64_t LaneArithmetic __attribute__((vector_size(sizeof(Lanes))));
+typedef uint64_t TwoWords __attribute__((may_alias));  // in an array of words
 #else
 using LaneArithmetic = uint64_t;
+using TwoWords = uint64_t;
 #endif
 
 // The words of `count` counters from `first` on, in order; a whole number of Lanes is written.
@@ -105,22 +107,27 @@ inline void philox(uint64_t seed, uint64_t first, int64_t count, void* words) {
   }
 }
 
+// The lower word of two, and the 32 bits from its upper half on.
+inline uint64_t from_each_half(uint64_t two) { return (two & 0xffffffff) | two >> 16 << 32; }
+
 // A word for each of the eight elements that each of `count` counters serves: the 32 bits from the element's own half
 // of a word on, where behind the last word the first one follows again.
 inline void philox_of_halves(uint64_t seed, uint64_t first, int64_t count, uint32_t* words) {
   constexpr int64_t kCounters = 64;
-  alignas(64) uint32_t drawn[kPhiloxWords * kCounters];
+  alignas(64) uint64_t drawn[kCounters][2];
   for (int64_t done = 0; done < count; done += kCounters) {
     const int64_t some = count - done < kCounters ? count - done : kCounters;
     philox(seed, first + done, some, drawn);
-    uint32_t* out = words + 8 * done;
+    TwoWords* out = reinterpret_cast<TwoWords*>(words + 8 * done);
 #if defined(__GNUC__)
 #pragma GCC ivdep
 #endif
-    for (int64_t i = 0; i < kPhiloxWords * some; ++i) {
-      const int64_t following = i / kPhiloxWords * kPhiloxWords + (i + 1) % kPhiloxWords;
-      out[2 * i] = drawn[i];
-      out[2 * i + 1] = drawn[i] >> 16 | drawn[following] << 16;
+    for (int64_t i = 0; i < some; ++i) {
+      const uint64_t a = drawn[i][0], b = drawn[i][1];
+      out[4 * i] = from_each_half(a);
+      out[4 * i + 1] = from_each_half(a >> 32 | b << 32);
+      out[4 * i + 2] = from_each_half(b);
+      out[4 * i + 3] = from_each_half(b >> 32 | a << 32);
     }
   }
 }
