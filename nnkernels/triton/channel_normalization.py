@@ -24,15 +24,25 @@ _CHUNK_SEGMENT_BYTES = 64  # where channels are taken in chunks
 _ALONE_ELEMENTS, _ELEMENTS = 64, 32  # of a thread, of 32 bits, of one operand and of each of several
 _LEAST_ELEMENTS = 16  # of a thread where channels are few
 _NUM_WARPS = 4
-_SHARING = 4  # warps, or fewer, a position of which all channels are held
+_SHARING = 4  # the most warps that share a group's channels in order to hold them
 _PROGRAMS, _MORE_PROGRAMS = 3, 4  # on a multiprocessor, and where registers suffice
 _STAGES = 1  # of chunks
-_ALIGN = 4  # elements, which limit how many of a segment a thread takes at once: more exchange more
+_ALIGN = 4  # elements that a thread takes at once: with more of a channel it has fewer channels, and exchanges more
 _FARTHEST = 2**31  # elements, within a sample, for offsets of 32 bits
 
 
 class Tile(NamedTuple):
-    """What a program takes at once, and how many programs a multiprocessor has."""
+    """What a program takes at once: `groups` of adjacent positions, with `steps` times `lanes` channels of each.
+
+    Attributes:
+        steps: channels of a group that a thread has, one after the other.
+        groups: of positions, each a warp's, or that of warps which share its channels.
+        lanes: channels of a step, which a group's threads have side by side.
+        width: positions of a group.
+        is_held: whether these are all channels, so that each number is read once.
+        each: programs on a multiprocessor.
+        stages: chunks of channels on their way into shared memory.
+    """
 
     steps: int
     groups: int
