@@ -207,16 +207,12 @@ template <class M>
 NNK_HD typename M::T reciprocal_of_sum(typename M::T x, typename M::T k) {
   using T = typename M::T;
   const T d = x + k;
-#if defined(__CUDA_ARCH__)
   T r;
   if constexpr (sizeof(T) == 4) {
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    r = reciprocal<Fast>(d);  // what follows makes the only correction that it needs
   } else {
-    r = T(1) / d;
+    r = reciprocal<M>(d);
   }
-#else
-  const T r = T(1) / d;
-#endif
   if constexpr (!M::precise) return r;
   return madd(r, madd(-r, x - (d - k), madd(-r, d, T(1))), r);
 }
