@@ -237,8 +237,12 @@ class BuildNative(build_ext):
         # One PTX for the oldest architecture, assembled for each; a newer GPU than the newest compiles the PTX itself.
         codes = ",".join([*(f"sm_{arch}" for arch in CUDA_ARCHS), f"compute_{CUDA_ARCHS[0]}"])
         target = f"-gencode arch=compute_{CUDA_ARCHS[0]},code=[{codes}] -Xfatbin -compress-all"
-        flags = f"-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {target}"
-        objects = [ninja.compile("nvcc", source, flags) for source in sorted(ROOT.glob("csrc/cuda/*.cu"))]
+        flags = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
+        objects = [ninja.compile("nvcc", source, f"{flags} {target}") for source in sorted(ROOT.glob("csrc/cuda/*.cu"))]
+        # Hopper's copy engine and products are instructions that no other architecture has.
+        hopper = "-gencode arch=compute_90a,code=sm_90a -Xfatbin -compress-all"
+        sources = sorted(ROOT.glob("csrc/cuda/hopper/*.cu"))
+        objects += [ninja.compile("nvcc", source, f"{flags} {hopper}") for source in sources]
         objects.append(ninja.compile("cxx", self.operators(ninja, "cuda"), stable))
         # Only the C shims of libtorch_cpu are named at link time: a torch without CUDA still has its headers.
         objects += ninja.outputs["cpu"]  # which lists the activations' names

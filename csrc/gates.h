@@ -38,7 +38,10 @@ struct Gate {
   NNK_HD T value(T x) const {
     x = argument.closed(x);
     const auto z = argument.z(x);
-    return Odds<M>(z.hi, z.lo).times(x);
+    const Odds<M> odds(z.hi, z.lo);
+    // A subnormal sigmoid has digits enough for 16 bits as long as x is not far larger than z.
+    if constexpr (M::exponential_is_cheap && ArgumentOfX::outgrows) return x * odds.sigmoid();
+    return odds.times(x);
   }
 
   NNK_HD T d1(T x) const { return Slope<M>(argument, x).value(); }
@@ -108,6 +111,7 @@ struct LinearArgument : Argument<M> {
 template <class M>
 struct SameArgument : LinearArgument<M> {
   using T = typename M::T;
+  static constexpr bool outgrows = true;  // |z| is at least |x|
   NNK_HD Pair<T, Exact> z(T x) const { return {x, {}}; }
   NNK_HD T dz(T) const { return T(1); }
   NNK_HD T ddz(T) const { return T(0); }
@@ -121,6 +125,7 @@ struct SameArgument : LinearArgument<M> {
 template <class M>
 struct ScaledArgument : LinearArgument<M> {
   using T = typename M::T;
+  static constexpr bool outgrows = false;
   static constexpr T infinity = T(__builtin_inf());
   Pair<T> beta, positive;
   T far;                  // where |z| is
@@ -168,6 +173,7 @@ struct ScaledArgument : LinearArgument<M> {
 template <class M>
 struct CubicArgument : Argument<M> {
   using T = typename M::T;
+  static constexpr bool outgrows = true;
   using Table = typename M::Table;
   static constexpr T weight = Table::gelu_tanh_root_e_hi * Growth<M>::unit;
   static constexpr double c1_hi = 1.5957691216057308, c1_lo = -9.96930880911092e-17;
@@ -283,7 +289,7 @@ struct gelu {
   NNK_HD T value(T x) const {
     if constexpr (M::exponential_is_cheap) {
       const T a = distance(x);
-      return madd(a * flushed_power(polynomial<M::Table::gelu_tail>(a)), -unit, x < T(0) ? T(-0.0) : x);
+      return madd(a * flushed_power(polynomial<M::Table::gelu_tail>(a)), -unit, at_least(x, T(-0.0)));
     }
     const Normal normal = Normal::below(x);
     return (x < T(0) ? T(-0.0) : x) - normal.tail.times(normal.a * normal.mills());
@@ -329,6 +335,12 @@ struct mish {
   static NNK_HD T exponential(T x) { return Exponential<M>(at_most(x, T(20))).value(); }
 
   NNK_HD T value(T x) const {
+    if constexpr (M::exponential_is_cheap) {
+      // 2^40 e and 2^40 N, which are normal wherever x N/D is not 0.
+      constexpr T lift = T(40), unit = T(9.094947017729282e-13);
+      const T e = flushed_power(madd(at_most(x, T(20)), Float<T>::log2e, lift)), n = e * madd(e, unit, T(2));
+      return at_least(x, T(-1e4)) * (n * reciprocal<M>(madd(n, unit, T(2))) * unit);
+    }
     if constexpr (!M::precise) {
       const T e = exponential(x), n = underflowing_product(e, T(2) + e);
       return underflowing_product(at_least(x, T(-1e4)), underflowing_product(n, reciprocal<M>(n + T(2))));

@@ -146,6 +146,15 @@ NNK_HD Pair<typename M::T> constant(double hi, double lo = 0.0) {
 
 NNK_HD float magnitude(float x) { return __builtin_fabsf(x); }
 NNK_HD double magnitude(double x) { return __builtin_fabs(x); }
+// x, formed here also where a choice throws it away: a branch would cost a GPU more.
+template <class T>
+NNK_HD T formed(T x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 4) asm volatile("" : "+f"(x));
+#endif
+  return x;
+}
+
 // -|x|; a NaN stays one.
 NNK_HD float negative_magnitude(float x) { return bits_of<float>(bits_of<int32_t>(x) | INT32_MIN); }
 NNK_HD double negative_magnitude(double x) { return bits_of<double>(bits_of<int64_t>(x) | INT64_MIN); }

@@ -22,7 +22,10 @@ struct Odds {
   template <class Lo = Exact>
   explicit NNK_HD Odds(T z, Lo lo = {}) : whole(one_plus_exponential(-z, -lo)) {}
 
-  NNK_HD T sigmoid() const { return underflowing_product(divide<M>(lift, whole), lower); }
+  NNK_HD T sigmoid() const {
+    if constexpr (M::exponential_is_cheap) return reciprocal<M>(whole) * unit();
+    return underflowing_product(divide<M>(lift, whole), lower);
+  }
 
   // v sigmoid(z). Where that is 0 or not infinite it is so for every z if |v| < large, and for a greater |v| as long as
   // e^z is.
@@ -107,7 +110,12 @@ struct tanh {
 
   // Where 1 - e, e = exp(-2 |x|), does not cancel.
   static NNK_HD T far_from_zero(T x) {
-    const T e = Exponential<M>(underflowing_product(T(-2), magnitude(x))).value();
+    T e;
+    if constexpr (M::exponential_is_cheap) {
+      e = flushed_power(magnitude(x) * (T(-2) * Float<T>::log2e));
+    } else {
+      e = Exponential<M>(underflowing_product(T(-2), magnitude(x))).value();
+    }
     return with_sign((T(1) - e) * reciprocal<M>(T(1) + e), x);
   }
 
@@ -115,7 +123,8 @@ struct tanh {
     if constexpr (M::exponential_is_cheap) {
       const T square = x * x;
       const T near = x * madd(square, madd(square, T(2.0 / 15), T(-1.0 / 3)), T(1));
-      return magnitude(x) < T(0.125) ? near : far_from_zero(x);
+      const T far = formed(far_from_zero(x));
+      return magnitude(x) < T(0.125) ? near : far;
     } else {
       const T m = expm1_of<M>(underflowing_product(T(-2), magnitude(x)));
       return with_sign(underflowing_product(m, reciprocal<M>(T(2) + m)), x);

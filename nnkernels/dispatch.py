@@ -154,7 +154,10 @@ def _family(name: str, family: str) -> ModuleType | str:
     module = f"{__package__}.{name}.{family}"
     if importlib.util.find_spec(module) is None:
         return f"the {family} activations have no kernels there"
-    return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
 
 
 def _unavailable(name: str, x: Tensor, activation: str | None) -> str | None:

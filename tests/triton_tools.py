@@ -35,7 +35,7 @@ def on_each_backend(*backends: str) -> Any:
 
     @pytest.fixture(params=["triton"] if INTERPRETED else backends)
     def device(request: pytest.FixtureRequest) -> Iterator[str]:
-        found, at = dispatch.named(request.param), DEVICE if request.param == "triton" else "cpu"
+        found, at = dispatch.named(request.param), DEVICE if request.param in ("cuda", "triton") else "cpu"
         if at == "cuda" and not torch.cuda.is_available():
             pytest.skip("needs a GPU; test_under_the_interpreter runs it interpreted")
         if isinstance(found, str):

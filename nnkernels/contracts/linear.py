@@ -73,7 +73,8 @@ class Kernels(Protocol):
 
 if TYPE_CHECKING:
     from ..cpu import linear as cpu
+    from ..cuda import linear as cuda
     from ..reference import linear as reference
     from ..triton import linear as triton
 
-    _: tuple[Kernels, ...] = (cpu, triton, reference)
+    _: tuple[Kernels, ...] = (cpu, cuda, triton, reference)

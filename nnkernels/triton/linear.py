@@ -40,7 +40,7 @@ def linear_act(ending: Ending, x: Tensor, weight: Tensor, bias: Tensor | None, k
         if linear_table.torch_ends(inner) and bias is not None:
             y = _torch.linear_relu(as_matrix(x), weight, bias).view(*x.shape[:-1], len(weight))
             return y, y
-        tiles = linear_table.of_activation(inner, stores, *_sizes(x, weight))
+        tiles = linear_table.of_activation(inner, stores, *sizes(x, weight))
         if tiles is not None:
             return product_act(tiles, inner, x, weight, bias, stores)
     return _PAIR.linear_act(ending, x, weight, bias, keeps)
@@ -68,7 +68,7 @@ def linear_maxout(
     x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
 ) -> tuple[Tensor, Tensor | None]:
     if serves(x, weight, bias):
-        tiles = linear_table.of_maxout(pieces, *_sizes(x, weight))
+        tiles = linear_table.of_maxout(pieces, *sizes(x, weight))
         if tiles is not None:
             return product_maxout(tiles, x, weight, bias, pieces, keeps)
     return _PAIR.linear_maxout(x, weight, bias, pieces, keeps)
@@ -95,7 +95,7 @@ def product_act(
     tiles: Tiles, inner: Inner, x: Tensor, weight: Tensor, bias: Tensor | None, stores: bool
 ) -> tuple[Tensor, Tensor]:
     """f(x W^T + b), and the pre-activation if it `stores` that; else the result again."""
-    (rows, cols, depth), shape = _sizes(x, weight), (*x.shape[:-1], len(weight))
+    (rows, cols, depth), shape = sizes(x, weight), (*x.shape[:-1], len(weight))
     y = x.new_empty(shape)
     z = torch.empty_like(y) if stores else y
     _launch(
@@ -109,7 +109,7 @@ def product_maxout(
     tiles: Tiles, x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The greatest of each `pieces` columns of x W^T + b, and the packed winners if they are to be kept."""
-    rows, cols, depth = _sizes(x, weight)
+    rows, cols, depth = sizes(x, weight)
     y = x.new_empty((*x.shape[:-1], cols // pieces))
     winners = x.new_empty(packed_bytes(y.numel(), pieces), dtype=torch.uint8) if keeps else None
     _launch(
@@ -119,7 +119,7 @@ def product_maxout(
     return y, winners
 
 
-def _sizes(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
+def sizes(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
     """Rows and columns of the product, and the numbers that each of its elements is a sum of."""
     return x.numel() // x.shape[-1], *weight.shape  # type: ignore[return-value]
 

@@ -22,7 +22,7 @@ from nnkernels.registry import IDENTITY, Activation, catalogue
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-device = on_each_backend("cpu", "reference", "triton")
+device = on_each_backend("cpu", "cuda", "reference", "triton")
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64, device: str = DEVICE) -> Tensor:

@@ -5,11 +5,11 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
-namespace {
+#include "stream.h"
 
-// The one shim that lives in libtorch_cuda, found in the running torch: this library is also built against a torch
-// without CUDA, where there is nothing to link to.
-void* current_stream(int32_t device_index) {
+// Through the one shim that lives in libtorch_cuda, found in the running torch: this library is also built against a
+// torch without CUDA, where there is nothing to link to.
+void* nnk::current_stream(int32_t device_index) {
   using Shim = AOTITorchError (*)(int32_t, void**);
   static const Shim shim = [] {
     void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
@@ -21,11 +21,9 @@ void* current_stream(int32_t device_index) {
   return stream;
 }
 
-}  // namespace
-
 extern "C" NNK_EXPORT int nnk_cuda_launch(const nnk::Job* job, int device_index) {
   torch::stable::accelerator::DeviceGuard guard(device_index);
-  return nnk_cuda_run(job, current_stream(device_index));
+  return nnk_cuda_run(job, nnk::current_stream(device_index));
 }
 
 namespace nnk {

@@ -1,0 +1,1 @@
+"""What the CUDA library has beside the stateless activations: products of matrices on Hopper."""
