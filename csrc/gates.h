@@ -35,16 +35,24 @@ struct Gate {
   using T = typename M::T;
   ArgumentOfX argument;
 
+  // A subnormal sigmoid has digits enough for 16 bits as long as x is not far larger than z, and no number of 16 bits
+  // is so near to the derivative's root that a sum's rounding would show. Value and derivative then share the sigmoid.
+  static constexpr bool shares = M::exponential_is_cheap && ArgumentOfX::outgrows;
+
   NNK_HD T value(T x) const {
+    if constexpr (shares) return argument.closed(x) * sigmoid(x);
     x = argument.closed(x);
     const auto z = argument.z(x);
-    const Odds<M> odds(z.hi, z.lo);
-    // A subnormal sigmoid has digits enough for 16 bits as long as x is not far larger than z.
-    if constexpr (M::exponential_is_cheap && ArgumentOfX::outgrows) return x * odds.sigmoid();
-    return odds.times(x);
+    return Odds<M>(z.hi, z.lo).times(x);
   }
 
-  NNK_HD T d1(T x) const { return Slope<M>(argument, x).value(); }
+  NNK_HD T d1(T x) const {
+    if constexpr (shares) {
+      const T s = sigmoid(x), held = argument.open(x);
+      return s * madd(held * argument.dz(held), T(1) - s, T(1));
+    }
+    return Slope<M>(argument, x).value();
+  }
 
   NNK_HD T d2(T x) const {
     x = argument.bounded(x);
@@ -53,6 +61,9 @@ struct Gate {
     const T dz = argument.dz(x);
     return s.slope(T(2) * dz + x * argument.ddz(x)) + s.curvature(x * dz * dz);
   }
+
+ private:
+  NNK_HD T sigmoid(T x) const { return Odds<M>(argument.z(x).hi).sigmoid(); }
 };
 
 template <class M>
@@ -226,7 +237,18 @@ struct CubicArgument : Argument<M> {
 
 template <class M>
 struct silu : Gate<M, SameArgument<M>> {
+  using T = typename M::T;
+  using Base = Gate<M, SameArgument<M>>;
   NNK_HD silu(double, double) {}
+
+  NNK_HD T d1(T x) const {
+    const T outside = Base::d1(x);
+    if constexpr (!Base::shares) return outside;
+    // Near the root its sum loses digits that a number of 16 bits shows: three terms of the Taylor series do not.
+    const T d = x - T(-1.278464542761073795);
+    const T inside = d * madd(d, madd(d, T(0.0188748142237823134), T(0.1466487969969469)), T(0.217811705719800099));
+    return magnitude(d) < T(1.0 / 32) ? inside : outside;
+  }
 };
 
 template <class M>
@@ -289,10 +311,10 @@ struct gelu {
   NNK_HD T value(T x) const {
     if constexpr (M::exponential_is_cheap) {
       const T a = distance(x);
-      return madd(a * flushed_power(polynomial<M::Table::gelu_tail>(a)), -unit, at_least(x, T(-0.0)));
+      return madd(a * flushed_power(polynomial<M::Table::gelu_tail>(a)), -unit, positive_part(x));
     }
     const Normal normal = Normal::below(x);
-    return (x < T(0) ? T(-0.0) : x) - normal.tail.times(normal.a * normal.mills());
+    return positive_part(x) - normal.tail.times(normal.a * normal.mills());
   }
 
   NNK_HD T d1(T x) const {
@@ -331,17 +353,18 @@ struct mish {
 
   static NNK_HD T bounded(T x) { return at_least(at_most(x, T(1e4)), T(-1e4)); }
 
+  // 2^40 e^x, which is normal wherever x N/D is not 0; unit = 2^-40.
+  static constexpr T unit = T(9.094947017729282e-13);
+  static NNK_HD T lifted(T x) { return flushed_power(madd(at_most(x, T(20)), Float<T>::log2e, T(40))); }
+
   // exp(x), up to where N/D is 1 and D^2 does not overflow.
   static NNK_HD T exponential(T x) { return Exponential<M>(at_most(x, T(20))).value(); }
 
   NNK_HD T value(T x) const {
     if constexpr (M::exponential_is_cheap) {
-      // 2^40 e and 2^40 N, which are normal wherever x N/D is not 0.
-      constexpr T lift = T(40), unit = T(9.094947017729282e-13);
-      const T e = flushed_power(madd(at_most(x, T(20)), Float<T>::log2e, lift)), n = e * madd(e, unit, T(2));
+      const T e = lifted(x), n = e * madd(e, unit, T(2));
       return at_least(x, T(-1e4)) * (n * reciprocal<M>(madd(n, unit, T(2))) * unit);
-    }
-    if constexpr (!M::precise) {
+    } else if constexpr (!M::precise) {
       const T e = exponential(x), n = underflowing_product(e, T(2) + e);
       return underflowing_product(at_least(x, T(-1e4)), underflowing_product(n, reciprocal<M>(n + T(2))));
     }
@@ -360,7 +383,10 @@ struct mish {
   // counted from there: with d = x - r and E = e - e^r it is 4 (1 + e^r) d + E (e^2 + (4 + e^r) (e + e^r) + 4x + 6).
   // Above 0 it is 1 - (4 + 4e (1 - x) + e^2 (2 - 4x))/D^2.
   NNK_HD T d1(T x) const {
-    if constexpr (!M::precise) {
+    if constexpr (M::exponential_is_cheap) {
+      const T e = lifted(x), n = e * madd(e, unit, T(2)), r = reciprocal<M>(madd(n, unit, T(2)));
+      return r * madd(T(4) * bounded(x) * madd(e, e * unit, e), r, n) * unit;
+    } else if constexpr (!M::precise) {
       x = bounded(x);
       const T e = exponential(x), n = underflowing_product(e, T(2) + e), r = reciprocal<M>(n + T(2));
       return underflowing_product(r, madd(underflowing_product(T(4) * x, madd(e, e, e)), r, n));

@@ -273,6 +273,18 @@ NNK_HD typename M::T divide(typename M::T x, typename M::T y) {
   return x / y;
 }
 
+// max(x, -0); a NaN stays one.
+NNK_HD float positive_part(float x) {
+#if defined(__CUDA_ARCH__)
+  float part;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(part) : "f"(x), "f"(-0.0f));
+  return part;
+#else
+  return x < 0.0f ? -0.0f : x;
+#endif
+}
+NNK_HD double positive_part(double x) { return x < 0.0 ? -0.0 : x; }
+
 template <class T>
 struct Interval {
   T low, high;

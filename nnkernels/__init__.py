@@ -26,6 +26,7 @@ if TYPE_CHECKING or "torch" in sys.modules:
     from .native import build_info
     from .optimizing import optimize, restore
     from .policies import saving
+    from .products import tune_products
     from .registering import register
 else:
     from .lazy import attributes
@@ -40,6 +41,7 @@ else:
             "register": "registering",
             "restore": "optimizing",
             "saving": "policies",
+            "tune_products": "products",
         },
     )
 
@@ -57,4 +59,5 @@ __all__ = [
     "register",
     "restore",
     "saving",
+    "tune_products",
 ]

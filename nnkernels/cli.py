@@ -1,4 +1,4 @@
-"""The command line: `nnkernels info | check | demo | bench | gallery | networks | train | tune | ...`.
+"""The command line: `nnkernels info | check | demo | bench | products | gallery | networks | train | tune | ...`.
 
 It needs no torch until a command computes: help and refusals come at once.
 """
@@ -18,13 +18,14 @@ from pathlib import Path
 from .names import BACKENDS, unknown
 from .registry import Activation, catalogue
 
-COMMANDS = ("info", "check", "demo", "bench", "gallery", "networks", "train", "tune", "predict", "export")
+COMMANDS = ("info", "check", "demo", "bench", "products", "gallery", "networks", "train", "tune", "predict", "export")
 OWN_OPTIONS = ("train", "tune")
 """The commands that read their options themselves."""
 
 WAYS = ("kernels", "inplace", "compiled")
 """What `check` checks: the backends, calls that write into their argument, calls under torch.compile."""
 
+NARROW = ("bfloat16", "float16")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -34,6 +35,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"it has to be a whole number of at least 1, got {text!r}")
     return number
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Rows, in and out of a product, as 8192x1024x4096, as argparse's `type`."""
+    numbers = text.split("x")
+    if len(numbers) != 3 or not all(one.isdecimal() and int(one) for one in numbers):
+        raise argparse.ArgumentTypeError(f"a shape is ROWSxINxOUT, as 8192x1024x4096, got {text!r}")
+    return tuple(map(int, numbers))
 
 
 def seed(text: str) -> int:
@@ -159,6 +168,18 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=positive, default=1)
     bench.add_argument("--device", default="cpu", type=one_of("device", ("cpu", "cuda")), help="cpu (default) or cuda")
     bench.add_argument("--json", type=json_file, metavar="PATH", help="also write the results there")
+
+    products = commands.add_parser(
+        "products", help="measure products with an activation behind them on this GPU, and keep the fastest way"
+    )
+    products.add_argument("shapes", nargs="+", type=shape, metavar="ROWSxINxOUT", help="as 8192x1024x4096")
+    products.add_argument(
+        "--activation", action="append", type=stateless, metavar="NAME", help="may be repeated (default: gelu, silu)"
+    )
+    products.add_argument(
+        "--dtype", default="bfloat16", type=one_of("type", NARROW), metavar="TYPE", help="bfloat16 (default) or float16"
+    )
+    products.add_argument("--inference", action="store_true", help="only calls that keep nothing for a backward pass")
 
     gallery = commands.add_parser("gallery", help="draw every activation and its derivative: pictures and a page")
     gallery.add_argument(

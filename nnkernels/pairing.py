@@ -47,6 +47,11 @@ class Pair:
         matrix = fused.Matrix(rows, cols, fused.ALONG_COLS, cols)
         return *self.ends.bias_act_backward(inner, grad, kept, None, 0.0, None, matrix, sums), h
 
+    def hidden_backward(
+        self, inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool, again: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.activation_backward(inner, grad @ weight, kept, sums, again)
+
     def gated(self, gating: Gating, gate: Tensor, up: Tensor | None) -> Tensor:
         return self.gates.gated(gating, gate, up)
 

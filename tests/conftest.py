@@ -89,6 +89,14 @@ def fresh_cache(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_measured_products(tmp_path_factory) -> Iterator[None]:
+    """What was measured on this machine decides nothing, and nothing is written to its user's cache directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNKERNELS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def faithful_interpreter() -> Iterator[None]:
     with faithful() if INTERPRETED else nullcontext():
         yield

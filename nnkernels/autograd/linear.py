@@ -21,7 +21,7 @@ from ..contracts.pooling import MOST_PIECES
 from ..pairing import as_matrix
 from ..registry import IDENTITY
 from ..registry import elementwise as row_of
-from . import elementwise, gated, pooling, route, sharded
+from . import elementwise, gated, pooling, route, sharded, shortcut
 from .context import differentiable_gradients
 from .route import Gradients
 
@@ -125,7 +125,7 @@ class _Mlp(_Product):
         if z is None:
             _, z = kernels.linear_act(spec.ending, x, w1, b1, True)
         grad = as_matrix(grad)
-        d, total, h = kernels.activation_backward(spec.ending.inner, grad @ w2, as_matrix(z), wanted[2], wanted[3])
+        d, total, h = kernels.hidden_backward(spec.ending.inner, grad, w2, as_matrix(z), wanted[2], wanted[3])
         return (
             *_of_product(wanted, d, x, w1),
             _like(total, b1),
@@ -260,3 +260,9 @@ def maxout_linear(pieces: int, x: Tensor, weight: Tensor, bias: Tensor | None) -
     if not 1 < pieces <= MOST_PIECES:
         return _MAXOUT_LINEAR.composed(pieces, x, weight, bias)
     return route.call(_MAXOUT_LINEAR, pieces, x, weight, bias)
+
+
+def choose_anew() -> None:
+    """Calls that were recorded ask again which kernels serve them, as after it has been measured."""
+    route.forget(_LINEAR_ACT, _MLP)
+    shortcut.forget()

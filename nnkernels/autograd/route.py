@@ -113,6 +113,16 @@ def _number(form: Form, spec: Hashable) -> int:
         return _numbers.setdefault(key, len(_forms) - 1)
 
 
+def forget(*forms: Form) -> None:
+    """Calls of the forms are recorded anew from here on, as where other kernels are to serve them.
+
+    A backward pass of a call that was made before goes on as it was recorded.
+    """
+    for key in list(_numbers):
+        if key[0] in forms:
+            _numbers.pop(key, None)
+
+
 def _negative_zeros(spec: Any) -> Hashable:
     """Where `spec` has -0.0, which equals 0.0 without being computed with alike."""
     if isinstance(spec, tuple):

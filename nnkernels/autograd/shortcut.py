@@ -13,6 +13,8 @@ from . import node
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_begin_anew: list[Callable[[], None]] = []
+
 
 def shortcut(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, whose calls are remembered from the fourth of a kind on, and from then on enter no Python.
@@ -25,6 +27,12 @@ def shortcut(function: Callable[P, R]) -> Callable[P, R]:
         return function
     direct = node.module.shortcut(function)
 
+    def begin_anew() -> None:
+        nonlocal direct
+        direct = node.module.shortcut(function)
+
+    _begin_anew.append(begin_anew)
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if node.serves and not torch.compiler.is_compiling():
@@ -32,3 +40,9 @@ def shortcut(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def forget() -> None:
+    """No call is remembered any more: each is again what the functions make of it, until it has come often enough."""
+    for begin_anew in _begin_anew:
+        begin_anew()

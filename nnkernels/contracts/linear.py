@@ -54,6 +54,11 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """d = grad f'(z) of matrices, the sums of d's columns, and f(z) again, where they are asked for."""
 
+    def hidden_backward(
+        self, inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool, again: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The same of grad W: what stands before a product of weight W, (out, hidden), whose gradient `grad` is."""
+
     def gated(self, gating: Gating, gate: Tensor, up: Tensor | None) -> Tensor:
         """f(gate) up, of two matrices or of one that holds both."""
 

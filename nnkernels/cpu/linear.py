@@ -11,6 +11,7 @@ _PAIR = Pair(Native("cpu"), fused, gates, pooling)
 
 linear_act = _PAIR.linear_act
 activation_backward = _PAIR.activation_backward
+hidden_backward = _PAIR.hidden_backward
 gated = _PAIR.gated
 gated_backward = _PAIR.gated_backward
 linear_maxout = _PAIR.linear_maxout

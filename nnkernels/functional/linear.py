@@ -29,9 +29,10 @@ def linear_act(
 ) -> Tensor:
     """f(input weight^T + bias): a linear layer and the activation behind it.
 
-    On a GPU the fastest of three ways that was measured for such shapes: a kernel of both; torch's own; torch's product
-    and the activation's kernel in its place. Backward keeps the pre-activation, or the result where the derivative
-    there is the same, as of relu, and adds up the bias's gradient in the same pass.
+    On a GPU the fastest of three ways that was measured for such shapes, by us or by `nnkernels.tune_products` there: a
+    kernel of both; torch's own; torch's product and the activation's kernel in its place. Backward keeps the
+    pre-activation, or the result where the derivative there is the same, as of relu, and adds up the bias's gradient in
+    the same pass.
 
     Args:
         input: `(*, in)`, float64, float32, bfloat16 or float16, in any layout.

@@ -1,9 +1,9 @@
 """What stands behind torch's products, in Triton; each function is told in `contracts/linear.py`.
 
-A product and what stands behind it are one kernel where `linear_table` says that this was measured to be faster; else
-torch's product, whose own end serves where it has one, and a kernel that changes it in place. Backward makes the hidden
-activation again in the pass that multiplies by its derivative; at the end of the product before it the loads of that
-pass were in the way, and it took no less time (docs/decisions.md).
+A product and what stands behind it are one kernel where this was measured to be faster, on the user's machine
+(`linear_tuned`) or on ours (`linear_table`); else torch's product, whose own end serves where it has one, and a kernel
+that changes it in place. Backward makes the hidden activation again in the pass that multiplies by its derivative; at
+the end of the product before it the loads of that pass were in the way, and it took no less time (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from ..contracts.linear import Ending, keeps_result
 from ..contracts.pooling import packed_bytes, width
 from ..pairing import Pair, as_matrix
 from ..recording import launch
-from . import fused, hardware, linear_kernels, linear_table, pooling
+from . import fused, hardware, linear_kernels, linear_table, linear_tuned, pooling
 from . import gated as gates
 from .activations import FORMULAS
 from .backend import TritonBackend
 from .linear_table import Tiles
+from .linear_tuned import CUDA, Tuned
 
 _PAIR = Pair(TritonBackend(), fused, gates, pooling)
 
@@ -37,13 +38,23 @@ def linear_act(ending: Ending, x: Tensor, weight: Tensor, bias: Tensor | None, k
     inner = ending.inner
     if not ending.exact and serves(x, weight, bias):
         stores = keeps and not keeps_result(inner)
-        if linear_table.torch_ends(inner) and bias is not None:
-            y = _torch.linear_relu(as_matrix(x), weight, bias).view(*x.shape[:-1], len(weight))
-            return y, y
-        tiles = linear_table.of_activation(inner, stores, *sizes(x, weight))
-        if tiles is not None:
-            return product_act(tiles, inner, x, weight, bias, stores)
+        tuned = linear_tuned.of_activation(x.device, x.dtype, inner, stores, *sizes(x, weight))
+        if (tuned is None or tuned.way == CUDA) and linear_table.knows(x.device):
+            ends = linear_table.torch_ends(inner) and bias is not None
+            tuned = Tuned(None if ends else linear_table.of_activation(inner, stores, *sizes(x, weight)))
+        if tuned is not None:
+            if isinstance(tuned.way, Tiles):
+                return product_act(tuned.way, inner, x, weight, bias, stores)
+            return torch_act(inner, x, weight, bias, keeps)
     return _PAIR.linear_act(ending, x, weight, bias, keeps)
+
+
+def torch_act(inner: Inner, x: Tensor, weight: Tensor, bias: Tensor | None, keeps: bool) -> tuple[Tensor, Tensor]:
+    """`linear_act` by torch's product, with its own end where that is right, else a kernel in its place."""
+    if linear_table.torch_ends(inner) and bias is not None:
+        y = _torch.linear_relu(as_matrix(x), weight, bias).view(*x.shape[:-1], len(weight))
+        return y, y
+    return _PAIR.linear_act(Ending(inner, False), x, weight, bias, keeps)
 
 
 def activation_backward(
@@ -57,6 +68,12 @@ def activation_backward(
     return *fused.backward(inner, grad, kept, None, 0.0, None, matrix, sums, h), h
 
 
+def hidden_backward(
+    inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool, again: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    return activation_backward(inner, grad @ weight, kept, sums, again)
+
+
 def gated_backward(
     gating: Gating, grad: Tensor, gate: Tensor, up: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -67,7 +84,7 @@ def gated_backward(
 def linear_maxout(
     x: Tensor, weight: Tensor, bias: Tensor | None, pieces: int, keeps: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if serves(x, weight, bias):
+    if linear_table.knows(x.device) and serves(x, weight, bias):
         tiles = linear_table.of_maxout(pieces, *sizes(x, weight))
         if tiles is not None:
             return product_maxout(tiles, x, weight, bias, pieces, keeps)
@@ -78,7 +95,6 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether kernels of products take such tensors: 16 bits, and rows that the copy engine can fetch."""
     return (
         x.element_size() == 2
-        and linear_table.knows(x.device)
         and x.is_contiguous()
         and weight.is_contiguous()
         and (bias is None or bias.is_contiguous())

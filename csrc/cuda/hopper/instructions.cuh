@@ -103,10 +103,18 @@ __device__ void take_registers() {
 }
 
 // The lower half of the descriptor of a tile of 64 numbers of 16 bits a row, as `fetch` has laid it out: rows of 128
-// bytes, 8 of them in an atom of 1,024, within which the place of 16 bytes is exclusive-ored with the row.
-__device__ inline uint32_t descriptor(uint32_t tile) { return tile >> 4 | 1 << 16; }
+// bytes, 8 of them in an atom of 1,024, within which the place of 16 bytes is exclusive-ored with the row. Numbers that
+// are multiplied with each other stand in a row, or, if `kDown`, below each other, 64 of them, with the next columns
+// behind.
+template <bool kDown>
+__device__ uint32_t descriptor(uint32_t tile) {
+  constexpr uint32_t kOwn = (1 << 18) - 1;  // the address within the program, whose number stands above
+  return (tile & kOwn) >> 4 | (kDown ? 64 * 128 >> 4 : 1) << 16;
+}
 constexpr uint32_t kDescribedTile = 1 << 30 | 1024 >> 4;  // the upper half
-constexpr uint32_t kNext16Columns = 32 >> 4, kNext64Rows = 64 * 128 >> 4;
+template <bool kDown>
+constexpr uint32_t kNext16 = (kDown ? 16 * 128 : 32) >> 4;  // to the next 16 such numbers
+constexpr uint32_t kNext64Rows = 64 * 128 >> 4;
 
 #define NNK_8(sums, i)                                                                                          \
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]), \
@@ -119,15 +127,15 @@ constexpr uint32_t kNext16Columns = 32 >> 4, kNext64Rows = 64 * 128 >> 4;
       " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
       "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "   \
       "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "       \
-      "a, b, adds, 1, 1, 0, 0;\n}"                                                                                  \
+      "a, b, adds, 1, 1, 0, %68;\n}"                                                                                \
       : NNK_8(sums, 0), NNK_8(sums, 8), NNK_8(sums, 16), NNK_8(sums, 24), NNK_8(sums, 32), NNK_8(sums, 40),         \
         NNK_8(sums, 48), NNK_8(sums, 56)                                                                            \
-      : "r"(a), "r"(b), "r"(adds), "r"(kDescribedTile))
+      : "r"(a), "r"(b), "r"(adds), "r"(kDescribedTile), "n"(int(kDown)))
 
 // Starts sums (64 x 128) = or += A (64 x 16) B^T (128 x 16), of two descriptors' tiles. Of a row's numbers a thread
 // has, with lane = thread % 32, the two of columns 8 j + lane % 4 * 2 of row 16 (thread / 32 % 4) + lane / 4 in sums[4
 // j] and sums[4 j + 1], and those of the eighth row below in the next two.
-template <class T>
+template <class T, bool kDown>
 __device__ void multiply(float (&sums)[64], uint32_t a, uint32_t b, int adds) {
   if constexpr (__is_same(T, __nv_bfloat16)) {
     NNK_WGMMA("bf16");
@@ -157,6 +165,14 @@ __device__ inline void pin(float (&sums)[64]) {
 __device__ inline void store_matrices(uint32_t row, const uint32_t (&four)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(four[0]),
                "r"(four[1]), "r"(four[2]), "r"(four[3])
+               : "memory");
+}
+
+// The other way.
+__device__ inline void load_matrices(uint32_t (&four)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(four[0]), "=r"(four[1]), "=r"(four[2]), "=r"(four[3])
+               : "r"(row)
                : "memory");
 }
 
