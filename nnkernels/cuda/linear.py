@@ -61,7 +61,7 @@ def hidden_backward(
     if (
         serves(inner, grad, weight, None)
         and _has_slope(inner.name)
-        and triton.serves(kept, weight, None)
+        and kept.data_ptr() % 16 == 0
         and slope_pays(inner, len(grad), weight.shape[1], len(weight))
     ):
         return product_slope(inner, grad, weight, kept, sums, again)
@@ -117,8 +117,8 @@ def product_slope(
     inner: Inner, grad: Tensor, weight: Tensor, kept: Tensor, sums: bool, again: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """d = (grad W) f'(kept), the sums of d's columns, and f(kept) again, where they are asked for."""
-    d, is_h = torch.empty_like(kept), keeps_result(inner)
-    h = torch.empty_like(kept) if again and not is_h else None
+    d = torch.empty_like(kept)
+    h = torch.empty_like(kept) if again and not keeps_result(inner) else None
     totals = None
     if sums:  # of 32 rows each, in order, so that they are the same every time
         parts = -(-len(grad) // _ROWS) * (_ROWS // 32)
@@ -126,4 +126,4 @@ def product_slope(
     torch.ops.nnkernels.linear_act_backward(
         d, h, totals, grad, weight, kept, native.index_of(inner.name), inner.a, inner.b
     )
-    return d, None if totals is None else totals.sum(0), kept if again and is_h else h
+    return d, None if totals is None else totals.sum(0), kept if again and h is None else h

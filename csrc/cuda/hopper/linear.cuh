@@ -207,15 +207,26 @@ cudaError_t launch_slope(const SlopeJob& job, cudaStream_t stream) {
   }
 }
 
-// By stored type, each in a file of its own.
-cudaError_t linear_bfloat16(const LinearJob& job, cudaStream_t stream);
-cudaError_t linear_float16(const LinearJob& job, cudaStream_t stream);
-cudaError_t slope_bfloat16(const SlopeJob& job, cudaStream_t stream);
-cudaError_t slope_float16(const SlopeJob& job, cudaStream_t stream);
+// Launches the job's activation. Each stored type is compiled in a file of its own.
+template <class Stored>
+cudaError_t run(const LinearJob& job, cudaStream_t stream) {
+#define NNK_LINEAR_ROW(name) launch_linear<name<Fast>, Stored>,
+  constexpr cudaError_t (*table[])(const LinearJob&, cudaStream_t) = {NNK_ACTIVATIONS(NNK_LINEAR_ROW)};
+#undef NNK_LINEAR_ROW
+  return table[job.activation](job, stream);
+}
+
+template <class Stored>
+cudaError_t run(const SlopeJob& job, cudaStream_t stream) {
+#define NNK_SLOPE_ROW(name) launch_slope<name<Fast>, Stored>,
+  constexpr cudaError_t (*table[])(const SlopeJob&, cudaStream_t) = {NNK_ACTIVATIONS(NNK_SLOPE_ROW)};
+#undef NNK_SLOPE_ROW
+  return table[job.activation](job, stream);
+}
+
+extern template cudaError_t run<StoredBFloat16>(const LinearJob&, cudaStream_t);
+extern template cudaError_t run<StoredBFloat16>(const SlopeJob&, cudaStream_t);
+extern template cudaError_t run<StoredHalf>(const LinearJob&, cudaStream_t);
+extern template cudaError_t run<StoredHalf>(const SlopeJob&, cudaStream_t);
 
 }  // namespace nnk::device
-
-// The launchers of a stored type, by activation.
-#define NNK_LINEAR_ROW(name) launch_linear<name<Fast>, NNK_STORED>,
-#define NNK_SLOPE_ROW(name) launch_slope<name<Fast>, NNK_STORED>,
-#define NNK_PRODUCT_TABLE(Job, ROW) constexpr cudaError_t (*table[])(const Job&, cudaStream_t) = {NNK_ACTIVATIONS(ROW)}
